@@ -1,0 +1,25 @@
+"""Conditional masked feature residual coding: train, evaluate and use a neural video codec."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["Codec", "ModelConfig", "PRESETS", "load_codec", "__version__"]
+
+if TYPE_CHECKING:
+    from cmfr.coding import Codec, load_codec
+    from cmfr.config import PRESETS, ModelConfig
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded on first use: importing torch takes seconds, and `cmfr --help` needs none of it.
+    if name in ("Codec", "load_codec"):
+        from cmfr import coding
+
+        return getattr(coding, name)
+    if name in ("PRESETS", "ModelConfig"):
+        from cmfr import config
+
+        return getattr(config, name)
+    raise AttributeError(f"module 'cmfr' has no attribute {name!r}")

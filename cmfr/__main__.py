@@ -1,0 +1,3 @@
+from cmfr.cli import main
+
+raise SystemExit(main())

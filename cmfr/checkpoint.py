@@ -1,0 +1,120 @@
+"""Weights files and training state.
+
+A weights file is safetensors with the model's config as JSON in its metadata: the model is built
+from the file alone. Training state is a `torch.save` of tensors and plain values, read with
+``weights_only=True``. Nothing is ever unpickled. Both are written to a temporary name and renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from cmfr.config import ModelConfig
+from cmfr.entropy import HyperBottleneck
+
+FORMAT = "cmfr-weights-1"
+
+
+def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
+    """Call ``write(temporary)`` and rename the result to `path`; leaves nothing behind on error."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict without what the entropy tables derive from it."""
+    return {
+        name: value
+        for name, value in model.state_dict().items()
+        if name.rpartition(".")[2] not in HyperBottleneck.DERIVED
+    }
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
+    """Strictly: every weight is there, of the right shape, and no other. Raises ValueError."""
+    expected = weights_of(model)
+    missing = sorted(expected.keys() - weights.keys())
+    surplus = sorted(weights.keys() - expected.keys())
+    if missing or surplus:
+        raise ValueError(
+            f"{where} does not fit the model: {len(missing)} weights missing "
+            f"({', '.join(missing[:3])}), {len(surplus)} unknown ({', '.join(surplus[:3])})"
+        )
+    for name, value in weights.items():
+        if value.shape != expected[name].shape:
+            raise ValueError(
+                f"{where}: {name} has shape {tuple(value.shape)}, "
+                f"the model needs {tuple(expected[name].shape)}"
+            )
+    with torch.no_grad():
+        for name, value in expected.items():
+            value.copy_(weights[name])
+    for part in model.modules():
+        if isinstance(part, HyperBottleneck):
+            part.tables = None
+
+
+def save_weights(
+    path: Path, model: nn.Module, cfg: ModelConfig, metadata: dict[str, str] | None = None,
+    dtype: torch.dtype = torch.float16,
+) -> None:  # fmt: skip
+    """Write a weights file; `metadata` (strings) goes beside the config."""
+    tensors = {name: value.to(dtype).contiguous() for name, value in weights_of(model).items()}
+    head = {"format": FORMAT, "config": cfg.model_dump_json(), **(metadata or {})}
+    atomic_write(path, lambda temporary: save_file(tensors, temporary, head))
+
+
+def read_weights(path: Path) -> tuple[ModelConfig, dict[str, Tensor], dict[str, str]]:
+    """Config, tensors and metadata of a weights file. Raises ValueError with one clear sentence."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights file {path}")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"{path} is safetensors, but not a cmfr weights file (no {FORMAT} mark)")
+    try:
+        cfg = ModelConfig.model_validate(json.loads(metadata["config"]))
+    except (KeyError, ValueError, ValidationError) as error:
+        raise ValueError(f"{path}: its model configuration cannot be read: {error}") from error
+    return cfg, weights, metadata
+
+
+def weights_hash(weights: dict[str, Tensor]) -> bytes:
+    """First 8 bytes of a SHA-256 over names, shapes and values: what a stream is bound to."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        value = weights[name].contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.view(torch.uint8).numpy().tobytes())
+    return digest.digest()[:8]
+
+
+def save_training_state(path: Path, state: dict[str, Any]) -> None:
+    atomic_write(path, lambda temporary: torch.save(state, temporary))
+
+
+def load_training_state(path: Path, device: torch.device) -> dict[str, Any]:
+    """Raises ValueError when the file is damaged or holds more than tensors and plain values."""
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch raises many kinds here
+        raise ValueError(f"{path} is no readable training state: {error}") from error

@@ -1,0 +1,301 @@
+"""The command line: `cmfr encode | decode | info | train | bench`. Errors are one sentence."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cmfr import __version__
+from cmfr.config import PRESETS, QUALITIES
+
+if TYPE_CHECKING:
+    from cmfr.coding import CodedFrame, CodingReport
+
+# Torch and the codecs are imported inside the commands: `cmfr --help` and argument errors are
+# instant that way.
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and options."""
+    parser = argparse.ArgumentParser(
+        prog="cmfr", description="Neural video codec: conditional masked feature residual coding."
+    )
+    parser.add_argument("--version", action="version", version=f"cmfr {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_encode(commands)
+    _add_decode(commands)
+
+    info = commands.add_parser("info", help="header, frame table and rate of a .cmfr file")
+    info.add_argument("input", help="a .cmfr file")
+    info.add_argument("--no-frames", action="store_true", help="leave out the frame table")
+    info.set_defaults(run=_info)
+
+    train = commands.add_parser(
+        "train", help="train from a YAML configuration; the same command resumes"
+    )
+    train.add_argument("config", help="YAML file, see configs/train")
+    train.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. stages.0.steps=100")
+    train.add_argument("--dry-run", action="store_true", help="print the resolved configuration")
+    train.set_defaults(run=_train)
+
+    bench = commands.add_parser("bench", help="parameters, kMACs per pixel, frames per second")
+    bench.add_argument(
+        "--model", nargs="+", default=list(PRESETS),
+        help="presets or weights files (default: all presets)",
+    )  # fmt: skip
+    bench.add_argument("--complexity", action="store_true", help="parameters and kMACs only")
+    bench.add_argument("--size", type=_size, default=(416, 240), help="frame size (416x240)")
+    bench.add_argument("--frames", type=int, default=8, help="frames to time (8)")
+    _add_device(bench)
+    bench.set_defaults(run=_bench)
+    return parser
+
+
+def _add_encode(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    encode = commands.add_parser("encode", help="compress a video to a .cmfr file")
+    encode.add_argument(
+        "input", help="a video (mp4, mkv, mov, webm, y4m, ...), a raw planar .yuv, a PNG folder"
+    )
+    encode.add_argument("output", help="the .cmfr file to write")
+    encode.add_argument("--model", default="cmfr-s", help="model name or weights file (cmfr-s)")
+    encode.add_argument(
+        "--quality", type=int, default=32,
+        help=f"0 (smallest file) .. {QUALITIES - 1} (best picture), default 32",
+    )  # fmt: skip
+    encode.add_argument(
+        "--intra-period",
+        type=int,
+        default=-1,
+        help="frames from one intra frame to the next; -1 (default): only the first is intra",
+    )
+    encode.add_argument("--frames", type=int, help="code only so many frames")
+    encode.add_argument("--start", type=int, default=0, help="first frame to code (0)")
+    source = encode.add_argument_group("what the input does not say itself")
+    source.add_argument("--size", type=_size, help="WIDTHxHEIGHT of a .yuv")
+    source.add_argument(
+        "--pixel-format", choices=("yuv420p", "yuv444p", "yuv420p10le", "yuv444p10le"),
+        help="of a .yuv",
+    )  # fmt: skip
+    source.add_argument("--frame-rate", help="frames per second, e.g. 25 or 30000/1001")
+    source.add_argument("--matrix", choices=("bt709", "bt601", "bt2020"), help="color matrix")
+    source.add_argument("--range", choices=("full", "limited"), help="sample range")
+    encode.add_argument(
+        "--reconstruction", metavar="VIDEO",
+        help="also write what the decoder will show (lossless video, .y4m, .yuv or PNG folder)",
+    )  # fmt: skip
+    _add_device(encode)
+    _add_quiet(encode)
+    encode.set_defaults(run=_encode)
+
+
+def _add_decode(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    decode = commands.add_parser("decode", help="decompress a .cmfr file")
+    decode.add_argument("input", help="a .cmfr file")
+    decode.add_argument(
+        "output", help="mp4, mkv, mov (lossless H.264), y4m, yuv, or a folder for PNGs"
+    )
+    decode.add_argument("--model", help="model name or weights file (default: the stream's name)")
+    decode.add_argument("--crf", type=int, help="x264 with this CRF instead of lossless")
+    decode.add_argument(
+        "--keep-going", action="store_true",
+        help="damaged file: repeat the last good frame until the next intra frame",
+    )  # fmt: skip
+    _add_device(decode)
+    _add_quiet(decode)
+    decode.set_defaults(run=_decode)
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+
+
+def _add_quiet(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quiet", action="store_true", help="no progress bar, no summary")
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    if not (width.isdigit() and height.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT")
+    return int(width), int(height)
+
+
+def _encode(args: argparse.Namespace) -> None:
+    if not 0 <= args.quality < QUALITIES:  # before seconds are spent on loading
+        raise ValueError(f"quality {args.quality} is not in 0..{QUALITIES - 1}")
+    from cmfr.coding import load_codec
+    from cmfr.video_in import open_video
+    from cmfr.video_out import open_writer
+
+    options = {
+        "size": args.size, "pixel_format": args.pixel_format, "frame_rate": args.frame_rate,
+        "matrix": args.matrix, "range": args.range,
+    }  # fmt: skip
+    with open_video(args.input, start=args.start, frames=args.frames, **options) as reader:
+        info = reader.info
+    codec = load_codec(args.model, args.device)
+    common = {
+        "quality": args.quality, "intra_period": args.intra_period, "start": args.start,
+        "frames": args.frames, **options,
+    }  # fmt: skip
+    with _Progress("encode", info.frame_count, info.width * info.height, args.quiet) as progress:
+        if args.reconstruction:
+            with open_writer(args.reconstruction, info) as writer:
+
+                def on_frame(coded: CodedFrame) -> None:
+                    writer.write(coded.reconstruction)
+                    progress(coded)
+
+                report = codec.encode_video(args.input, args.output, on_frame=on_frame, **common)
+        else:
+            report = codec.encode_video(args.input, args.output, on_frame=progress, **common)
+    _summary(args, report)
+
+
+def _decode(args: argparse.Namespace) -> int:
+    from cmfr.bitstream import BitstreamReader
+    from cmfr.coding import load_codec
+
+    with _open_stream(args.input) as file:
+        header = BitstreamReader(file).header
+    codec = load_codec(args.model or header.model, args.device)
+    pixels = header.width * header.height
+    with _Progress("decode", header.frame_count, pixels, args.quiet) as progress:
+        report = codec.decode_video(
+            args.input, args.output, keep_going=args.keep_going, on_frame=progress, crf=args.crf
+        )
+    _summary(args, report)
+    if report.damaged:
+        shown = ", ".join(map(str, report.damaged[:10])) + (", ..." if report.damaged[10:] else "")
+        print(f"cmfr: {len(report.damaged)} damaged or lost frames: {shown}", file=sys.stderr)
+    return 1 if report.damaged else 0
+
+
+def _open_stream(path: str):  # type: ignore[no-untyped-def]
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no file {path}")
+    return Path(path).open("rb")
+
+
+def _info(args: argparse.Namespace) -> None:
+    from cmfr.bitstream import BitstreamReader
+
+    with _open_stream(args.input) as file:
+        reader = BitstreamReader(file)
+        header = reader.header
+        packets = [(p.number, p.intra, p.quality, p.size) for p in reader]
+    size, pixels = Path(args.input).stat().st_size, header.width * header.height
+    rate = header.frame_rate
+    print(f"{args.input}: {size} bytes")
+    for name, value in header.describe().items():
+        print(f"  {name:<15}{value}")
+    if packets:
+        print(f"  {'bpp':<15}{8 * size / pixels / len(packets):.5f}")
+        print(f"  {'kbit/s':<15}{8 * size * float(rate) / len(packets) / 1000:.2f}")
+    for kind, intra in (("I", True), ("P", False)):
+        sizes = [packet[3] for packet in packets if packet[1] == intra]
+        if sizes:
+            print(
+                f"  {kind}-frames       {len(sizes)}, {sum(sizes)} bytes, "
+                f"{8 * sum(sizes) / len(sizes) / pixels:.5f} bpp each"
+            )
+    if not args.no_frames:
+        print(f"{'frame':>7} type quality {'bytes':>9} {'bpp':>9}")
+        for number, intra, quality, nbytes in packets:
+            kind = "I" if intra else "P"
+            print(f"{number:>7} {kind:>4} {quality:>7} {nbytes:>9} {8 * nbytes / pixels:>9.5f}")
+
+
+def _train(args: argparse.Namespace) -> None:
+    from cmfr.train_config import load_train_config
+
+    cfg = load_train_config(args.config, args.overrides)
+    if args.dry_run:
+        print(cfg.model_dump_json(indent=1))
+        return
+    from cmfr.training import train
+
+    train(cfg)
+
+
+def _bench(args: argparse.Namespace) -> None:
+    import torch
+
+    from cmfr.checkpoint import load_weights, read_weights
+    from cmfr.complexity import count, table, time_frames
+    from cmfr.device import pick_device
+    from cmfr.layers import pad_to_multiple
+    from cmfr.video_codec import VideoCodec
+
+    device, complexity, speed = pick_device(args.device), [], []
+    for name in args.model:
+        torch.manual_seed(0)
+        if name in PRESETS:
+            model = VideoCodec(PRESETS[name])
+        else:
+            cfg, weights, _ = read_weights(Path(name))
+            model = VideoCodec(cfg)
+            load_weights(model, weights, name)
+        model = model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        complexity += count(model)
+        if not args.complexity:
+            width, height = args.size
+            clip = [torch.rand(1, 3, height, width, device=device) for _ in range(args.frames)]
+            speed += time_frames(model, [pad_to_multiple(x, 16) for x in clip])
+    print(table(complexity))
+    if speed:
+        print(f"\n{device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+        print(table(speed))
+
+
+class _Progress:
+    """Progress bar over frames with fps, bpp and time left."""
+
+    def __init__(self, verb: str, total: int | None, pixels: int, quiet: bool) -> None:
+        from tqdm import tqdm
+
+        self._pixels, self._bits, self._frames = pixels, 0, 0
+        self._bar = tqdm(total=total, desc=verb, unit="frame", disable=quiet, dynamic_ncols=True)
+
+    def __call__(self, coded: CodedFrame) -> None:
+        self._bits += coded.bits
+        self._frames += 1
+        self._bar.set_postfix(bpp=f"{self._bits / self._pixels / self._frames:.4f}", refresh=False)
+        self._bar.update()
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+
+def _summary(args: argparse.Namespace, report: CodingReport) -> None:
+    if not args.quiet:
+        print(
+            f"{args.output}: {report.frames} frames of {report.info.width}x{report.info.height}, "
+            f"{report.bytes} bytes in the stream, {report.bpp:.5f} bpp, {report.fps:.2f} fps"
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code. Bad input prints one sentence and returns 1."""
+    # Spinning OpenMP threads make a busy machine many times slower than waiting ones.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    args = build_parser().parse_args(arguments)
+    run: Callable[[argparse.Namespace], int | None] = args.run
+    try:
+        return run(args) or 0
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 141
+    except (ValueError, OSError) as error:
+        message = " ".join(str(error).split())
+        print(f"cmfr {args.command}: {message}", file=sys.stderr)
+        return 1

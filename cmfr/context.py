@@ -1,0 +1,67 @@
+"""Temporal context mining (after DCVC-TCM/-DC): multi-scale contexts from the reference."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from cmfr.config import ModelConfig
+from cmfr.features import FrameStem
+from cmfr.layers import block, conv, resize_flow, upsample, warp
+from cmfr.state import ReferenceState
+
+
+class FeatureAdaptor(nn.Module):
+    """Reads the reference: the propagated feature, or the frame alone.
+
+    The frame alone is read after an I-frame, at a temporal feature refresh, and always when the
+    config says ``reference: frame``. Otherwise one of several 1x1 convolutions reads the feature,
+    chosen by the position in the hierarchical quality pattern.
+    """
+
+    def __init__(self, cfg: ModelConfig) -> None:
+        super().__init__()
+        width = cfg.context_channels[0]
+        self.of_frame = FrameStem(cfg.feature_stride, width)
+        self.choice = cfg.hierarchy.adaptors
+        propagates = cfg.reference == "reconstructed_feature"
+        count = max(self.choice) + 1 if propagates else 0
+        self.of_feature = nn.ModuleList(conv(width, width, 1) for _ in range(count))
+        self.refresh_period = cfg.refresh_period
+
+    def forward(self, state: ReferenceState, position: int) -> Tensor:
+        """Reference state and the position of the frame to code -> feature [B, C0, H/s, W/s]."""
+        if state.feature is None or not self.of_feature or self._refreshes(position):
+            return self.of_frame(state.frame)
+        adaptor = self.choice[position % len(self.choice)]
+        return self.of_feature[adaptor](state.feature)
+
+    def _refreshes(self, position: int) -> bool:
+        # With position 1 = the first P-frame, which reads the frame anyway.
+        return self.refresh_period > 0 and position % self.refresh_period == 1
+
+
+class TemporalContext(nn.Module):
+    """C_0, C_1, C_2 at s, 2s, 4s: a feature pyramid, warped with the flow, fused coarse to fine."""
+
+    def __init__(self, cfg: ModelConfig) -> None:
+        super().__init__()
+        c0, c1, c2 = cfg.context_channels
+        self.extract1 = nn.Sequential(conv(c0, c1, stride=2), block(cfg, c1))
+        self.extract2 = nn.Sequential(conv(c1, c2, stride=2), block(cfg, c2))
+        self.up2 = nn.Sequential(upsample(c2, c1), block(cfg, c1))
+        self.up1 = nn.Sequential(upsample(2 * c1, c0), block(cfg, c0))
+        self.out2 = conv(c2, c2)
+        self.out1 = conv(2 * c1, c1, 1)
+        self.out0 = conv(2 * c0, c0)
+
+    def forward(self, feature: Tensor, flow: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """feature [B, C0, h, w], flow [B, 2, h, w] -> contexts (h, w), (h/2, w/2), (h/4, w/4)."""
+        f1 = self.extract1(feature)
+        f2 = self.extract2(f1)
+        flow1 = resize_flow(flow, 0.5)
+        flow2 = resize_flow(flow1, 0.5)
+        w0, w1, w2 = warp(feature, flow), warp(f1, flow1), warp(f2, flow2)
+        u1 = torch.cat([self.up2(w2), w1], 1)
+        u0 = torch.cat([self.up1(u1), w0], 1)
+        return w0 + self.out0(u0), w1 + self.out1(u1), w2 + self.out2(w2)

@@ -1,0 +1,151 @@
+"""CMFR: the P-frame codec. One frame, top to bottom, in `CMFR._code` (design of the paper's
+Section 3 as far as its abstract tells; docs/architecture.md keeps the paper's and ours apart)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from cmfr.config import LATENT_STRIDE, ModelConfig
+from cmfr.context import FeatureAdaptor, TemporalContext
+from cmfr.entropy import BitEstimator, EntropyCoder
+from cmfr.features import FeatureExtractor, MaskPredictor, PredictedFeatureExtractor
+from cmfr.frame_codec import FrameCodec
+from cmfr.layers import resize_flow, warp
+from cmfr.motion import MotionCodec, MotionEstimation, MotionRefiner
+from cmfr.residual import FrameGenerator, ResidualCodec
+from cmfr.state import FrameOutput, LatentReference, MotionPictures, ReferenceState
+
+
+class CMFR(FrameCodec[ReferenceState]):
+    """Conditional masked feature residual codec.
+
+    Of the modules below only those exist that the config's switches use.
+    """
+
+    def __init__(self, cfg: ModelConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.stride = cfg.feature_stride
+        self.motion_estimation = MotionEstimation(cfg)
+        self.motion_codec = MotionCodec(cfg)
+        self.motion_refiner = MotionRefiner(cfg) if cfg.motion_refiner else None
+        self.adaptor = FeatureAdaptor(cfg)
+        self.temporal_context = TemporalContext(cfg)
+        self.feature_extractor = FeatureExtractor(cfg)
+        masked = cfg.residual.startswith("masked")
+        self.predicted_features = (
+            PredictedFeatureExtractor(cfg) if masked or cfg.residual == "feature" else None
+        )
+        in_pixels = cfg.residual == "masked_pixel"
+        outputs = self.stride**2 if in_pixels else cfg.context_channels[0]
+        self.mask_predictor = MaskPredictor(cfg, outputs) if masked else None
+        self.residual_codec = ResidualCodec(cfg)
+        self.frame_generator = FrameGenerator(cfg)
+
+    @staticmethod
+    def _pixels(past: ReferenceState) -> int:
+        return past.frame.shape[2] * past.frame.shape[3]
+
+    def _code(
+        self, coder: EntropyCoder, x: Tensor | None, quality: Tensor, past: ReferenceState
+    ) -> FrameOutput:
+        previous = past.latents or self._no_latents(past.frame)
+        feature = self.adaptor(past, past.position + 1)
+        motion, motion_latent, motion_feature = self._code_motion(
+            coder, x, quality, past.frame, feature, previous
+        )
+        contexts = self.temporal_context(feature, motion.refined)
+        in_features, in_pixels, mask = self._subtrahends(motion.prediction, contexts[0])
+
+        # r = f_x - m * f_p, or what the `residual` switch puts in its place
+        residual = None
+        if x is not None:
+            residual = self.feature_extractor(x if in_pixels is None else x - in_pixels)
+            if in_features is not None:
+                residual = residual - in_features
+        reconstructed, residual_latent = self.residual_codec(
+            coder, residual, contexts, quality, previous.residual
+        )
+        if in_features is not None:
+            reconstructed = reconstructed + in_features
+        frame = self.frame_generator(reconstructed, contexts[0])
+        if in_pixels is not None:
+            frame = frame + in_pixels
+
+        x_hat = self._shown(frame)
+        latents = LatentReference(residual_latent, motion_latent, motion_feature)
+        state = ReferenceState(x_hat, reconstructed, latents, past.position + 1)
+        return FrameOutput(x_hat, state, motion=replace(motion, mask=mask))
+
+    def _code_motion(
+        self,
+        coder: EntropyCoder,
+        x: Tensor | None,
+        quality: Tensor,
+        reference: Tensor,
+        feature: Tensor,
+        previous: LatentReference,
+    ) -> tuple[MotionPictures, Tensor, Tensor]:
+        """Estimated, decoded and refined flow (v, v_hat, v_bar); motion latent and feature."""
+        flow = None if x is None else self.motion_estimation(x, reference)
+        decoded, latent, motion_feature = self.motion_codec(
+            coder, flow, quality, previous.motion, previous.motion_feature
+        )
+        warped = warp(reference, resize_flow(decoded, self.stride))
+        if self.motion_refiner is None:
+            return MotionPictures(decoded, decoded, warped, warped), latent, motion_feature
+        refined = self.motion_refiner(decoded, reference, warped, feature)
+        prediction = warp(reference, resize_flow(refined, self.stride))
+        return MotionPictures(decoded, refined, warped, prediction), latent, motion_feature
+
+    def estimate_motion(self, x: Tensor, quality: Tensor, past: ReferenceState) -> FrameOutput:
+        """The motion half alone, for training stages: x_hat is the prediction, bits the motion's.
+
+        The state holds what the next frame's motion needs, with the prediction as the frame.
+        """
+        coder = BitEstimator(self.training)
+        previous = past.latents or self._no_latents(past.frame)
+        feature = self.adaptor(past, past.position + 1)
+        motion, latent, motion_feature = self._code_motion(
+            coder, x, quality, past.frame, feature, previous
+        )
+        latents = LatentReference(previous.residual, latent, motion_feature)
+        state = ReferenceState(motion.prediction, None, latents, past.position + 1)
+        return FrameOutput(motion.prediction, state, coder.bits, coder.maps, motion)
+
+    def _subtrahends(
+        self, prediction: Tensor, context: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """What is subtracted in the encoder and added back in the decoder.
+
+        Returns (in features [B, C0, h, w], in pixels [B, 3, H, W], mask): at most one of the
+        first two. Both ends compute it from decoded data alone.
+        """
+        rule = self.cfg.residual
+        if rule == "none":
+            return None, None, None
+        if rule == "pixel":
+            return None, prediction, None
+        assert self.predicted_features is not None
+        predicted = self.predicted_features(prediction, context)
+        if self.mask_predictor is None:
+            return predicted, None, None
+        mask = self.mask_predictor(predicted, context)
+        if rule == "masked_feature":
+            return mask * predicted, None, mask
+        mask = F.pixel_shuffle(mask, self.stride) if self.stride > 1 else mask
+        return None, mask * prediction, mask
+
+    def _no_latents(self, frame: Tensor) -> LatentReference:
+        """Zeros where there was no P-frame yet."""
+        batch, _, height, width = frame.shape
+        h, w = height // LATENT_STRIDE, width // LATENT_STRIDE
+        motion = self.cfg.motion
+        return LatentReference(
+            frame.new_zeros(batch, self.cfg.inter.latent, h, w),
+            frame.new_zeros(batch, motion.latent, h, w),
+            frame.new_zeros(batch, motion.channels, height // 4, width // 4),
+        )

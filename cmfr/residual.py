@@ -1,0 +1,134 @@
+"""The conditional residual codec: context encoder, latent, context decoder, frame generator."""
+
+from __future__ import annotations
+
+from math import log2
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cmfr.config import LATENT_STRIDE, ModelConfig
+from cmfr.entropy import EntropyCoder
+from cmfr.features import fusion
+from cmfr.latent import LatentCoder
+from cmfr.layers import QualityScaler, block, conv, upsample
+
+Contexts = tuple[Tensor, Tensor, Tensor]
+
+
+def _levels_below_contexts(cfg: ModelConfig) -> int:
+    """Halvings between the coarsest context (4s) and the latent."""
+    return int(log2(LATENT_STRIDE // (4 * cfg.feature_stride)))
+
+
+class ContextEncoder(nn.Module):
+    """y = ContextEncoder(r | C_0, C_1, C_2): fusion (SFF: subtract) at every scale."""
+
+    def __init__(self, cfg: ModelConfig) -> None:
+        super().__init__()
+        c0, c1, c2 = cfg.context_channels
+        self.fuse0, self.fuse1, self.fuse2 = (fusion(cfg, c, -1) for c in (c0, c1, c2))
+        self.down0 = conv(c0, c1, stride=2)
+        self.down1 = conv(c1, c2, stride=2)
+        self.scale = QualityScaler(c1)
+        levels = _levels_below_contexts(cfg)
+        widths = [c2] * max(levels, 1) + [cfg.inter.latent]
+        strides = [2] * levels if levels else [1]
+        self.tail = nn.Sequential(
+            *(
+                conv(a, b, stride=s)
+                for a, b, s in zip(widths[:-1], widths[1:], strides, strict=True)
+            )
+        )
+        self.latent_scale = QualityScaler(cfg.inter.latent, 0.35, 3.5)
+
+    def forward(self, residual: Tensor, contexts: Contexts, quality: Tensor) -> Tensor:
+        h = self.down0(self.fuse0(residual, contexts[0]))
+        h = self.scale(self.fuse1(h, contexts[1]), quality)
+        h = self.fuse2(self.down1(h), contexts[2])
+        return self.latent_scale(self.tail(h), quality)
+
+
+class ContextDecoder(nn.Module):
+    """r_hat = ContextDecoder(y_hat | C_2, C_1, C_0): fusion (SFF: add) at every scale."""
+
+    def __init__(self, cfg: ModelConfig) -> None:
+        super().__init__()
+        c0, c1, c2 = cfg.context_channels
+        levels = _levels_below_contexts(cfg)
+        self.latent_scale = QualityScaler(cfg.inter.latent, 1 / 0.35, 1 / 3.5)
+        head: list[nn.Module] = [conv(cfg.inter.latent, c2)]
+        head += [upsample(c2, c2) for _ in range(levels)]
+        self.head = nn.Sequential(*head)
+        self.fuse2, self.fuse1, self.fuse0 = (fusion(cfg, c, +1) for c in (c2, c1, c0))
+        self.up2, self.up1 = upsample(c2, c1), upsample(c1, c0)
+        self.scale = QualityScaler(c1)
+
+    def forward(self, y_hat: Tensor, contexts: Contexts, quality: Tensor) -> Tensor:
+        h = self.head(self.latent_scale(y_hat, quality))
+        h = self.fuse1(self.up2(self.fuse2(h, contexts[2])), contexts[1])
+        return self.fuse0(self.up1(self.scale(h, quality)), contexts[0])
+
+
+class TemporalPrior(nn.Module):
+    """Coarsest context [B, C2, H/4s, W/4s] -> prior of the residual latent [B, Cy, H/16, W/16]."""
+
+    def __init__(self, cfg: ModelConfig) -> None:
+        super().__init__()
+        c2, latent = cfg.context_channels[2], cfg.inter.latent
+        levels = _levels_below_contexts(cfg)
+        layers: list[nn.Module] = []
+        for _ in range(levels):
+            layers += [conv(c2, c2, stride=2), nn.LeakyReLU(0.1)]
+        self.net = nn.Sequential(*layers, conv(c2, latent, 1 if levels else 3))
+
+    def forward(self, context: Tensor) -> Tensor:
+        # Feeds entropy parameters: float32, like everything in LatentCoder.
+        with torch.autocast(context.device.type, enabled=False):
+            return self.net(context.float())
+
+
+class ResidualCodec(nn.Module):
+    """Codes the (masked feature) residual under the contexts."""
+
+    def __init__(self, cfg: ModelConfig) -> None:
+        super().__init__()
+        latent = cfg.inter.latent
+        self.encoder = ContextEncoder(cfg)
+        self.temporal_prior = TemporalPrior(cfg)
+        self.latent = LatentCoder(
+            cfg, "residual", latent, cfg.inter.hyper, 2 * latent, cfg.inter.spatial_steps
+        )
+        self.decoder = ContextDecoder(cfg)
+
+    def forward(
+        self,
+        coder: EntropyCoder,
+        residual: Tensor | None,
+        contexts: Contexts,
+        quality: Tensor,
+        previous_latent: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Code a residual (None when decoding): decoded residual [B, C0, h, w], its latent."""
+        y = None if residual is None else self.encoder(residual, contexts, quality)
+        size = (previous_latent.shape[2], previous_latent.shape[3])
+        priors = [self.temporal_prior(contexts[2]), previous_latent]
+        y_hat = self.latent(coder, y, priors, size)
+        return self.decoder(y_hat, contexts, quality), y_hat
+
+
+class FrameGenerator(nn.Module):
+    """x_hat = FrameGenerator(f_hat, C_0): features -> frame [B, 3, H, W], not clamped."""
+
+    def __init__(self, cfg: ModelConfig) -> None:
+        super().__init__()
+        width, stride = cfg.context_channels[0], cfg.feature_stride
+        self.stride = stride
+        self.head = conv(2 * width, width)
+        self.body = nn.Sequential(*(block(cfg, width) for _ in range(cfg.inter.generator_blocks)))
+        self.tail = conv(width, 3 * stride * stride)
+
+    def forward(self, feature: Tensor, context: Tensor) -> Tensor:
+        x = self.tail(self.body(self.head(torch.cat([feature, context], 1))))
+        return F.pixel_shuffle(x, self.stride) if self.stride > 1 else x

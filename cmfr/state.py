@@ -1,0 +1,87 @@
+"""What passes from frame to frame, and what coding one frame yields."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LatentReference:
+    """What the previous P-frame left for the entropy models and the motion codec.
+
+    residual [B, Cy, H/16, W/16], motion [B, Cm, H/16, W/16]: quantized latents;
+    motion_feature [B, C, H/4, W/4]: decoder-side feature of the motion codec.
+    """
+
+    residual: Tensor
+    motion: Tensor
+    motion_feature: Tensor
+
+    def detach(self) -> LatentReference:
+        return LatentReference(
+            self.residual.detach(), self.motion.detach(), self.motion_feature.detach()
+        )
+
+
+@dataclass(frozen=True)
+class ReferenceState:
+    """The decoded past: all that a P-frame is coded from, equal in encoder and decoder.
+
+    frame [B, 3, H, W] in [0, 1], H and W multiples of 16; feature [B, C0, H/s, W/s], or None
+    after an I-frame; latents, or None before the first P-frame after an I-frame. position: how
+    many frames after the I-frame `frame` is (the I-frame has position 0).
+    """
+
+    frame: Tensor
+    feature: Tensor | None = None
+    latents: LatentReference | None = None
+    position: int = 0
+
+    def detach(self) -> ReferenceState:
+        """The same state without gradient history (training frame by frame)."""
+        return ReferenceState(
+            self.frame.detach(),
+            None if self.feature is None else self.feature.detach(),
+            None if self.latents is None else self.latents.detach(),
+            self.position,
+        )
+
+
+@dataclass(frozen=True)
+class MotionPictures:
+    """Intermediate pictures of a P-frame, for losses and for the eye.
+
+    decoded, refined [B, 2, h, w]: flow before and after the Motion Refiner, in pixels of its own
+    resolution; warped, prediction [B, 3, H, W]: the reference warped with either; mask: what the
+    prediction is multiplied with before it is subtracted, [B, C, h, w], or None.
+    """
+
+    decoded: Tensor
+    refined: Tensor
+    warped: Tensor
+    prediction: Tensor
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class FrameOutput:
+    """One coded frame.
+
+    x_hat [B, 3, H, W] clamped to [0, 1] in eval mode; state: the reference of the next frame;
+    bits: name ("motion_y", "motion_z", "residual_y", "residual_z", "intra_y", "intra_z") ->
+    bits per sample [B], empty when real bytes were written or read; bit_maps: the same per latent
+    position [B, h, w], outside training.
+    """
+
+    x_hat: Tensor
+    state: ReferenceState
+    bits: dict[str, Tensor] = field(default_factory=dict)
+    bit_maps: dict[str, Tensor] = field(default_factory=dict)
+    motion: MotionPictures | None = None
+
+    @property
+    def total_bits(self) -> Tensor:
+        """Estimated bits per sample [B]."""
+        return sum(self.bits.values(), start=self.x_hat.new_zeros(len(self.x_hat)))

@@ -1,0 +1,185 @@
+"""Encode and decode a clip, check the result bit for bit, print a table and draw one frame.
+
+    scripts/demo.py [VIDEO] [--model cmfr-s] [--quality 32] [--frames 32] [--out demo]
+
+Without VIDEO a clip is rendered from a photograph that matplotlib carries: it pans and zooms,
+and a disk moves across.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw
+
+from cmfr.coding import Codec, CodedFrame, load_codec
+from cmfr.color import planes_to_tensor, rgb_to_ycbcr, tensor_to_planes, ycbcr_to_rgb
+from cmfr.config import LATENT_STRIDE
+from cmfr.device import exact_arithmetic
+from cmfr.frames import ColorInfo, Frame, VideoInfo
+from cmfr.layers import pad_to_multiple
+from cmfr.metrics import FrameQuality, compare
+from cmfr.video_in import open_video
+from cmfr.video_out import open_writer
+from cmfr.visualize import enlarge, flow_to_color, heat
+
+WIDTH, HEIGHT = 416, 240
+
+
+def render_clip(path: Path, frames: int) -> None:
+    """A moving view of matplotlib's sample photograph with an occluding disk, lossless 4:2:0."""
+    from matplotlib.cbook import get_sample_data
+
+    path_of_photo = get_sample_data("grace_hopper.jpg", asfileobj=False)
+    photo = np.asarray(Image.open(str(path_of_photo)).convert("RGB"))
+    image = torch.from_numpy(photo).permute(2, 0, 1)[None].float() / 255
+    info = VideoInfo(
+        WIDTH, HEIGHT, Fraction(25), ColorInfo("bt709", "full", 1, 1, 1), "420", 8, frames
+    )
+    y, x = torch.meshgrid(
+        torch.linspace(-1, 1, HEIGHT), torch.linspace(-1, 1, WIDTH), indexing="ij"
+    )
+    aspect = (WIDTH / HEIGHT) * (image.shape[2] / image.shape[3])
+    with open_writer(path, info) as writer:
+        for t in range(frames):
+            zoom = 0.62 - 0.004 * t
+            center = (0.25 * np.sin(t / 17), -0.25 + 0.008 * t)
+            grid = torch.stack([x * zoom + center[0], y * zoom / aspect + center[1]], -1)
+            view = F.grid_sample(image, grid[None], "bicubic", "reflection", align_corners=False)
+            disk = ((x * WIDTH / HEIGHT + 1.6 - 0.09 * t) ** 2 + (y - 0.3) ** 2).sqrt()
+            cover = ((0.35 - disk) * HEIGHT / 2).clamp(0, 1)
+            stripes = 0.5 + 0.4 * torch.sin(40 * (x + y - 0.05 * t))
+            paint = torch.stack([stripes, 0.3 + 0 * stripes, 1 - stripes])
+            view = (1 - cover) * view.clamp(0, 1) + cover * paint
+            writer.write(tensor_to_planes(rgb_to_ycbcr(view, "bt709", "full"), info, "ycbcr"))
+
+
+def draw(codec: Codec, info: VideoInfo, before: CodedFrame, shown: CodedFrame, path: Path) -> None:
+    """Source, reconstruction, flows, mask and bits of one P-frame on one sheet."""
+    assert before.output is not None and shown.source is not None
+    space = codec.model.cfg.color
+    x = planes_to_tensor(shown.source, info, space, codec.device)
+    quality = torch.tensor([shown.quality], device=codec.device)
+    with exact_arithmetic():
+        estimate = codec.model.inter(
+            pad_to_multiple(x, LATENT_STRIDE), quality, before.output.state
+        )
+    motion = estimate.motion
+    height, width = x.shape[-2:]
+
+    def fit(picture: torch.Tensor) -> torch.Tensor:
+        return enlarge(picture, tuple(estimate.x_hat.shape[-2:]))[:, :height, :width]
+
+    def rgb(picture: torch.Tensor) -> torch.Tensor:
+        # For the eye only: the planes' own matrix would change the tint a little.
+        picture = picture[0, :, :height, :width]
+        return ycbcr_to_rgb(picture, "bt709", "full") if space == "ycbcr" else picture
+
+    limit = max(float(motion.refined.square().sum(1).sqrt().quantile(0.99)), 0.5)
+    panels = [
+        ("source", rgb(x)),
+        ("reconstruction", rgb(estimate.x_hat)),
+        (
+            f"decoded flow (hue = direction, up to {limit:.1f})",
+            fit(flow_to_color(motion.decoded[0], limit)),
+        ),
+        ("refined flow", fit(flow_to_color(motion.refined[0], limit))),
+    ]
+    if motion.mask is not None:
+        panels.append(
+            ("mask, mean of channels (black 0, white 1)", fit(heat(motion.mask[0].mean(0), 0, 1)))
+        )
+    bits = sum(estimate.bit_maps[k][0] for k in ("residual_y", "motion_y"))
+    panels.append((f"bits per 16x16 block (white = {float(bits.max()):.0f})", fit(heat(bits, 0))))
+    margin, columns = 18, 2
+    rows = -(-len(panels) // columns)
+    sheet = Image.new("RGB", (columns * width, rows * (height + margin)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for i, (title, picture) in enumerate(panels):
+        left, top = i % columns * width, i // columns * (height + margin)
+        pen.text((left + 4, top + 3), title, fill="black")
+        array = picture.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
+        sheet.paste(Image.fromarray(np.ascontiguousarray(array)), (left, top + margin))
+    sheet.save(path)
+
+
+def same(a: Frame, b: Frame) -> bool:
+    return all(np.array_equal(p, q) for p, q in zip(a.planes, b.planes, strict=True))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("video", nargs="?", help="a video file (default: a rendered clip)")
+    parser.add_argument("--model", default="cmfr-s")
+    parser.add_argument("--quality", type=int, default=32)
+    parser.add_argument("--frames", type=int, default=32, help="frames to code (32)")
+    parser.add_argument("--out", type=Path, default=Path("demo"))
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    video = args.video
+    if video is None:
+        video = args.out / "source.mkv"
+        render_clip(video, args.frames)
+
+    codec = load_codec(args.model)
+    with open_video(video) as reader:
+        info = reader.info
+    stream, decoded = args.out / "clip.cmfr", args.out / "decoded.mkv"
+    reconstruction = args.out / "encoder.mkv"
+    qualities: list[FrameQuality] = []
+    kept: dict[int, CodedFrame] = {}
+    pick = min(args.frames, info.frame_count or args.frames) // 2
+    with open_writer(reconstruction, info) as writer:
+
+        def on_frame(coded: CodedFrame) -> None:
+            writer.write(coded.reconstruction)
+            assert coded.source is not None
+            qualities.append(compare(coded.source, coded.reconstruction, info))
+            if coded.number in (pick - 1, pick):
+                kept[coded.number] = coded
+
+        codec.encode_video(
+            video, stream, quality=args.quality, frames=args.frames, on_frame=on_frame
+        )
+    # Timed without metrics and without writing the reconstruction.
+    encoded = codec.encode_video(video, stream, quality=args.quality, frames=args.frames)
+    report = codec.decode_video(stream, decoded)
+
+    with open_video(decoded) as ours, open_video(reconstruction) as theirs:
+        identical = all(same(a, b) for a, b in zip(ours, theirs, strict=True))
+    ssim = [q.ms_ssim for q in qualities if q.ms_ssim is not None]
+    rows = {
+        "clip": f"{video}, {encoded.frames} frames of {info.width}x{info.height}",
+        "model, quality": f"{codec.name}, {args.quality}",
+        "bytes": f"{encoded.bytes}",
+        "bpp": f"{encoded.bpp:.4f}",
+        "PSNR-YUV (6:1:1)" if info.chroma != "rgb" else "PSNR-RGB":
+            f"{np.mean([q.combined for q in qualities]):.2f} dB",
+        "MS-SSIM": f"{np.mean(ssim):.4f}" if ssim else "not computed (a side is under 161)",
+        "encode": f"{encoded.fps:.2f} fps on {codec.device}",
+        "decode": f"{report.fps:.2f} fps on {codec.device}",
+        "decoded file": "bit-identical to the encoder's reconstruction"
+        if identical else "DIFFERS from the encoder's reconstruction",
+    }  # fmt: skip
+    if pick in kept and pick - 1 in kept and pick > 0:
+        draw(codec, info, kept[pick - 1], kept[pick], args.out / "frame.png")
+        rows["picture"] = f"{args.out / 'frame.png'} (frame {pick})"
+    for name, value in rows.items():
+        print(f"{name:<18}{value}")
+    return 0 if identical else 1
+
+
+if __name__ == "__main__":
+    try:
+        raise SystemExit(main())
+    except (ValueError, OSError) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        raise SystemExit(1) from None

@@ -1,0 +1,84 @@
+"""Shared fixtures: the nano model with weights large enough to make real bits, generated video."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+from pathlib import Path  # noqa: E402
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from cmfr.config import PRESETS, ModelConfig  # noqa: E402
+from cmfr.video_codec import VideoCodec  # noqa: E402
+
+torch.set_num_threads(2)
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+def lively(cfg: ModelConfig, seed: int = 0) -> VideoCodec:
+    """An untrained model whose latents are spread over several symbols, as a trained one's are.
+
+    Gains before each latent and each hyper-latent are set so that their deviation is about 3,
+    and the predicted scales to the same.
+    """
+    torch.manual_seed(seed)
+    model = VideoCodec(cfg).eval()
+    clip, quality = moving_clip(3, 64, 64), torch.tensor([40])
+    for codec in (model.intra, model.inter.motion_codec, model.inter.residual_codec):
+        encoder = codec.encoder if hasattr(codec, "encoder") else codec
+        scaler = encoder.latent_scale if hasattr(encoder, "latent_scale") else encoder.encoder_scale
+        last = codec.latent.hyper_encoder[4]
+        channels = codec.latent.channels
+        with torch.no_grad():
+            codec.latent.fusion[-1].bias[channels : 2 * channels] = 3
+            codec.latent.spatial[-1].bias[:channels] = 3
+        for module, rescale in (
+            (scaler, lambda factor, s=scaler: s.log_gain.add_(factor.log())),
+            (last, lambda factor, c=last: (c.weight.mul_(factor), c.bias.mul_(factor))),
+        ):
+            seen: list[torch.Tensor] = []
+            hook = module.register_forward_hook(lambda *a, seen=seen: seen.append(a[2]))
+            with torch.no_grad():
+                model(clip, quality)
+                rescale(3 / seen[0].std())
+            hook.remove()
+    return model
+
+
+def moving_clip(frames: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
+    """Smooth noise that pans, [1, T, 3, H, W] in [0, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(1, 3, height // 4 + 8, width // 4 + 8, generator=generator)
+    scene = torch.nn.functional.interpolate(coarse, scale_factor=4, mode="bicubic").clamp(0, 1)
+    views = [scene[..., t : t + height, 2 * t : 2 * t + width] for t in range(frames)]
+    return torch.stack(views, 1)
+
+
+@pytest.fixture(scope="session")
+def nano_config() -> ModelConfig:
+    return PRESETS["cmfr-nano"]
+
+
+@pytest.fixture(scope="session")
+def nano(nano_config: ModelConfig) -> VideoCodec:
+    return lively(nano_config)
+
+
+@pytest.fixture
+def yuv_file(tmp_path: Path) -> Path:
+    """Six frames of 80x48 4:2:0 video in a raw file whose name says so."""
+    path = tmp_path / "moving_80x48_25.yuv"
+    write_yuv(path, 6, 48, 80)
+    return path
+
+
+def write_yuv(path: Path, frames: int, height: int, width: int) -> None:
+    clip = (moving_clip(frames, height, width)[0] * 255).round().byte().numpy()
+    half = np.s_[: (height + 1) // 2 * 2 : 2, : (width + 1) // 2 * 2 : 2]
+    with path.open("wb") as file:
+        for y, u, v in clip:
+            file.write(y.tobytes() + u[half].tobytes() + v[half].tobytes())
