@@ -1,8 +1,8 @@
 """The `.cmfr` file: header, one packet per frame, index, trailer. docs/bitstream.md has the bytes.
 
-The only module that knows the format. Numbers are little-endian. Every byte is covered by a
-checksum or compared with what it must be, and no length is believed before it is compared with
-the size of the file.
+Only this module and stream_header.py know the format. Numbers are little-endian. Every byte is
+covered by a checksum or compared with what it must be, and no length is believed before it is
+compared with the size of the file.
 """
 
 from __future__ import annotations
@@ -11,28 +11,19 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
-if TYPE_CHECKING:
-    from cmfr.frames import VideoInfo
+from cmfr.stream_header import CRC, MAGIC, PREFIX, VERSION, StreamHeader, check_number
 
-MAGIC, VERSION = b"CMFR", 1
 TRAILER_MAGIC = b"CMFX"
-CHROMA = ("420", "444", "rgb")  # the position is the number in the file, here and below
-RANGES = ("unspecified", "limited", "full")
 MAX_PAYLOAD = 2**31 - 1  # bytes
 
-_U8, _U32 = 0xFF, 0xFFFFFFFF
-_UNKNOWN = _U32  # frame count while streaming
+_U32 = 0xFFFFFFFF
 _INTRA, _INDEX, _QUALITY = 0x80, 0x40, 0x3F  # bits of a packet's first byte
 _INDEX_NUMBER = _U32  # stands for the frame number in the index packet's checksum
-_PREFIX = struct.Struct("<4sBH")  # magic, version, length of the fields
-_FIELDS = struct.Struct("<5I7BiH")  # up to the model's name
-_CRC = struct.Struct("<I")
 _ENTRY = struct.Struct("<IQ")
 _TRAILER = struct.Struct("<Q4s")
-_MAX_HEAD = 1 + 5 + _CRC.size  # bytes in front of a payload, at most
+_MAX_HEAD = 1 + 5 + CRC.size  # bytes in front of a payload, at most
 
 
 class BitstreamError(ValueError):
@@ -45,142 +36,6 @@ class DamagedFrame(BitstreamError):
     def __init__(self, number: int, reason: str, state: str = "damaged") -> None:
         super().__init__(f"frame {number} is {state}: {reason}")
         self.number = number
-
-
-@dataclass(frozen=True)
-class StreamHeader:
-    """What a stream says about itself. Values outside of their ranges raise ValueError.
-
-    width, height: pixels, 1..65535; frame_rate: frames per second; chroma: "420", "444" or "rgb";
-    bit_depth: 8..16; matrix_code, primaries, transfer: H.273 code points, 2 = unspecified;
-    range: "unspecified", "limited" or "full"; quality: 0..63; intra_period: frames, -1 = only the
-    first frame is intra; refresh_period: frames, 0 = never; model: name of the network; weights:
-    first 8 bytes of the SHA-256 of its weights; producer: versions and device of the encoder;
-    frame_count: None = not known (the stream was written to a pipe or cut off).
-    """
-
-    width: int
-    height: int
-    frame_rate: Fraction
-    chroma: str
-    bit_depth: int
-    quality: int
-    model: str
-    weights: bytes
-    intra_period: int = -1
-    refresh_period: int = 0
-    matrix_code: int = 2
-    primaries: int = 2
-    transfer: int = 2
-    range: str = "unspecified"
-    producer: str = ""
-    frame_count: int | None = None
-
-    def __post_init__(self) -> None:
-        _check("width", self.width, 1, 65535)
-        _check("height", self.height, 1, 65535)
-        _check("frame rate numerator", self.frame_rate.numerator, 1, _U32)
-        _check("frame rate denominator", self.frame_rate.denominator, 1, _U32)
-        if self.chroma not in CHROMA or self.range not in RANGES:
-            raise ValueError(f"chroma {self.chroma!r} or range {self.range!r} is not known")
-        _check("bit depth", self.bit_depth, 8, 16)
-        _check("quality", self.quality, 0, _QUALITY)
-        for name in ("matrix_code", "primaries", "transfer"):
-            _check(name, getattr(self, name), 0, _U8)
-        if self.intra_period != -1:
-            _check("intra period", self.intra_period, 1, 2**31 - 1)
-        _check("refresh period", self.refresh_period, 0, 65535)
-        if self.frame_count is not None:
-            _check("frame count", self.frame_count, 0, _UNKNOWN - 1)
-        if len(self.weights) != 8:
-            raise ValueError(f"a weights hash has 8 bytes, not {len(self.weights)}")
-        _check("length of the model's name", len(self.model.encode()), 1, _U8)
-        _check("length of the producer's name", len(self.producer.encode()), 0, _U8)
-        if not (self.model + self.producer).isprintable():  # they are shown on terminals
-            raise ValueError("a name has characters that cannot be printed")
-
-    @classmethod
-    def of(
-        cls, info: VideoInfo, *, quality: int, intra_period: int, refresh_period: int, model: str,
-        weights: bytes, producer: str = "",
-    ) -> StreamHeader:  # fmt: skip
-        """The header for a video; the frame count stays open. ValueError as for the class."""
-        from cmfr.frames import MATRIX_CODES, color_from_codes  # here: it imports numpy
-
-        color, code = info.color, info.color.matrix_code
-        if color_from_codes(code, 0, 2, 2).matrix != color.matrix:  # the name decides
-            code = MATRIX_CODES[color.matrix]
-        encoded = producer.encode(errors="replace")[:_U8].decode(errors="ignore")
-        return cls(
-            info.width, info.height, info.frame_rate, info.chroma, info.bit_depth, quality, model,
-            weights, intra_period, refresh_period, code, color.primaries, color.transfer,
-            color.range, "".join(c if c.isprintable() else "?" for c in encoded),
-        )  # fmt: skip
-
-    def info(self) -> VideoInfo:
-        """The video that the stream holds. ValueError for a bit depth that cannot be written."""
-        from cmfr.frames import VideoInfo, color_from_codes
-
-        color = color_from_codes(
-            self.matrix_code, RANGES.index(self.range), self.primaries, self.transfer
-        )
-        return VideoInfo(
-            self.width, self.height, self.frame_rate, color, self.chroma, self.bit_depth,
-            self.frame_count,
-        )  # fmt: skip
-
-    def describe(self) -> dict[str, str]:
-        """Names and values for people, in the order to show them."""
-        period, refresh = self.intra_period, self.refresh_period
-        return {
-            "size": f"{self.width}x{self.height}",
-            "frame rate": f"{self.frame_rate} ({float(self.frame_rate):.6g} fps)",
-            "frames": "not known" if self.frame_count is None else str(self.frame_count),
-            "samples": f"{self.chroma}, {self.bit_depth} bit",
-            "color": f"matrix {self.matrix_code}, primaries {self.primaries}, "
-            f"transfer {self.transfer} (H.273), range {self.range}",
-            "quality": str(self.quality),
-            "intra period": "only the first frame" if period == -1 else f"{period} frames",
-            "refresh period": f"{refresh} frames" if refresh else "never",
-            "model": self.model,
-            "weights": self.weights.hex(),
-            "producer": self.producer or "not known",
-        }
-
-    def to_bytes(self) -> bytes:
-        """The header as it is stored: prefix, fields and checksum, at most 564 bytes."""
-        model, producer = self.model.encode(), self.producer.encode()
-        fields = _FIELDS.pack(
-            self.width, self.height, self.frame_rate.numerator, self.frame_rate.denominator,
-            _UNKNOWN if self.frame_count is None else self.frame_count,
-            CHROMA.index(self.chroma), self.bit_depth, self.matrix_code, self.primaries,
-            self.transfer, RANGES.index(self.range), self.quality, self.intra_period,
-            self.refresh_period,
-        )  # fmt: skip
-        fields += bytes([len(model)]) + model + self.weights + bytes([len(producer)]) + producer
-        data = _PREFIX.pack(MAGIC, VERSION, len(fields)) + fields
-        return data + _CRC.pack(zlib.crc32(data))
-
-    @classmethod
-    def from_fields(cls, data: bytes) -> StreamHeader:
-        """The fields between prefix and checksum; any nonsense raises ValueError."""
-        try:
-            width, height, num, den, count, chroma, depth, *rest = _FIELDS.unpack_from(data)
-            matrix, primaries, transfer, range_, quality, period, refresh = rest
-            at = _FIELDS.size + 1 + data[_FIELDS.size]
-            end = at + 9 + data[at + 8]
-            model, producer = data[_FIELDS.size + 1 : at].decode(), data[at + 9 : end].decode()
-            chroma_name, range_name = CHROMA[chroma], RANGES[range_]
-            rate = Fraction(num, den)
-        except (struct.error, IndexError, ZeroDivisionError):
-            raise ValueError("the fields are not possible") from None
-        if end != len(data):
-            raise ValueError("the length does not match the fields")
-        return cls(
-            width, height, rate, chroma_name, depth, quality, model, data[at : at + 8], period,
-            refresh, matrix, primaries, transfer, range_name, producer,
-            None if count == _UNKNOWN else count,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -216,8 +71,8 @@ class BitstreamWriter:
         Raises ValueError if the writer is closed, the first frame is not intra, or a value is out
         of range; nothing is written then.
         """
-        _check("quality", quality, 0, _QUALITY)
-        _check("number of frames", self._count + 1, 1, _UNKNOWN - 1)
+        check_number("quality", quality, 0, _QUALITY)
+        check_number("number of frames", self._count + 1, 1, _U32 - 1)
         if self._closed or not (intra or self._count):
             raise ValueError("the stream is closed" if self._closed else "frame 0 must be intra")
         at, packet = self._at, _pack(self._count, quality | (_INTRA if intra else 0), payload)
@@ -237,7 +92,7 @@ class BitstreamWriter:
         self._closed = True
         at = self._at
         entries = b"".join(_ENTRY.pack(*entry) for entry in self._intra)
-        self._write(_pack(_INDEX_NUMBER, _INDEX, _CRC.pack(len(self._intra)) + entries))
+        self._write(_pack(_INDEX_NUMBER, _INDEX, CRC.pack(len(self._intra)) + entries))
         self._write(_TRAILER.pack(at, TRAILER_MAGIC))
         if self._base is not None:
             self._file.seek(self._base)
@@ -324,7 +179,7 @@ class BitstreamReader:
         not in the stream, BitstreamError if no such frame is found.
         """
         count = self.header.frame_count
-        _check("frame number", frame_number, 0, _U32 if count is None else count - 1)
+        check_number("frame number", frame_number, 0, _U32 if count is None else count - 1)
         found = list(self._intra_frames(0, self._first, frame_number))
         if not found:
             raise BitstreamError(f"no intra frame at or before frame {frame_number} is intact")
@@ -387,17 +242,17 @@ class BitstreamReader:
         """The header and its size in bytes."""
         if self._size < 4 or self._read(0, 4, "") != MAGIC:
             raise BitstreamError("not a .cmfr file")
-        prefix = self._read(0, _PREFIX.size, "the header")
-        _, version, length = _PREFIX.unpack(prefix)
+        prefix = self._read(0, PREFIX.size, "the header")
+        _, version, length = PREFIX.unpack(prefix)
         if version != VERSION:
             reason = "newer than this program reads" if version > VERSION else "not known"
             raise BitstreamError(f"version {version} is {reason}")
-        data = self._read(0, _PREFIX.size + length + _CRC.size, "the header")
-        (crc,) = _CRC.unpack(data[-_CRC.size :])
-        if crc != zlib.crc32(data[: -_CRC.size]):
+        data = self._read(0, PREFIX.size + length + CRC.size, "the header")
+        (crc,) = CRC.unpack(data[-CRC.size :])
+        if crc != zlib.crc32(data[: -CRC.size]):
             raise BitstreamError("the header is damaged: checksum does not match")
         try:
-            return StreamHeader.from_fields(data[_PREFIX.size : -_CRC.size]), len(data)
+            return StreamHeader.from_fields(data[PREFIX.size : -CRC.size]), len(data)
         except ValueError as error:
             raise BitstreamError(f"the header is damaged: {error}") from None
 
@@ -406,8 +261,8 @@ class BitstreamReader:
         # A trailer follows, so the longest head can be read even where the packet is shorter.
         head = self._read(at, _MAX_HEAD, what)
         length, used = _unpack_length(head[1:6])
-        (crc,) = _CRC.unpack_from(head, 1 + used)
-        start = at + 1 + used + _CRC.size
+        (crc,) = CRC.unpack_from(head, 1 + used)
+        start = at + 1 + used + CRC.size
         return head[0], self._read(start, length, what), crc, start + length
 
     def _read_index(self, at: int) -> tuple[tuple[tuple[int, int], ...], int]:
@@ -415,11 +270,11 @@ class BitstreamReader:
         kind, payload, crc, end = self._read_packet(at, "the index")
         if kind != _INDEX or crc != _checksum(_INDEX_NUMBER, kind, payload):
             raise BitstreamError("the index is damaged: checksum does not match")
-        if payload[: _CRC.size] != _CRC.pack(len(payload) // _ENTRY.size) or (
-            len(payload) % _ENTRY.size != _CRC.size
+        if payload[: CRC.size] != CRC.pack(len(payload) // _ENTRY.size) or (
+            len(payload) % _ENTRY.size != CRC.size
         ):
             raise BitstreamError("the index is damaged: its length does not match its count")
-        index = tuple(_ENTRY.iter_unpack(payload[_CRC.size :]))
+        index = tuple(_ENTRY.iter_unpack(payload[CRC.size :]))
         ends = [(-1, self._first - 1), *index, (_U32, at)]
         if not all(a[0] < b[0] and a[1] < b[1] for a, b in zip(ends, ends[1:], strict=False)):
             raise BitstreamError("the index is damaged: frames are not in order")
@@ -436,11 +291,6 @@ class BitstreamReader:
             raise BitstreamError(f"more frames than the header says, {self.header.frame_count}")
         if not set(self._seen) <= set(index) or (self._in_order and tuple(self._seen) != index):
             raise BitstreamError("the index does not match the frames")
-
-
-def _check(name: str, value: int, low: int, high: int) -> None:
-    if not isinstance(value, int) or not low <= value <= high:
-        raise ValueError(f"{name} {value!r} is not in {low}..{high}")
 
 
 def _pack_length(length: int) -> bytes:
@@ -466,11 +316,11 @@ def _unpack_length(data: bytes) -> tuple[int, int]:
 
 def _checksum(number: int, kind: int, payload: bytes) -> int:
     """CRC-32 over frame number, first byte, length and payload: a moved packet is noticed too."""
-    start = zlib.crc32(_CRC.pack(number) + bytes([kind]) + _pack_length(len(payload)))
+    start = zlib.crc32(CRC.pack(number) + bytes([kind]) + _pack_length(len(payload)))
     return zlib.crc32(payload, start)
 
 
 def _pack(number: int, kind: int, payload: bytes) -> bytes:
-    _check("payload size", len(payload), 0, MAX_PAYLOAD)
-    crc = _CRC.pack(_checksum(number, kind, payload))
+    check_number("payload size", len(payload), 0, MAX_PAYLOAD)
+    crc = CRC.pack(_checksum(number, kind, payload))
     return bytes([kind]) + _pack_length(len(payload)) + crc + payload

@@ -297,5 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 141
     except (ValueError, OSError) as error:
         message = " ".join(str(error).split())
+        if type(error).__module__ == "cmfr.bitstream":  # its errors know frames, not file names
+            message = f"{args.input}: {message}"
         print(f"cmfr {args.command}: {message}", file=sys.stderr)
         return 1

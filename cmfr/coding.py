@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from cmfr.bitstream import (
+    BitstreamError,
     BitstreamReader,
     BitstreamWriter,
     DamagedFrame,
     FramePacket,
-    StreamHeader,
 )
 from cmfr.checkpoint import atomic_write, load_weights, read_weights, weights_hash
 from cmfr.color import planes_to_tensor, tensor_to_planes
@@ -28,6 +28,7 @@ from cmfr.frame_codec import FrameSize
 from cmfr.frames import Frame, VideoInfo
 from cmfr.layers import pad_to_multiple
 from cmfr.state import FrameOutput, ReferenceState
+from cmfr.stream_header import StreamHeader
 from cmfr.video_codec import VideoCodec
 from cmfr.video_in import open_video
 from cmfr.video_out import open_writer
@@ -215,10 +216,9 @@ class Codec:
         height, width = (-(-n // LATENT_STRIDE) * LATENT_STRIDE for n in (info.height, info.width))
         past: ReferenceState | None = None
         last: CodedFrame | None = None
-        packets = iter(reader)
         while True:
             try:
-                packet = next(packets, None)
+                packet = next(reader, None)
                 if packet is None:
                     return
                 last = self._decode_packet(
@@ -237,8 +237,12 @@ class Codec:
                         yield CodedFrame(number, False, 0, 0, last.reconstruction)
                 if resumed is None:
                     return
-                packets = iter(reader)
                 continue
+            except BitstreamError:
+                # Every frame was read; what is damaged or missing is the index behind them.
+                if keep_going and last is not None:
+                    return
+                raise
             assert last.output is not None
             past = last.output.state
             yield last

@@ -10,16 +10,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmfr.config import ModelConfig
-from cmfr.layers import block, conv
+from cmfr.layers import block, conv, start_as_identity
 
 
 class FrameStem(nn.Module):
-    """Frame -> features at the feature stride: pixel-unshuffle, then a 3x3 convolution."""
+    """Frame -> features at the feature stride: pixel-unshuffle, then a 3x3 convolution.
+
+    Starts by copying the pixels where there are channels enough: together with `FrameGenerator`,
+    which starts by copying them back, an untrained codec shows its prediction (ours).
+    """
 
     def __init__(self, stride: int, channels: int, extra: int = 0) -> None:
         super().__init__()
         self.stride = stride
-        self.conv = conv(3 * stride * stride + extra, channels)
+        pixels = 3 * stride * stride
+        self.conv = conv(pixels + extra, channels)
+        start_as_identity(self.conv, pixels if pixels <= channels else 0)
 
     def forward(self, frame: Tensor, *extra: Tensor) -> Tensor:
         x = F.pixel_unshuffle(frame, self.stride) if self.stride > 1 else frame
@@ -55,7 +61,7 @@ class PredictedFeatureExtractor(nn.Module):
 class MaskPredictor(nn.Module):
     """Mask in (0, 1) from what the decoder has too (that no bits are spent on it is ours).
 
-    `outputs` channels at the feature stride; starts near 0.88 everywhere, so that training
+    `outputs` channels at the feature stride; starts near 0.95 everywhere, so that training
     begins close to plain residual coding and learns where the prediction fails. The last layer
     is linear before the sigmoid: the whole range is reachable.
     """
@@ -67,7 +73,7 @@ class MaskPredictor(nn.Module):
         self.body = block(cfg, width)
         self.tail = conv(width, outputs, 1)
         nn.init.zeros_(self.tail.weight)
-        nn.init.constant_(self.tail.bias, 2.0)  # type: ignore[arg-type]
+        nn.init.constant_(self.tail.bias, 3.0)  # type: ignore[arg-type]
 
     def forward(self, predicted: Tensor, context: Tensor) -> Tensor:
         h = self.body(self.head(torch.cat([predicted, context], 1)))

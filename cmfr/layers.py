@@ -59,6 +59,17 @@ def upsample(inputs: int, outputs: int, kernel: int = 1) -> nn.Sequential:
     return nn.Sequential(conv(inputs, 4 * outputs, kernel), nn.PixelShuffle(2))
 
 
+def start_as_identity(layer: nn.Conv2d, channels: int) -> None:
+    """Initialize a convolution to copy its first `channels` inputs, with little of all else."""
+    with torch.no_grad():
+        layer.weight.mul_(0.1)
+        if layer.bias is not None:
+            layer.bias.zero_()
+        middle = layer.kernel_size[0] // 2
+        for channel in range(channels):
+            layer.weight[channel, channel, middle, middle] = 1
+
+
 class QualityScaler(nn.Module):
     """Learned per-channel gain of the quality index (feature modulation).
 

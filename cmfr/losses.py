@@ -15,19 +15,20 @@ from cmfr.train_config import LossConfig
 class LossTerms:
     """Loss of one frame. All [B]: rate in bits per pixel, distortion as MSE on [0, 1] (plane
     weighted), warp likewise for the prediction (zero when not asked for), lambda_ with the
-    frame's weight in it."""
+    frame's weight in it; importance of each sample in the batch (`LossConfig.balance`)."""
 
     rate: Tensor
     distortion: Tensor
     warp: Tensor
     lambda_: Tensor
     warp_weight: float
+    importance: Tensor
 
     @property
     def total(self) -> Tensor:
         """Scalar: mean over the batch."""
         distortion = self.distortion + self.warp_weight * self.warp
-        return (self.lambda_ * distortion + self.rate).mean()
+        return (self.importance * (self.lambda_ * distortion + self.rate)).mean()
 
     @property
     def psnr(self) -> Tensor:
@@ -53,10 +54,13 @@ def frame_loss(
         warp = weighted_mse(motion.warped, x, cfg.plane_weights)
         if motion.prediction is not motion.warped:
             warp = (warp + weighted_mse(motion.prediction, x, cfg.plane_weights)) / 2
+    lambda_ = cfg.lambda_of(quality.float(), intra)
+    lowest = cfg.lambda_of(0, intra)
     return LossTerms(
         rate=output.total_bits / pixels,
         distortion=weighted_mse(output.x_hat, x, cfg.plane_weights),
         warp=warp,
-        lambda_=weight * cfg.lambda_of(quality.float(), intra),
+        lambda_=weight * lambda_,
         warp_weight=warp_weight,
+        importance=(lambda_ / lowest) ** -cfg.balance,
     )

@@ -12,7 +12,7 @@ from cmfr.config import LATENT_STRIDE, ModelConfig
 from cmfr.entropy import EntropyCoder
 from cmfr.features import fusion
 from cmfr.latent import LatentCoder
-from cmfr.layers import QualityScaler, block, conv, upsample
+from cmfr.layers import QualityScaler, block, conv, start_as_identity, upsample
 
 Contexts = tuple[Tensor, Tensor, Tensor]
 
@@ -127,7 +127,11 @@ class FrameGenerator(nn.Module):
         self.stride = stride
         self.head = conv(2 * width, width)
         self.body = nn.Sequential(*(block(cfg, width) for _ in range(cfg.inter.generator_blocks)))
-        self.tail = conv(width, 3 * stride * stride)
+        pixels = 3 * stride * stride
+        self.tail = conv(width, pixels)
+        if pixels <= width:  # see FrameStem
+            start_as_identity(self.head, width)
+            start_as_identity(self.tail, pixels)
 
     def forward(self, feature: Tensor, context: Tensor) -> Tensor:
         x = self.tail(self.body(self.head(torch.cat([feature, context], 1))))

@@ -36,6 +36,8 @@ class LossConfig(Strict):
     `lambda_min` at quality 0 to `lambda_max` at quality 63; the I-frames have their own range.
     A stage's `warp_weight` adds that multiple of lambda * weight * D of the motion-compensated
     predictions (before and after the refiner, averaged) to the loss of P-frames.
+    balance: the loss of a sample is divided by (lambda / lambda_min) ** balance. Each sample's
+    optimum stays; with 0 the high qualities, whose losses are large, dominate the gradient.
     """
 
     lambda_min: float = Field(16.0, gt=0)
@@ -43,6 +45,7 @@ class LossConfig(Strict):
     intra_lambda_min: float = Field(48.0, gt=0)
     intra_lambda_max: float = Field(4096.0, gt=0)
     plane_weights: tuple[float, float, float] = (6 / 8, 1 / 8, 1 / 8)
+    balance: float = Field(0.0, ge=0, le=1)
 
     def lambda_of(self, quality: Any, intra: bool = False) -> Any:
         """lambda of a quality index; floats and tensors alike."""

@@ -1,0 +1,165 @@
+"""The header of a `.cmfr` file: what a stream says about itself. See docs/bitstream.md."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cmfr.frames import VideoInfo
+
+MAGIC, VERSION = b"CMFR", 1
+CHROMA = ("420", "444", "rgb")  # the position is the number in the file, here and below
+RANGES = ("unspecified", "limited", "full")
+UNKNOWN = 0xFFFFFFFF  # frame count while streaming
+MAX_QUALITY = 63
+PREFIX = struct.Struct("<4sBH")  # magic, version, length of the fields
+CRC = struct.Struct("<I")
+
+_FIELDS = struct.Struct("<5I7BiH")  # up to the model's name
+_U8, _U32 = 0xFF, 0xFFFFFFFF
+
+
+def check_number(name: str, value: int, low: int, high: int) -> None:
+    """Raise ValueError unless `value` is a whole number in low..high."""
+    if not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"{name} {value!r} is not in {low}..{high}")
+
+
+@dataclass(frozen=True)
+class StreamHeader:
+    """What a stream says about itself. Values outside of their ranges raise ValueError.
+
+    width, height: pixels, 1..65535; frame_rate: frames per second; chroma: "420", "444" or "rgb";
+    bit_depth: 8..16; matrix_code, primaries, transfer: H.273 code points, 2 = unspecified;
+    range: "unspecified", "limited" or "full"; quality: 0..63; intra_period: frames, -1 = only the
+    first frame is intra; refresh_period: frames, 0 = never; model: name of the network; weights:
+    first 8 bytes of the SHA-256 of its weights; producer: versions and device of the encoder;
+    frame_count: None = not known (the stream was written to a pipe or cut off).
+    """
+
+    width: int
+    height: int
+    frame_rate: Fraction
+    chroma: str
+    bit_depth: int
+    quality: int
+    model: str
+    weights: bytes
+    intra_period: int = -1
+    refresh_period: int = 0
+    matrix_code: int = 2
+    primaries: int = 2
+    transfer: int = 2
+    range: str = "unspecified"
+    producer: str = ""
+    frame_count: int | None = None
+
+    def __post_init__(self) -> None:
+        check_number("width", self.width, 1, 65535)
+        check_number("height", self.height, 1, 65535)
+        check_number("frame rate numerator", self.frame_rate.numerator, 1, _U32)
+        check_number("frame rate denominator", self.frame_rate.denominator, 1, _U32)
+        if self.chroma not in CHROMA or self.range not in RANGES:
+            raise ValueError(f"chroma {self.chroma!r} or range {self.range!r} is not known")
+        check_number("bit depth", self.bit_depth, 8, 16)
+        check_number("quality", self.quality, 0, MAX_QUALITY)
+        for name in ("matrix_code", "primaries", "transfer"):
+            check_number(name, getattr(self, name), 0, _U8)
+        if self.intra_period != -1:
+            check_number("intra period", self.intra_period, 1, 2**31 - 1)
+        check_number("refresh period", self.refresh_period, 0, 65535)
+        if self.frame_count is not None:
+            check_number("frame count", self.frame_count, 0, UNKNOWN - 1)
+        if len(self.weights) != 8:
+            raise ValueError(f"a weights hash has 8 bytes, not {len(self.weights)}")
+        check_number("length of the model's name", len(self.model.encode()), 1, _U8)
+        check_number("length of the producer's name", len(self.producer.encode()), 0, _U8)
+        if not (self.model + self.producer).isprintable():  # they are shown on terminals
+            raise ValueError("a name has characters that cannot be printed")
+
+    @classmethod
+    def of(
+        cls, info: VideoInfo, *, quality: int, intra_period: int, refresh_period: int, model: str,
+        weights: bytes, producer: str = "",
+    ) -> StreamHeader:  # fmt: skip
+        """The header for a video; the frame count stays open. ValueError as for the class."""
+        from cmfr.frames import MATRIX_CODES, color_from_codes  # here: it imports numpy
+
+        color, code = info.color, info.color.matrix_code
+        if color_from_codes(code, 0, 2, 2).matrix != color.matrix:  # the name decides
+            code = MATRIX_CODES[color.matrix]
+        encoded = producer.encode(errors="replace")[:_U8].decode(errors="ignore")
+        return cls(
+            info.width, info.height, info.frame_rate, info.chroma, info.bit_depth, quality, model,
+            weights, intra_period, refresh_period, code, color.primaries, color.transfer,
+            color.range, "".join(c if c.isprintable() else "?" for c in encoded),
+        )  # fmt: skip
+
+    def info(self) -> VideoInfo:
+        """The video that the stream holds. ValueError for a bit depth that cannot be written."""
+        from cmfr.frames import VideoInfo, color_from_codes
+
+        color = color_from_codes(
+            self.matrix_code, RANGES.index(self.range), self.primaries, self.transfer
+        )
+        return VideoInfo(
+            self.width, self.height, self.frame_rate, color, self.chroma, self.bit_depth,
+            self.frame_count,
+        )  # fmt: skip
+
+    def describe(self) -> dict[str, str]:
+        """Names and values for people, in the order to show them."""
+        period, refresh = self.intra_period, self.refresh_period
+        return {
+            "size": f"{self.width}x{self.height}",
+            "frame rate": f"{self.frame_rate} ({float(self.frame_rate):.6g} fps)",
+            "frames": "not known" if self.frame_count is None else str(self.frame_count),
+            "samples": f"{self.chroma}, {self.bit_depth} bit",
+            "color": f"matrix {self.matrix_code}, primaries {self.primaries}, "
+            f"transfer {self.transfer} (H.273), range {self.range}",
+            "quality": str(self.quality),
+            "intra period": "only the first frame" if period == -1 else f"{period} frames",
+            "refresh period": f"{refresh} frames" if refresh else "never",
+            "model": self.model,
+            "weights": self.weights.hex(),
+            "producer": self.producer or "not known",
+        }
+
+    def to_bytes(self) -> bytes:
+        """The header as it is stored: prefix, fields and checksum, at most 564 bytes."""
+        model, producer = self.model.encode(), self.producer.encode()
+        fields = _FIELDS.pack(
+            self.width, self.height, self.frame_rate.numerator, self.frame_rate.denominator,
+            UNKNOWN if self.frame_count is None else self.frame_count,
+            CHROMA.index(self.chroma), self.bit_depth, self.matrix_code, self.primaries,
+            self.transfer, RANGES.index(self.range), self.quality, self.intra_period,
+            self.refresh_period,
+        )  # fmt: skip
+        fields += bytes([len(model)]) + model + self.weights + bytes([len(producer)]) + producer
+        data = PREFIX.pack(MAGIC, VERSION, len(fields)) + fields
+        return data + CRC.pack(zlib.crc32(data))
+
+    @classmethod
+    def from_fields(cls, data: bytes) -> StreamHeader:
+        """The fields between prefix and checksum; any nonsense raises ValueError."""
+        try:
+            width, height, num, den, count, chroma, depth, *rest = _FIELDS.unpack_from(data)
+            matrix, primaries, transfer, range_, quality, period, refresh = rest
+            at = _FIELDS.size + 1 + data[_FIELDS.size]
+            end = at + 9 + data[at + 8]
+            model, producer = data[_FIELDS.size + 1 : at].decode(), data[at + 9 : end].decode()
+            chroma_name, range_name = CHROMA[chroma], RANGES[range_]
+            rate = Fraction(num, den)
+        except (struct.error, IndexError, ZeroDivisionError):
+            raise ValueError("the fields are not possible") from None
+        if end != len(data):
+            raise ValueError("the length does not match the fields")
+        return cls(
+            width, height, rate, chroma_name, depth, quality, model, data[at : at + 8], period,
+            refresh, matrix, primaries, transfer, range_name, producer,
+            None if count == UNKNOWN else count,
+        )  # fmt: skip

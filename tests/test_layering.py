@@ -1,0 +1,56 @@
+"""Data flows one way: imports never circle, walls hold."""
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1] / "cmfr"
+
+
+def runtime_imports(path: Path) -> set[str]:
+    """Modules imported at the top of a file, outside `if TYPE_CHECKING`."""
+    names = set()
+    for node in ast.parse(path.read_text()).body:
+        nodes = node.body if isinstance(node, ast.With) else [node]
+        for part in nodes:
+            if isinstance(part, ast.ImportFrom) and part.module:
+                names.add(part.module)
+            elif isinstance(part, ast.Import):
+                names |= {alias.name for alias in part.names}
+    return names
+
+
+IMPORTS = {path.stem: runtime_imports(path) for path in PACKAGE.glob("*.py")}
+
+
+def test_imports_do_not_circle():
+    done: set[str] = set()
+
+    def visit(name: str, above: tuple[str, ...]) -> None:
+        assert name not in above, " -> ".join((*above, name))
+        if name not in done:
+            for other in IMPORTS[name]:
+                if other.startswith("cmfr."):
+                    visit(other.removeprefix("cmfr."), (*above, name))
+            done.add(name)
+
+    for name in IMPORTS:
+        visit(name, ())
+
+
+def test_one_module_imports_compressai():
+    assert [n for n, i in IMPORTS.items() if any(m.startswith("compressai") for m in i)] == [
+        "entropy"
+    ]
+
+
+def test_codecs_know_nothing_of_training_or_files():
+    network = {"layers", "entropy", "latent", "motion", "features", "context", "residual",
+               "intra", "model", "video_codec", "frame_codec", "state"}  # fmt: skip
+    allowed = {f"cmfr.{name}" for name in network | {"config"}}
+    for name in network:
+        assert {i for i in IMPORTS[name] if i.startswith("cmfr")} <= allowed, name
+
+
+def test_files_stay_readable():
+    long = {p.name: n for p in PACKAGE.glob("*.py") if (n := len(p.read_text().splitlines())) > 360}
+    assert not long
