@@ -101,7 +101,7 @@ class HyperBottleneck(EntropyBottleneck):
     DERIVED = ("quantiles", "target", "_quantized_cdf", "_cdf_length", "_offset")
 
     def __init__(self, channels: int) -> None:
-        super().__init__(channels)
+        super().__init__(channels, tail_mass=1e-6)
         self.quantiles.requires_grad_(False)
         self.tables: CdfTables | None = None
 
@@ -152,11 +152,13 @@ class EntropyCoder:
 
 
 class BitEstimator(EntropyCoder):
-    """Counts bits. `training`: additive noise for the rate, straight-through rounding for values;
-    otherwise exactly the symbols and the scale table that a `BitWriter` uses."""
+    """Counts bits. `training`: additive noise for the rate, and for the values straight-through
+    rounding or, with `noise`, the same noise (which lets a decoder find latents that are still
+    smaller than a quantization step). Otherwise exactly the symbols and the scale table that a
+    `BitWriter` uses."""
 
-    def __init__(self, training: bool) -> None:
-        self.training = training
+    def __init__(self, training: bool, noise: bool = False) -> None:
+        self.training, self.noise = training, noise
         self.bits: dict[str, Tensor] = {}  # name -> bits per sample [B]
         self.maps: dict[str, Tensor] = {}  # name -> bits per position [B, H, W], detached
 
@@ -173,9 +175,9 @@ class BitEstimator(EntropyCoder):
         assert values is not None
         distance = values - mean
         if self.training:
-            noise = torch.rand_like(distance) - 0.5
-            self._count(name, gaussian_bits(distance + noise, scale.clamp(min=SCALE_MIN)))
-            return mean + round_ste(distance)
+            noisy = distance + torch.rand_like(distance) - 0.5
+            self._count(name, gaussian_bits(noisy, scale.clamp(min=SCALE_MIN)))
+            return mean + (noisy if self.noise else round_ste(distance))
         coded = scale >= skip
         symbols = torch.where(coded, distance.round(), 0.0)
         table_scale = SCALE_MIN * torch.exp(_LOG_STEP * scale_index(scale))
@@ -191,8 +193,9 @@ class BitEstimator(EntropyCoder):
     ) -> Tensor:
         assert values is not None
         if self.training:
-            self._count(name, model.bits(values + torch.rand_like(values) - 0.5))
-            return round_ste(values)
+            noisy = values + torch.rand_like(values) - 0.5
+            self._count(name, model.bits(noisy))
+            return noisy if self.noise else round_ste(values)
         symbols = values.round()
         self._count(name, model.bits(symbols))
         return symbols

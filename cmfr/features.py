@@ -93,7 +93,8 @@ class ScaledFeatureFusion(nn.Module):
         super().__init__()
         self.sign = sign
         self.feature = conv(channels, channels, 1)
-        self.condition = conv(channels, channels, 1)
+        # A small start: what is coded first is the residual, not a copy of the condition.
+        self.condition = conv(channels, channels, 1, gain=0.1)
         self.scale = conv(2 * channels, channels, 1)
         self.body = block(cfg, channels)
 

@@ -35,6 +35,8 @@ class FrameCodec(nn.Module, ABC, Generic[Past]):
 
     # Upper bound on coded symbols per pixel, over all latents (see BitReader).
     symbols_per_pixel: int = 4
+    # Training only: values with additive noise instead of straight-through rounding.
+    noise: bool = False
 
     @abstractmethod
     def _code(
@@ -49,7 +51,7 @@ class FrameCodec(nn.Module, ABC, Generic[Past]):
 
     def forward(self, x: Tensor, quality: Tensor, past: Past) -> FrameOutput:
         """x [B, 3, H, W] in [0, 1], quality [B] integers -> output with bits per sample."""
-        coder = BitEstimator(self.training)
+        coder = BitEstimator(self.training, self.noise)
         output = self._code(coder, x, quality, past)
         output.bits.update(coder.bits)
         output.bit_maps.update(coder.maps)

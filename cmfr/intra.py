@@ -9,7 +9,7 @@ from cmfr.config import LATENT_STRIDE, ModelConfig
 from cmfr.entropy import EntropyCoder
 from cmfr.frame_codec import FrameCodec, FrameSize
 from cmfr.latent import LatentCoder
-from cmfr.layers import QualityScaler, block, conv, upsample
+from cmfr.layers import QualityScaler, block, conv, latent_conv, upsample
 from cmfr.state import FrameOutput, ReferenceState
 
 
@@ -28,7 +28,7 @@ class IntraCodec(FrameCodec[FrameSize]):
         ]
         self.analysis = nn.Sequential(
             conv(12, a), *blocks[0], conv(a, b, stride=2), *blocks[1],
-            conv(b, c, stride=2), *blocks[2], conv(c, intra.latent, stride=2),
+            conv(b, c, stride=2), *blocks[2], latent_conv(c, intra.latent),
         )  # fmt: skip
         self.encoder_scale = QualityScaler(intra.latent, 0.35, 3.5)
         self.latent = LatentCoder(cfg, "intra", intra.latent, intra.hyper, 0, intra.spatial_steps)

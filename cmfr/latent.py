@@ -72,11 +72,11 @@ class LatentCoder(nn.Module):
         )  # fmt: skip
         self.fusion = nn.Sequential(
             conv(channels + prior_channels, width, 1), block(cfg, width),
-            nn.LeakyReLU(0.1), conv(width, 3 * channels, 1),
+            nn.LeakyReLU(0.1), conv(width, 3 * channels, 1, gain=0.1),
         )  # fmt: skip
         self.adaptors = nn.ModuleList(conv(3 * channels, width, 1) for _ in range(steps - 1))
         self.spatial = nn.Sequential(
-            block(cfg, width), nn.LeakyReLU(0.1), conv(width, 2 * channels, 1)
+            block(cfg, width), nn.LeakyReLU(0.1), conv(width, 2 * channels, 1, gain=0.1)
         ) if steps > 1 else nn.Identity()  # fmt: skip
 
     def forward(

@@ -19,8 +19,8 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int, bottleneck: float = 1.0) -> None:
         super().__init__()
         middle = max(8, int(channels * bottleneck))
-        self.conv1 = nn.Conv2d(channels, middle, 3, padding=1)
-        self.conv2 = nn.Conv2d(middle, channels, 3, padding=1)
+        self.conv1 = conv(channels, middle)
+        self.conv2 = conv(middle, channels, gain=0.2)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.leaky_relu(x, 0.1))
@@ -32,11 +32,11 @@ class DepthwiseBlock(nn.Module):
 
     def __init__(self, channels: int, bottleneck: float = 1.0) -> None:
         super().__init__()
-        self.point1 = nn.Conv2d(channels, channels, 1)
+        self.point1 = conv(channels, channels, 1)
         self.depth = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
-        self.point2 = nn.Conv2d(channels, channels, 1)
-        self.expand = nn.Conv2d(channels, 2 * channels, 1)
-        self.reduce = nn.Conv2d(2 * channels, channels, 1)
+        self.point2 = conv(channels, channels, 1, gain=0.2)
+        self.expand = conv(channels, 2 * channels, 1)
+        self.reduce = conv(2 * channels, channels, 1, gain=0.2)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.point2(self.depth(F.leaky_relu(self.point1(x), 0.01)))
@@ -49,9 +49,19 @@ def block(cfg: ModelConfig, channels: int) -> nn.Module:
     return kind(channels, cfg.bottleneck)
 
 
-def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
-    """Convolution that keeps the size (or divides it by `stride`)."""
-    return nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2)
+def conv(
+    inputs: int, outputs: int, kernel: int = 3, stride: int = 1, gain: float = 1.0
+) -> nn.Conv2d:
+    """Convolution that keeps the size (or divides it by `stride`).
+
+    Starts with the variance of its input times gain^2 (PyTorch's own start loses two thirds a
+    layer, and with it the latents' way through a deep decoder) and zero bias.
+    """
+    layer = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2)
+    nn.init.normal_(layer.weight, std=gain / (inputs * kernel * kernel) ** 0.5)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 def upsample(inputs: int, outputs: int, kernel: int = 1) -> nn.Sequential:
@@ -68,6 +78,15 @@ def start_as_identity(layer: nn.Conv2d, channels: int) -> None:
         middle = layer.kernel_size[0] // 2
         for channel in range(channels):
             layer.weight[channel, channel, middle, middle] = 1
+
+
+def latent_conv(inputs: int, latent: int, stride: int = 2, gain: float = 4.0) -> nn.Conv2d:
+    """The convolution that makes a latent, started `gain` times as large as others.
+
+    Latents should start as large as a few quantization steps: if they round to nothing the
+    decoder learns to do without them, and the rate term then keeps them there.
+    """
+    return conv(inputs, latent, stride=stride, gain=gain)
 
 
 class QualityScaler(nn.Module):

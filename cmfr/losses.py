@@ -23,12 +23,13 @@ class LossTerms:
     lambda_: Tensor
     warp_weight: float
     importance: Tensor
+    rate_weight: float = 1.0
 
     @property
     def total(self) -> Tensor:
         """Scalar: mean over the batch."""
         distortion = self.distortion + self.warp_weight * self.warp
-        return (self.importance * (self.lambda_ * distortion + self.rate)).mean()
+        return (self.importance * (self.lambda_ * distortion + self.rate_weight * self.rate)).mean()
 
     @property
     def psnr(self) -> Tensor:
@@ -44,7 +45,7 @@ def weighted_mse(a: Tensor, b: Tensor, plane_weights: tuple[float, float, float]
 
 def frame_loss(
     cfg: LossConfig, output: FrameOutput, x: Tensor, quality: Tensor,
-    weight: float = 1.0, warp_weight: float = 0.0, intra: bool = False,
+    weight: float = 1.0, warp_weight: float = 0.0, intra: bool = False, rate_weight: float = 1.0,
 ) -> LossTerms:  # fmt: skip
     """Loss of one coded frame against its source x [B, 3, H, W]; quality [B] is the stream's."""
     pixels = x.shape[2] * x.shape[3]
@@ -63,4 +64,5 @@ def frame_loss(
         lambda_=weight * lambda_,
         warp_weight=warp_weight,
         importance=(lambda_ / lowest) ** -cfg.balance,
+        rate_weight=rate_weight,
     )

@@ -106,7 +106,7 @@ class CMFR(FrameCodec[ReferenceState]):
 
         The state holds what the next frame's motion needs, with the prediction as the frame.
         """
-        coder = BitEstimator(self.training)
+        coder = BitEstimator(self.training, self.noise)
         previous = past.latents or self._no_latents(past.frame)
         feature = self.adaptor(past, past.position + 1)
         motion, latent, motion_feature = self._code_motion(

@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from cmfr.config import EstimationLevel, ModelConfig
 from cmfr.entropy import EntropyCoder
 from cmfr.latent import LatentCoder
-from cmfr.layers import QualityScaler, block, conv, resize_flow, upsample, warp
+from cmfr.layers import (
+    QualityScaler,
+    block,
+    conv,
+    latent_conv,
+    resize_flow,
+    upsample,
+    warp,
+)
 
 
 class EstimationNetwork(nn.Sequential):
@@ -23,6 +31,8 @@ class EstimationNetwork(nn.Sequential):
         for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
             layers += [conv(inputs, outputs, level.kernel), nn.ReLU()]
         super().__init__(*layers[:-1])
+        with torch.no_grad():
+            layers[-2].weight.mul_(0.1)  # type: ignore[operator]  # near no motion
 
 
 class MotionEstimation(nn.Module):
@@ -67,7 +77,7 @@ class MotionCodec(nn.Module):
         self.analysis = nn.Sequential(
             conv(2 * width, width, 1), block(cfg, width),
             conv(width, width, stride=2), block(cfg, width),
-            conv(width, latent, stride=2),
+            latent_conv(width, latent),
         )  # fmt: skip
         self.encoder_scale = QualityScaler(latent, 0.35, 3.5)
         self.latent = LatentCoder(

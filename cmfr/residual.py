@@ -12,7 +12,14 @@ from cmfr.config import LATENT_STRIDE, ModelConfig
 from cmfr.entropy import EntropyCoder
 from cmfr.features import fusion
 from cmfr.latent import LatentCoder
-from cmfr.layers import QualityScaler, block, conv, start_as_identity, upsample
+from cmfr.layers import (
+    QualityScaler,
+    block,
+    conv,
+    latent_conv,
+    start_as_identity,
+    upsample,
+)
 
 Contexts = tuple[Tensor, Tensor, Tensor]
 
@@ -33,13 +40,10 @@ class ContextEncoder(nn.Module):
         self.down1 = conv(c1, c2, stride=2)
         self.scale = QualityScaler(c1)
         levels = _levels_below_contexts(cfg)
-        widths = [c2] * max(levels, 1) + [cfg.inter.latent]
-        strides = [2] * levels if levels else [1]
         self.tail = nn.Sequential(
-            *(
-                conv(a, b, stride=s)
-                for a, b, s in zip(widths[:-1], widths[1:], strides, strict=True)
-            )
+            *(conv(c2, c2, stride=2) for _ in range(levels - 1)),
+            # residual features are small: most of the frame is in the prediction
+            latent_conv(c2, cfg.inter.latent, 2 if levels else 1, gain=8.0),
         )
         self.latent_scale = QualityScaler(cfg.inter.latent, 0.35, 3.5)
 
@@ -64,11 +68,12 @@ class ContextDecoder(nn.Module):
         self.fuse2, self.fuse1, self.fuse0 = (fusion(cfg, c, +1) for c in (c2, c1, c0))
         self.up2, self.up1 = upsample(c2, c1), upsample(c1, c0)
         self.scale = QualityScaler(c1)
+        self.tail = conv(c0, c0, 1, gain=0.1)  # starts as a small correction
 
     def forward(self, y_hat: Tensor, contexts: Contexts, quality: Tensor) -> Tensor:
         h = self.head(self.latent_scale(y_hat, quality))
         h = self.fuse1(self.up2(self.fuse2(h, contexts[2])), contexts[1])
-        return self.fuse0(self.up1(self.scale(h, quality)), contexts[0])
+        return self.tail(self.fuse0(self.up1(self.scale(h, quality)), contexts[0]))
 
 
 class TemporalPrior(nn.Module):

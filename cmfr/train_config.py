@@ -66,7 +66,9 @@ class StageConfig(Strict):
     coded I-frame, or the source (before there is an intra codec). cascaded: one backward pass
     through the whole clip; otherwise a step per P-frame, the state detached. lr falls along a
     cosine to lr_end. warp_weight: see `LossConfig`. random_position: clips start anywhere in the
-    hierarchical pattern, so that clips shorter than the pattern train all of it.
+    hierarchical pattern, so that clips shorter than the pattern train all of it. rate_warmup: in
+    so many first steps R counts less (rising linearly from 0), while latents find their use.
+    quantization: what the decoder sees in training, straight-through rounding or additive noise.
     """
 
     name: str
@@ -83,6 +85,8 @@ class StageConfig(Strict):
     cascaded: bool = False
     warp_weight: float = Field(0.0, ge=0)
     random_position: bool = False
+    rate_warmup: int = Field(0, ge=0)
+    quantization: Literal["ste", "noise"] = "ste"
 
     @model_validator(mode="after")
     def _frames(self) -> StageConfig:

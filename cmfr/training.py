@@ -171,6 +171,7 @@ class Trainer:
         if not trainable:
             raise ValueError(f"stage {stage.name}: no module is called {stage.trainable}")
         self.model.train()
+        self.model.intra.noise = self.model.inter.noise = stage.quantization == "noise"
         if not any(p.requires_grad for p in self.model.intra.parameters()):
             self.model.intra.eval()
         self.optimizer = torch.optim.AdamW(
@@ -212,7 +213,10 @@ class Trainer:
         total, norm = 0.0, 0.0
         if stage.objective == "intra":
             output = self._forward(lambda: self.model.code_intra(clip[:, 0], quality))
-            terms = frame_loss(self.cfg.loss, output, clip[:, 0], quality, intra=True)
+            rate = rate_weight(stage, step)
+            terms = frame_loss(
+                self.cfg.loss, output, clip[:, 0], quality, intra=True, rate_weight=rate
+            )
             norm = self._update(terms.total)
             return StepResult(terms, output, norm, float(terms.total.detach()))
 
@@ -228,7 +232,10 @@ class Trainer:
             x = clip[:, t]
             output = self._forward(self._inter, stage, x, quality, state)
             weight = weights[(state.position + 1) % len(weights)]
-            terms = frame_loss(self.cfg.loss, output, x, quality, weight, stage.warp_weight)
+            terms = frame_loss(
+                self.cfg.loss, output, x, quality, weight, stage.warp_weight,
+                rate_weight=rate_weight(stage, step),
+            )  # fmt: skip
             pending.append(terms)
             if not stage.cascaded or t == count:
                 loss = torch.stack([p.total for p in pending]).mean()
@@ -294,6 +301,11 @@ class Trainer:
         )  # fmt: skip
         shown = {"loss": 3, "psnr": 2, "bpp": 3}
         bar.set_postfix({name: f"{record[name]:.{digits}f}" for name, digits in shown.items()})
+
+
+def rate_weight(stage: StageConfig, step: int) -> float:
+    """Weight of R: rises linearly to 1 over the stage's `rate_warmup` steps."""
+    return min(1.0, (step + 1) / stage.rate_warmup) if stage.rate_warmup else 1.0
 
 
 def learning_rate(stage: StageConfig, step: int) -> float:

@@ -22,8 +22,8 @@ SHARED = Path(__file__).parents[2] / "shared"
 def lively(cfg: ModelConfig, seed: int = 0) -> VideoCodec:
     """An untrained model whose latents are spread over several symbols, as a trained one's are.
 
-    Gains before each latent and each hyper-latent are set so that their deviation is about 3,
-    and the predicted scales to the same.
+    Gains before each latent and each hyper-latent are set so that their deviation is about 2,
+    and the predicted scales to about 3, so that there are no outliers.
     """
     torch.manual_seed(seed)
     model = VideoCodec(cfg).eval()
@@ -44,7 +44,7 @@ def lively(cfg: ModelConfig, seed: int = 0) -> VideoCodec:
             hook = module.register_forward_hook(lambda *a, seen=seen: seen.append(a[2]))
             with torch.no_grad():
                 model(clip, quality)
-                rescale(3 / seen[0].std())
+                rescale(2 / seen[0].std())
             hook.remove()
     return model
 
