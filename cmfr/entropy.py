@@ -77,7 +77,8 @@ def scale_index(scale: Tensor) -> Tensor:
 def gaussian_bits(symbols: Tensor, scale: Tensor) -> Tensor:
     """-log2 of the mass a zero-mean Gaussian gives to [symbol - 1/2, symbol + 1/2].
 
-    At most 30 bits, which is about what an escape from the coder's tables costs.
+    Without gradients, what the coder really spends on whole symbols: its 16-bit tables know no
+    smaller probability, and a symbol beyond them costs about another byte of escape code.
     """
     magnitude, inverse = symbols.abs(), 1 / (scale * math.sqrt(2))
     upper = torch.erfc((magnitude - 0.5) * inverse)
@@ -85,7 +86,7 @@ def gaussian_bits(symbols: Tensor, scale: Tensor) -> Tensor:
     mass = 0.5 * (upper - lower)
     bits = -torch.log2(mass.clamp(min=_LIKELIHOOD_FLOOR))
     if not bits.requires_grad:
-        return bits
+        return bits.clamp(max=16) + 8 * (mass < _LIKELIHOOD_FLOOR)
     # In training a straight line in the magnitude keeps a gradient where the mass is 0.
     return bits + (mass < _LIKELIHOOD_FLOOR) * (magnitude * inverse)
 

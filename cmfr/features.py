@@ -10,22 +10,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmfr.config import ModelConfig
-from cmfr.layers import block, conv, start_as_identity
+from cmfr.layers import block, conv
+from cmfr.starts import LEAK, identity_start, pixel_start
 
 
 class FrameStem(nn.Module):
     """Frame -> features at the feature stride: pixel-unshuffle, then a 3x3 convolution.
 
-    Starts by copying the pixels where there are channels enough: together with `FrameGenerator`,
-    which starts by copying them back, an untrained codec shows its prediction (ours).
+    Starts as a Haar transform of the pixels, and `FrameGenerator` as its inverse.
     """
 
     def __init__(self, stride: int, channels: int, extra: int = 0) -> None:
         super().__init__()
         self.stride = stride
-        pixels = 3 * stride * stride
-        self.conv = conv(pixels + extra, channels)
-        start_as_identity(self.conv, pixels if pixels <= channels else 0)
+        self.conv = conv(3 * stride * stride + extra, channels)
+        pixel_start(self.conv, stride)
 
     def forward(self, frame: Tensor, *extra: Tensor) -> Tensor:
         x = F.pixel_unshuffle(frame, self.stride) if self.stride > 1 else frame
@@ -93,8 +92,9 @@ class ScaledFeatureFusion(nn.Module):
         super().__init__()
         self.sign = sign
         self.feature = conv(channels, channels, 1)
-        # A small start: what is coded first is the residual, not a copy of the condition.
-        self.condition = conv(channels, channels, 1, gain=0.1)
+        # What is coded first is the residual, not a copy of the condition.
+        identity_start(self.feature, channels)
+        self.condition = conv(channels, channels, 1, gain=LEAK)
         self.scale = conv(2 * channels, channels, 1)
         self.body = block(cfg, channels)
 
@@ -110,6 +110,7 @@ class ConcatFusion(nn.Module):
     def __init__(self, cfg: ModelConfig, channels: int) -> None:
         super().__init__()
         self.merge = conv(2 * channels, channels, 1)
+        identity_start(self.merge, channels)
         self.body = block(cfg, channels)
 
     def forward(self, feature: Tensor, condition: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ from cmfr.config import LATENT_STRIDE, ModelConfig
 from cmfr.entropy import EntropyCoder
 from cmfr.frame_codec import FrameCodec, FrameSize
 from cmfr.latent import LatentCoder
-from cmfr.layers import QualityScaler, block, conv, latent_conv, upsample
+from cmfr.layers import INVERSE_GAINS, LATENT_GAINS, QualityScaler, block, conv, upsample
+from cmfr.starts import analysis_start, pixel_start, pixel_synthesis_start, synthesis_start
 from cmfr.state import FrameOutput, ReferenceState
 
 
@@ -26,17 +27,24 @@ class IntraCodec(FrameCodec[FrameSize]):
                 (a, b, c, c, b, a), (*intra.blocks, *intra.blocks[::-1]), strict=True
             )
         ]
+        downs = [conv(12, a), *(conv(i, o, stride=2) for i, o in ((a, b), (b, c)))]
+        downs.append(conv(c, intra.latent, stride=2))
+        ups = [upsample(intra.latent, c), upsample(c, b), upsample(b, a)]
+        last = conv(a, 12)
         self.analysis = nn.Sequential(
-            conv(12, a), *blocks[0], conv(a, b, stride=2), *blocks[1],
-            conv(b, c, stride=2), *blocks[2], latent_conv(c, intra.latent),
-        )  # fmt: skip
-        self.encoder_scale = QualityScaler(intra.latent, 0.35, 3.5)
+            downs[0], *blocks[0], downs[1], *blocks[1], downs[2], *blocks[2], downs[3]
+        )
+        self.encoder_scale = QualityScaler(intra.latent, LATENT_GAINS)
         self.latent = LatentCoder(cfg, "intra", intra.latent, intra.hyper, 0, intra.spatial_steps)
-        self.decoder_scale = QualityScaler(intra.latent, 1 / 0.35, 1 / 3.5)
+        self.decoder_scale = QualityScaler(intra.latent, INVERSE_GAINS)
         self.synthesis = nn.Sequential(
-            upsample(intra.latent, c), *blocks[3], upsample(c, b), *blocks[4],
-            upsample(b, a), *blocks[5], conv(a, 12),
-        )  # fmt: skip
+            ups[0], *blocks[3], ups[1], *blocks[4], ups[2], *blocks[5], last
+        )
+        channels = pixel_start(downs[0], 2)
+        for down, up in zip(downs[1:], ups[::-1], strict=True):
+            synthesis_start(up, channels)
+            channels = analysis_start(down, channels)
+        pixel_synthesis_start(last, 2)
 
     @staticmethod
     def _pixels(past: FrameSize) -> int:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmfr.config import QUALITIES, ModelConfig
+from cmfr.starts import LEAK
 
 
 class ResidualBlock(nn.Module):
@@ -20,7 +21,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         middle = max(8, int(channels * bottleneck))
         self.conv1 = conv(channels, middle)
-        self.conv2 = conv(middle, channels, gain=0.2)
+        self.conv2 = conv(middle, channels, gain=LEAK)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.leaky_relu(x, 0.1))
@@ -34,9 +35,9 @@ class DepthwiseBlock(nn.Module):
         super().__init__()
         self.point1 = conv(channels, channels, 1)
         self.depth = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
-        self.point2 = conv(channels, channels, 1, gain=0.2)
+        self.point2 = conv(channels, channels, 1, gain=LEAK)
         self.expand = conv(channels, 2 * channels, 1)
-        self.reduce = conv(2 * channels, channels, 1, gain=0.2)
+        self.reduce = conv(2 * channels, channels, 1, gain=LEAK)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.point2(self.depth(F.leaky_relu(self.point1(x), 0.01)))
@@ -54,8 +55,7 @@ def conv(
 ) -> nn.Conv2d:
     """Convolution that keeps the size (or divides it by `stride`).
 
-    Starts with the variance of its input times gain^2 (PyTorch's own start loses two thirds a
-    layer, and with it the latents' way through a deep decoder) and zero bias.
+    Starts with the variance of its input times gain^2 and zero bias; see starts.py for others.
     """
     layer = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2)
     nn.init.normal_(layer.weight, std=gain / (inputs * kernel * kernel) ** 0.5)
@@ -69,41 +69,27 @@ def upsample(inputs: int, outputs: int, kernel: int = 1) -> nn.Sequential:
     return nn.Sequential(conv(inputs, 4 * outputs, kernel), nn.PixelShuffle(2))
 
 
-def start_as_identity(layer: nn.Conv2d, channels: int) -> None:
-    """Initialize a convolution to copy its first `channels` inputs, with little of all else."""
-    with torch.no_grad():
-        layer.weight.mul_(0.1)
-        if layer.bias is not None:
-            layer.bias.zero_()
-        middle = layer.kernel_size[0] // 2
-        for channel in range(channels):
-            layer.weight[channel, channel, middle, middle] = 1
-
-
-def latent_conv(inputs: int, latent: int, stride: int = 2, gain: float = 4.0) -> nn.Conv2d:
-    """The convolution that makes a latent, started `gain` times as large as others.
-
-    Latents should start as large as a few quantization steps: if they round to nothing the
-    decoder learns to do without them, and the rate term then keeps them there.
-    """
-    return conv(inputs, latent, stride=stride, gain=gain)
+# Initial gains of latents at quality 0 and 63. Latents start as orthonormal transform
+# coefficients of samples in [0, 1], so these are the inverse quantization steps: about 27 dB and
+# 41 dB of uniform quantization noise.
+LATENT_GAINS = (5.0, 40.0)
+INVERSE_GAINS = (1 / 5.0, 1 / 40.0)
 
 
 class QualityScaler(nn.Module):
     """Learned per-channel gain of the quality index (feature modulation).
 
     Gains are kept as logarithms at a few anchors and interpolated linearly between them, so that
-    all 64 indices learn from every sample. `first` and `last` are the initial gains at quality 0
-    and 63. The mechanism is DCVC-DC's and -FM's; the per-channel anchors are ours.
+    all 64 indices learn from every sample. `ends` are the initial gains at quality 0 and 63. The
+    mechanism is DCVC-DC's and -FM's; the per-channel anchors are ours.
     """
 
     ANCHORS = 8
 
-    def __init__(self, channels: int, first: float = 1.0, last: float = 1.0) -> None:
+    def __init__(self, channels: int, ends: tuple[float, float] = (1.0, 1.0)) -> None:
         super().__init__()
-        ends = torch.tensor([first, last]).log()
-        ramp = torch.linspace(0, 1, self.ANCHORS)
-        line = ends[0] + (ends[1] - ends[0]) * ramp
+        first, last = torch.tensor(ends).log()
+        line = torch.lerp(first, last, torch.linspace(0, 1, self.ANCHORS))
         self.log_gain = nn.Parameter(line[:, None].repeat(1, channels))
 
     def forward(self, x: Tensor, quality: Tensor) -> Tensor:

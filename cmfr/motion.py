@@ -15,7 +15,6 @@ from cmfr.layers import (
     QualityScaler,
     block,
     conv,
-    latent_conv,
     resize_flow,
     upsample,
     warp,
@@ -77,13 +76,13 @@ class MotionCodec(nn.Module):
         self.analysis = nn.Sequential(
             conv(2 * width, width, 1), block(cfg, width),
             conv(width, width, stride=2), block(cfg, width),
-            latent_conv(width, latent),
+            conv(width, latent, stride=2, gain=4.0),
         )  # fmt: skip
-        self.encoder_scale = QualityScaler(latent, 0.35, 3.5)
+        self.encoder_scale = QualityScaler(latent, (0.35, 3.5))
         self.latent = LatentCoder(
             cfg, "motion", latent, cfg.motion.hyper, latent, cfg.motion.spatial_steps
         )
-        self.decoder_scale = QualityScaler(latent, 1 / 0.35, 1 / 3.5)
+        self.decoder_scale = QualityScaler(latent, (1 / 0.35, 1 / 3.5))
         self.synthesis = nn.Sequential(
             conv(latent, width, 1), block(cfg, width), upsample(width, width),
             block(cfg, width), upsample(width, width), block(cfg, width),

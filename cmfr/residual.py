@@ -12,16 +12,29 @@ from cmfr.config import LATENT_STRIDE, ModelConfig
 from cmfr.entropy import EntropyCoder
 from cmfr.features import fusion
 from cmfr.latent import LatentCoder
-from cmfr.layers import (
-    QualityScaler,
-    block,
-    conv,
-    latent_conv,
-    start_as_identity,
-    upsample,
+from cmfr.layers import INVERSE_GAINS, LATENT_GAINS, QualityScaler, block, conv, upsample
+from cmfr.starts import (
+    analysis_start,
+    haar_bands,
+    identity_start,
+    pixel_synthesis_start,
+    synthesis_start,
 )
 
 Contexts = tuple[Tensor, Tensor, Tensor]
+
+
+def _meaningful_channels(cfg: ModelConfig) -> list[int]:
+    """How many channels carry Haar coefficients at the start: at s, 2s, 4s, ... and the latent."""
+    pixels = 3 * cfg.feature_stride**2
+    c0, c1, c2 = cfg.context_channels
+    if cfg.feature_stride > 2 or pixels > c0:
+        return [0] * (3 + max(1, _levels_below_contexts(cfg)))
+    counts = [pixels]
+    widths = [c1, c2, *[c2] * (_levels_below_contexts(cfg) - 1), cfg.inter.latent]
+    for width in widths:
+        counts.append(len(haar_bands(counts[-1], width)))
+    return counts
 
 
 def _levels_below_contexts(cfg: ModelConfig) -> int:
@@ -42,10 +55,14 @@ class ContextEncoder(nn.Module):
         levels = _levels_below_contexts(cfg)
         self.tail = nn.Sequential(
             *(conv(c2, c2, stride=2) for _ in range(levels - 1)),
-            # residual features are small: most of the frame is in the prediction
-            latent_conv(c2, cfg.inter.latent, 2 if levels else 1, gain=8.0),
+            conv(c2, cfg.inter.latent, stride=2 if levels else 1),
         )
-        self.latent_scale = QualityScaler(cfg.inter.latent, 0.35, 3.5)
+        self.latent_scale = QualityScaler(cfg.inter.latent, LATENT_GAINS)
+        channels = analysis_start(self.down0, _meaningful_channels(cfg)[0])
+        channels = analysis_start(self.down1, channels)
+        for layer in self.tail:
+            assert isinstance(layer, nn.Conv2d)
+            channels = analysis_start(layer, channels)
 
     def forward(self, residual: Tensor, contexts: Contexts, quality: Tensor) -> Tensor:
         h = self.down0(self.fuse0(residual, contexts[0]))
@@ -61,19 +78,26 @@ class ContextDecoder(nn.Module):
         super().__init__()
         c0, c1, c2 = cfg.context_channels
         levels = _levels_below_contexts(cfg)
-        self.latent_scale = QualityScaler(cfg.inter.latent, 1 / 0.35, 1 / 3.5)
-        head: list[nn.Module] = [conv(cfg.inter.latent, c2)]
-        head += [upsample(c2, c2) for _ in range(levels)]
-        self.head = nn.Sequential(*head)
+        self.latent_scale = QualityScaler(cfg.inter.latent, INVERSE_GAINS)
+        self.head = nn.Sequential(
+            conv(cfg.inter.latent, c2), *(upsample(c2, c2) for _ in range(levels))
+        )
         self.fuse2, self.fuse1, self.fuse0 = (fusion(cfg, c, +1) for c in (c2, c1, c0))
         self.up2, self.up1 = upsample(c2, c1), upsample(c1, c0)
         self.scale = QualityScaler(c1)
-        self.tail = conv(c0, c0, 1, gain=0.1)  # starts as a small correction
+        head, *ups = self.head
+        counts = _meaningful_channels(cfg)
+        assert isinstance(head, nn.Conv2d)
+        identity_start(head, counts[-1])
+        # `counts[i]` is what was split by the transform whose transpose the i-th layer is
+        for up, count in zip([self.up1, self.up2, *ups[::-1]], counts, strict=False):
+            assert isinstance(up, nn.Sequential)
+            synthesis_start(up, count)
 
     def forward(self, y_hat: Tensor, contexts: Contexts, quality: Tensor) -> Tensor:
         h = self.head(self.latent_scale(y_hat, quality))
         h = self.fuse1(self.up2(self.fuse2(h, contexts[2])), contexts[1])
-        return self.tail(self.fuse0(self.up1(self.scale(h, quality)), contexts[0]))
+        return self.fuse0(self.up1(self.scale(h, quality)), contexts[0])
 
 
 class TemporalPrior(nn.Module):
@@ -132,11 +156,9 @@ class FrameGenerator(nn.Module):
         self.stride = stride
         self.head = conv(2 * width, width)
         self.body = nn.Sequential(*(block(cfg, width) for _ in range(cfg.inter.generator_blocks)))
-        pixels = 3 * stride * stride
-        self.tail = conv(width, pixels)
-        if pixels <= width:  # see FrameStem
-            start_as_identity(self.head, width)
-            start_as_identity(self.tail, pixels)
+        self.tail = conv(width, 3 * stride * stride)
+        identity_start(self.head, width)
+        pixel_synthesis_start(self.tail, stride)
 
     def forward(self, feature: Tensor, context: Tensor) -> Tensor:
         x = self.tail(self.body(self.head(torch.cat([feature, context], 1))))

@@ -28,17 +28,31 @@ def lively(cfg: ModelConfig, seed: int = 0) -> VideoCodec:
     torch.manual_seed(seed)
     model = VideoCodec(cfg).eval()
     clip, quality = moving_clip(3, 64, 64), torch.tensor([40])
-    for codec in (model.intra, model.inter.motion_codec, model.inter.residual_codec):
-        encoder = codec.encoder if hasattr(codec, "encoder") else codec
-        scaler = encoder.latent_scale if hasattr(encoder, "latent_scale") else encoder.encoder_scale
-        last = codec.latent.hyper_encoder[4]
-        channels = codec.latent.channels
+    residual = model.inter.residual_codec
+    for latent, before, after in (
+        (model.intra.latent, model.intra.encoder_scale, model.intra.decoder_scale),
+        (
+            model.inter.motion_codec.latent,
+            model.inter.motion_codec.encoder_scale,
+            model.inter.motion_codec.decoder_scale,
+        ),
+        (residual.latent, residual.encoder.latent_scale, residual.decoder.latent_scale),
+    ):
+
+        def rescale_latent(factor, before=before, after=after):
+            before.log_gain.add_(factor.log())
+            after.log_gain.sub_(factor.log())
+
+        def rescale_hyper(factor, layer=latent.hyper_encoder[4]):
+            layer.weight.mul_(factor)
+            layer.bias.mul_(factor)
+
         with torch.no_grad():
-            codec.latent.fusion[-1].bias[channels : 2 * channels] = 3
-            codec.latent.spatial[-1].bias[:channels] = 3
+            latent.fusion[-1].bias[latent.channels : 2 * latent.channels] = 3
+            latent.spatial[-1].bias[: latent.channels] = 3
         for module, rescale in (
-            (scaler, lambda factor, s=scaler: s.log_gain.add_(factor.log())),
-            (last, lambda factor, c=last: (c.weight.mul_(factor), c.bias.mul_(factor))),
+            (before, rescale_latent),
+            (latent.hyper_encoder[4], rescale_hyper),
         ):
             seen: list[torch.Tensor] = []
             hook = module.register_forward_hook(lambda *a, seen=seen: seen.append(a[2]))

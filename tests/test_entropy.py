@@ -116,10 +116,10 @@ def test_gaussian_bits_are_the_mass_of_the_unit_interval():
         normal = torch.distributions.Normal(0.0, scale.double())
         mass = normal.cdf(torch.tensor(symbol + 0.5)) - normal.cdf(torch.tensor(symbol - 0.5))
         bits = gaussian_bits(torch.full((3,), symbol), scale)
-        shown = mass > 1e-8
+        shown = mass > 2**-16
         assert torch.allclose(bits[shown].double(), -mass.log2()[shown], atol=1e-3)
     total = torch.pow(2.0, -gaussian_bits(torch.arange(-60.0, 61), torch.tensor(7.0))).sum()
-    assert math.isclose(total, 1, abs_tol=1e-4)
+    assert math.isclose(total, 1, abs_tol=1e-3)
 
 
 def test_training_estimate_has_gradients_even_for_outliers():

@@ -45,7 +45,7 @@ def test_one_module_imports_compressai():
 
 def test_codecs_know_nothing_of_training_or_files():
     network = {"layers", "entropy", "latent", "motion", "features", "context", "residual",
-               "intra", "model", "video_codec", "frame_codec", "state"}  # fmt: skip
+               "intra", "starts", "model", "video_codec", "frame_codec", "state"}  # fmt: skip
     allowed = {f"cmfr.{name}" for name in network | {"config"}}
     for name in network:
         assert {i for i in IMPORTS[name] if i.startswith("cmfr")} <= allowed, name

@@ -31,7 +31,7 @@ def test_resized_flow_keeps_its_meaning(factor):
 
 
 def test_quality_scaler_is_monotone_between_its_ends_and_per_sample():
-    scaler = QualityScaler(5, 0.25, 4.0)
+    scaler = QualityScaler(5, (0.25, 4.0))
     x = torch.ones(64, 5, 1, 1)
     gains = scaler(x, torch.arange(64))[:, :, 0, 0]
     assert torch.allclose(gains[0], torch.tensor(0.25))
