@@ -110,7 +110,10 @@ def _add_decode(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto",
+        help="auto (default) takes the GPU if there is one",
+    )  # fmt: skip
 
 
 def _add_quiet(parser: argparse.ArgumentParser) -> None:

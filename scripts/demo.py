@@ -37,7 +37,7 @@ def render_clip(path: Path, frames: int) -> None:
     from matplotlib.cbook import get_sample_data
 
     path_of_photo = get_sample_data("grace_hopper.jpg", asfileobj=False)
-    photo = np.asarray(Image.open(str(path_of_photo)).convert("RGB"))
+    photo = np.array(Image.open(str(path_of_photo)).convert("RGB"))
     image = torch.from_numpy(photo).permute(2, 0, 1)[None].float() / 255
     info = VideoInfo(
         WIDTH, HEIGHT, Fraction(25), ColorInfo("bt709", "full", 1, 1, 1), "420", 8, frames
