@@ -5,8 +5,10 @@ residual is too weak a signal for that: the rate term switches the latents off b
 use. So analysis convolutions start as Haar transforms of the pixels, keeping the lowest
 frequencies, and synthesis convolutions as their transposes. Everything else starts small.
 
-Channel order of a Haar transform of n channels to at most m: the n low-pass channels first, then
-for as many of the first channels as fit the three high-pass bands each.
+Channel order of a Haar transform of n channels to at most m: the low-pass channels first, then
+the three high-pass bands of the first channels. Where not everything fits, an eighth of the
+outputs is given to each high-pass band: the first channels are the lowest frequencies, and their
+details matter more than the averages of the last.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ _HAAR = torch.tensor(
 
 def haar_bands(channels: int, outputs: int) -> list[tuple[int, int]]:
     """(band, channel) of each output of a Haar transform of `channels` to at most `outputs`."""
-    kept = min(channels, outputs)
+    details = min(channels, outputs // 8 if outputs < 4 * channels else channels)
+    kept = min(channels, outputs - 3 * details)
     details = min(channels, (outputs - kept) // 3)
     return [(0, c) for c in range(kept)] + [(b, c) for b in (1, 2, 3) for c in range(details)]
 
