@@ -38,11 +38,11 @@ class HierarchyConfig(Strict):
     weights: factors on the distortion in training; quality_offsets: added to the quality index
     when a P-frame is coded; adaptors: which of the feature adaptors reads the reference feature.
     The published DCVC-DC weights are (0.5, 1.2, 0.5, 0.9) in this indexing. The offsets are
-    ours: lambda(q + offset) / lambda(q) is about the weight for the presets' lambda range.
+    ours: lambda(q + offset) / lambda(q) is about the weight where lambda grows by 10 % a step.
     """
 
     weights: tuple[float, ...] = (0.5, 1.2, 0.5, 0.9)
-    quality_offsets: tuple[int, ...] = (-9, 2, -9, -1)
+    quality_offsets: tuple[int, ...] = (-7, 2, -7, -1)
     adaptors: tuple[int, ...] = (0, 1, 0, 2)
 
     @model_validator(mode="after")

@@ -40,7 +40,7 @@ class LossConfig(Strict):
     optimum stays; with 0 the high qualities, whose losses are large, dominate the gradient.
     """
 
-    lambda_min: float = Field(16.0, gt=0)
+    lambda_min: float = Field(4.0, gt=0)
     lambda_max: float = Field(2048.0, gt=0)
     intra_lambda_min: float = Field(48.0, gt=0)
     intra_lambda_max: float = Field(4096.0, gt=0)

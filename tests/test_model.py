@@ -129,7 +129,7 @@ def test_hierarchy_is_applied_by_position_with_the_intra_frame_at_zero(nano_conf
     base = torch.tensor([30, 0, 63])
     assert model.frame_quality(base, 0).tolist() == [30, 0, 63]
     offsets = nano_config.hierarchy.quality_offsets
-    assert offsets == (-9, 2, -9, -1)
+    assert offsets == (-7, 2, -7, -1)
     for position in range(1, 9):
         expected = [min(63, max(0, q + offsets[position % 4])) for q in base.tolist()]
         assert model.frame_quality(base, position).tolist() == expected
