@@ -17,7 +17,7 @@ $(VENV)/.ready: pyproject.toml
 	@touch $@
 
 demo: env
-	$(BIN)/python scripts/demo.py $(VIDEO)
+	$(BIN)/python scripts/demo.py $(if $(VIDEO),"$(VIDEO)")
 
 test: env lint
 	$(BIN)/python -m pytest

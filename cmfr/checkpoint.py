@@ -7,10 +7,11 @@ from the file alone. Training state is a `torch.save` of tensors and plain value
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,21 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)  # safetensors makes files that only their owner can read
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _as_os_error(path: Path) -> Iterator[None]:
+    """safetensors and torch report a full disk as errors of their own."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
@@ -70,13 +83,17 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> No
 
 
 def save_weights(
-    path: Path, model: nn.Module, cfg: ModelConfig, metadata: dict[str, str] | None = None,
+    path: Path,
+    weights: dict[str, Tensor],
+    cfg: ModelConfig,
+    metadata: dict[str, str] | None = None,
     dtype: torch.dtype = torch.float16,
-) -> None:  # fmt: skip
+) -> None:
     """Write a weights file; `metadata` (strings) goes beside the config."""
-    tensors = {name: value.to(dtype).contiguous() for name, value in weights_of(model).items()}
+    tensors = {name: value.to(dtype).contiguous() for name, value in weights.items()}
     head = {"format": FORMAT, "config": cfg.model_dump_json(), **(metadata or {})}
-    atomic_write(path, lambda temporary: save_file(tensors, temporary, head))
+    with _as_os_error(path):
+        atomic_write(path, lambda temporary: save_file(tensors, temporary, head))
 
 
 def read_weights(path: Path) -> tuple[ModelConfig, dict[str, Tensor], dict[str, str]]:
@@ -109,7 +126,8 @@ def weights_hash(weights: dict[str, Tensor]) -> bytes:
 
 
 def save_training_state(path: Path, state: dict[str, Any]) -> None:
-    atomic_write(path, lambda temporary: torch.save(state, temporary))
+    with _as_os_error(path):
+        atomic_write(path, lambda temporary: torch.save(state, temporary))
 
 
 def load_training_state(path: Path, device: torch.device) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cmfr import __version__
-from cmfr.config import PRESETS, QUALITIES
+from cmfr.config import LATENT_STRIDE, PRESETS, QUALITIES
 
 if TYPE_CHECKING:
     from cmfr.coding import CodedFrame, CodingReport
@@ -81,8 +81,7 @@ def _add_encode(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="of a .yuv",
     )  # fmt: skip
     source.add_argument("--frame-rate", help="frames per second, e.g. 25 or 30000/1001")
-    source.add_argument("--matrix", choices=("bt709", "bt601", "bt2020"), help="color matrix")
-    source.add_argument("--range", choices=("full", "limited"), help="sample range")
+    _add_color(source, "of the input")
     encode.add_argument(
         "--reconstruction", metavar="VIDEO",
         help="also write what the decoder will show (lossless video, .y4m, .yuv or PNG folder)",
@@ -100,6 +99,7 @@ def _add_decode(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     decode.add_argument("--model", help="model name or weights file (default: the stream's name)")
     decode.add_argument("--crf", type=int, help="x264 with this CRF instead of lossless")
+    _add_color(decode, "of the stream, where it does not say (PNGs need them)")
     decode.add_argument(
         "--keep-going", action="store_true",
         help="damaged file: repeat the last good frame until the next intra frame",
@@ -107,6 +107,13 @@ def _add_decode(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     _add_device(decode)
     _add_quiet(decode)
     decode.set_defaults(run=_decode)
+
+
+def _add_color(parser: argparse._ActionsContainer, whose: str) -> None:
+    parser.add_argument(
+        "--matrix", choices=("bt709", "bt601", "bt2020"), help=f"color matrix {whose}"
+    )
+    parser.add_argument("--range", choices=("full", "limited"), help=f"sample range {whose}")
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
@@ -140,6 +147,9 @@ def _encode(args: argparse.Namespace) -> None:
     }  # fmt: skip
     with open_video(args.input, start=args.start, frames=args.frames, **options) as reader:
         info = reader.info
+    for path in (args.input, args.output):
+        if args.reconstruction and Path(path).resolve() == Path(args.reconstruction).resolve():
+            raise ValueError(f"--reconstruction {path} would overwrite the input or the output")
     codec = load_codec(args.model, args.device)
     common = {
         "quality": args.quality, "intra_period": args.intra_period, "start": args.start,
@@ -169,8 +179,9 @@ def _decode(args: argparse.Namespace) -> int:
     pixels = header.width * header.height
     with _Progress("decode", header.frame_count, pixels, args.quiet) as progress:
         report = codec.decode_video(
-            args.input, args.output, keep_going=args.keep_going, on_frame=progress, crf=args.crf
-        )
+            args.input, args.output, keep_going=args.keep_going, on_frame=progress, crf=args.crf,
+            matrix=args.matrix, range=args.range,
+        )  # fmt: skip
     _summary(args, report)
     if report.damaged:
         shown = ", ".join(map(str, report.damaged[:10])) + (", ..." if report.damaged[10:] else "")
@@ -229,26 +240,32 @@ def _bench(args: argparse.Namespace) -> None:
     import torch
 
     from cmfr.checkpoint import load_weights, read_weights
+    from cmfr.coding import find_weights
     from cmfr.complexity import count, table, time_frames
     from cmfr.device import pick_device
     from cmfr.layers import pad_to_multiple
     from cmfr.video_codec import VideoCodec
 
+    if args.frames < 2 or min(args.size) < 16:
+        raise ValueError("bench needs at least 2 frames of at least 16x16 pixels")
     device, complexity, speed = pick_device(args.device), [], []
     for name in args.model:
         torch.manual_seed(0)
-        if name in PRESETS:
-            model = VideoCodec(PRESETS[name])
-        else:
-            cfg, weights, _ = read_weights(Path(name))
+        try:
+            cfg, weights, _ = read_weights(find_weights(name))
             model = VideoCodec(cfg)
             load_weights(model, weights, name)
+        except FileNotFoundError:
+            if name not in PRESETS:
+                raise
+            print(f"{name}: no weights, timed with random ones", file=sys.stderr)
+            model = VideoCodec(PRESETS[name])
         model = model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         complexity += count(model)
         if not args.complexity:
             width, height = args.size
             clip = [torch.rand(1, 3, height, width, device=device) for _ in range(args.frames)]
-            speed += time_frames(model, [pad_to_multiple(x, 16) for x in clip])
+            speed += time_frames(model, [pad_to_multiple(x, LATENT_STRIDE) for x in clip])
     print(table(complexity))
     if speed:
         print(f"\n{device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
@@ -298,7 +315,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 141
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "OutOfMemory" not in type(error).__name__:
+            raise  # a mistake of ours: show where
         message = " ".join(str(error).split())
         if type(error).__module__ == "cmfr.bitstream":  # its errors know frames, not file names
             message = f"{args.input}: {message}"

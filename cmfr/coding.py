@@ -22,10 +22,10 @@ from cmfr.bitstream import (
 from cmfr.checkpoint import atomic_write, load_weights, read_weights, weights_hash
 from cmfr.color import planes_to_tensor, tensor_to_planes
 from cmfr.config import LATENT_STRIDE, PRESETS, QUALITIES
-from cmfr.device import exact_arithmetic, pick_device
+from cmfr.device import exact_arithmetic, full_precision, pick_device
 from cmfr.entropy import DecodeMismatch, make_tables
 from cmfr.frame_codec import FrameSize
-from cmfr.frames import Frame, VideoInfo
+from cmfr.frames import Frame, VideoInfo, resolve_color
 from cmfr.layers import pad_to_multiple
 from cmfr.state import FrameOutput, ReferenceState
 from cmfr.stream_header import StreamHeader
@@ -82,7 +82,8 @@ class Codec:
     def __init__(self, model: VideoCodec, weights_id: bytes, device: torch.device) -> None:
         self.model = model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model.requires_grad_(False)
-        make_tables(self.model)
+        with full_precision():
+            make_tables(self.model)
         self.name, self.weights_id, self.device = model.cfg.name, weights_id, device
 
     # -- encoding ------------------------------------------------------------------------------
@@ -112,6 +113,8 @@ class Codec:
         target = Path(target)
         if not target.parent.is_dir():
             raise FileNotFoundError(f"no folder {target.parent} to write {target.name} to")
+        if target.is_dir() or (target.exists() and target.samefile(source)):
+            raise ValueError(f"{target} is a folder or the input; give another output file")
         with open_video(source, start=start, frames=frames, **source_options) as reader:
             info = reader.info
             if not all(MIN_SIDE <= side <= MAX_SIDE for side in (info.width, info.height)):
@@ -185,18 +188,21 @@ class Codec:
         *,
         keep_going: bool = False,
         on_frame: FrameCallback | None = None,
+        matrix: str | None = None,
+        range: str | None = None,
         **target_options: Any,
     ) -> CodingReport:
         """Decode a `.cmfr` file into a video file, .yuv, .y4m or folder of PNGs.
 
         Damage raises `DamagedFrame` and leaves no output. With `keep_going` the frames before it
-        are kept, the last good frame stands in for what is lost, and decoding resumes at the next
-        intra frame; the report lists the damaged frames. `target_options` as for
+        are kept, the last good frame (the first one, if there is none before) stands in for what
+        is lost, and decoding resumes at the next intra frame; the report lists the damaged frames.
+        `matrix` and `range` override what the stream says of its color; `target_options` as for
         `video_out.open_writer`.
         """
         with Path(source).open("rb") as file:
             reader = BitstreamReader(file)
-            info = reader.header.info()
+            info = resolve_color(reader.header.info(), matrix, range)
             self._check_model(str(source), reader.header)
             report = CodingReport(info, bytes=Path(source).stat().st_size)
             began = time.perf_counter()
@@ -216,6 +222,7 @@ class Codec:
         height, width = (-(-n // LATENT_STRIDE) * LATENT_STRIDE for n in (info.height, info.width))
         past: ReferenceState | None = None
         last: CodedFrame | None = None
+        waiting: list[int] = []  # lost frames before the first good one
         while True:
             try:
                 packet = next(reader, None)
@@ -232,7 +239,9 @@ class Codec:
                 end = resumed if resumed is not None else reader.header.frame_count
                 lost = range(damage.number, damage.number + 1 if end is None else end)
                 report.damaged += lost
-                if last is not None:
+                if last is None:
+                    waiting += lost
+                else:
                     for number in lost:
                         yield CodedFrame(number, False, 0, 0, last.reconstruction)
                 if resumed is None:
@@ -245,6 +254,9 @@ class Codec:
                 raise
             assert last.output is not None
             past = last.output.state
+            for number in waiting:
+                yield CodedFrame(number, False, 0, 0, last.reconstruction)
+            waiting = []
             yield last
 
     def _decode_packet(
@@ -293,20 +305,16 @@ def load_codec(model: str | Path = "cmfr-s", device: str = "auto") -> Codec:
 def find_weights(model: str | Path) -> Path:
     """A file as it is; a name: NAME.safetensors in the package or in the repository."""
     path = Path(model)
-    if path.suffix or path.is_file():
+    if path.suffix == ".safetensors" or path.is_file():
         return path
     package = Path(__file__).parent
     for folder in (package / "weights", package.parent / "checkpoints"):
         if (folder / f"{model}.safetensors").is_file():
             return folder / f"{model}.safetensors"
     hint = "it has to be trained first" if str(model) in PRESETS else "give a file or a model name"
+    if path.suffix:
+        raise FileNotFoundError(f"no weights file {path}")
     raise FileNotFoundError(f"no weights are shipped for {model}: {hint}")
-
-
-def stream_model(path: str | Path) -> str:
-    """The name of the model that a `.cmfr` file was made with."""
-    with Path(path).open("rb") as file:
-        return BitstreamReader(file).header.model
 
 
 def _producer(device: torch.device) -> str:
@@ -314,4 +322,4 @@ def _producer(device: torch.device) -> str:
     return f"torch {torch.__version__}, {name}"
 
 
-__all__ = ["Codec", "CodedFrame", "CodingReport", "find_weights", "load_codec", "stream_model"]
+__all__ = ["Codec", "CodedFrame", "CodingReport", "find_weights", "load_codec"]

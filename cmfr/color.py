@@ -12,12 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cmfr.frames import Frame, VideoInfo, require_known_color, resolve_color
+from cmfr.frames import Frame, VideoInfo, require_known_color
 
 __all__ = [
     "downsample_chroma",
     "planes_to_tensor",
-    "resolve_color",
     "rgb_to_ycbcr",
     "tensor_to_planes",
     "upsample_chroma",
@@ -104,7 +103,7 @@ def planes_to_tensor(
     """One stored picture as a float32 tensor [1, 3, H, W], nominally in [0, 1], on `device`.
 
     Raises ValueError for an unknown space, or if YUV is to become RGB and the video does not
-    say its matrix or range (see resolve_color).
+    say its matrix or range (see frames.resolve_color).
     """
     _check_space(info, space)
     top = float(2**info.bit_depth - 1)

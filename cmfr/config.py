@@ -61,7 +61,7 @@ class IntraConfig(Strict):
 
     channels: tuple[int, int, int]
     latent: int
-    hyper: int
+    hyper: int = Field(ge=4)
     blocks: tuple[int, int, int]
     spatial_steps: Literal[1, 2, 4] = 4
 
@@ -72,7 +72,7 @@ class MotionConfig(Strict):
     estimation: tuple[EstimationLevel, ...]
     channels: int  # width of the motion codec
     latent: int
-    hyper: int
+    hyper: int = Field(ge=4)
     refiner: int  # width of the Motion Refiner
     spatial_steps: Literal[1, 2, 4] = 4
 
@@ -81,7 +81,7 @@ class ResidualConfig(Strict):
     """Conditional residual codec."""
 
     latent: int
-    hyper: int
+    hyper: int = Field(ge=4)
     spatial_steps: Literal[1, 2, 4] = 4
     generator_blocks: int = 2
 
@@ -125,9 +125,13 @@ class ModelConfig(Strict):
                     f"{part}.latent = {section.latent} is no multiple of "
                     f"{part}.spatial_steps = {section.spatial_steps}"
                 )
-        finest = self.motion.estimation[-1].stride if self.motion.estimation else 0
-        if finest < 1:
-            raise ValueError("motion.estimation needs at least one level")
+        strides = [level.stride for level in self.motion.estimation]
+        halving = all(a % b == 0 for a, b in zip(strides, strides[1:], strict=False))
+        if not strides or LATENT_STRIDE % strides[0] or not halving:
+            raise ValueError(
+                f"motion.estimation: strides {strides} must divide {LATENT_STRIDE}, coarse to "
+                "fine, each a divisor of the one before"
+            )
         return self
 
 

@@ -84,7 +84,7 @@ class ClipSource:
         if not cfg.root.is_dir():
             raise FileNotFoundError(f"data.root {cfg.root} is no folder")
         if cfg.kind == "clips":
-            self.paths = sorted(p for p in cfg.root.iterdir() if p.suffix in VIDEO_SUFFIXES)
+            self.paths = sorted(p for p in cfg.root.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES)
             self.read = read_video_clip
         else:
             names = (cfg.root / cfg.list_file).read_text().split()
@@ -199,7 +199,7 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
     """Yields (clip [B, T, 3, c, c] float on `device`, quality [B]) from `first_step` on."""
     dataset = _Batches(source, plan, first_step, plan.stage.steps - first_step)
-    workers = 0 if cfg.preload else cfg.workers
+    workers = 0 if cfg.preloads else cfg.workers
     loader = DataLoader(
         dataset,
         batch_size=None,

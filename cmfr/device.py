@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -19,14 +20,31 @@ def pick_device(wanted: str) -> torch.device:
 
 @contextlib.contextmanager
 def exact_arithmetic() -> Iterator[None]:
-    """Full float32 and deterministic algorithms: entropy parameters must come out the same in
-    encoder and decoder. Also inference mode. Settings are put back afterwards."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    saved = (matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark)
-    matmul.allow_tf32 = cudnn.allow_tf32 = cudnn.benchmark = False
-    cudnn.deterministic = True
+    """Inference with full float32 and deterministic algorithms: entropy parameters must come out
+    the same in encoder and decoder. Settings are put back afterwards."""
+    with full_precision(), torch.inference_mode():
+        yield
+
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """TF32 off, deterministic convolutions; puts the settings back afterwards."""
+    cuda: Any = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
+    wanted: list[tuple[Any, str, Any]] = [
+        (cudnn, "deterministic", True),
+        (cudnn, "benchmark", False),
+    ]
+    # PyTorch 2.9 has new names for these switches, and refuses to mix them with the old ones.
+    if hasattr(cuda, "fp32_precision"):
+        wanted += [(cuda, "fp32_precision", "ieee"), (cudnn.conv, "fp32_precision", "ieee")]
+    else:
+        wanted += [(cuda, "allow_tf32", False), (cudnn, "allow_tf32", False)]
+    saved = [getattr(place, name) for place, name, _ in wanted]
     try:
-        with torch.inference_mode():
-            yield
+        for place, name, value in wanted:
+            setattr(place, name, value)
+        yield
     finally:
-        matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = saved
+        for (place, name, _), value in zip(wanted, saved, strict=True):
+            setattr(place, name, value)

@@ -157,7 +157,7 @@ def require_known_color(info: VideoInfo) -> None:
     unknown = [name for name, value in values.items() if value == UNSPECIFIED]
     if unknown and info.chroma != "rgb":
         missing = " and ".join(unknown)
-        options = " and ".join(f"{name}={_EXAMPLES[name]}" for name in unknown)
+        options = " and ".join(f"--{name} ({_EXAMPLES[name]})" for name in unknown)
         raise ValueError(
             f"the video does not say its color {missing}, which RGB needs: give {options}"
         )

@@ -11,6 +11,8 @@ cell in another order, so that every step sees some channels at every position.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,17 +30,22 @@ _CELL_ORDER: dict[int, list[list[int]]] = {
 }
 
 
+@lru_cache(maxsize=32)
 def step_masks(steps: int, height: int, width: int, device: torch.device) -> Tensor:
-    """Which (group, position) each step codes: bool [steps, groups, 1, H, W], groups = steps."""
-    row = torch.arange(height, device=device)[:, None]
-    column = torch.arange(width, device=device)
-    cell = {
-        1: torch.zeros_like(row + column),
-        2: (row + column) % 2,
-        4: (row % 2) * 2 + column % 2,
-    }[steps]
-    order = torch.tensor(_CELL_ORDER[steps], device=device)
-    return (cell == order[:, :, None, None])[:, :, None]
+    """Which (group, position) each step codes: bool [steps, groups, 1, H, W], groups = steps.
+
+    Kept per size and device; not to be changed in place.
+    """
+    with torch.inference_mode(False):  # what is kept must be usable in training too
+        row = torch.arange(height, device=device)[:, None]
+        column = torch.arange(width, device=device)
+        cell = {
+            1: torch.zeros_like(row + column),
+            2: (row + column) % 2,
+            4: (row % 2) * 2 + column % 2,
+        }[steps]
+        order = torch.tensor(_CELL_ORDER[steps], device=device)
+        return (cell == order[:, :, None, None])[:, :, None]
 
 
 class LatentCoder(nn.Module):

@@ -36,8 +36,9 @@ class DepthwiseBlock(nn.Module):
         self.point1 = conv(channels, channels, 1)
         self.depth = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
         self.point2 = conv(channels, channels, 1, gain=LEAK)
-        self.expand = conv(channels, 2 * channels, 1)
-        self.reduce = conv(2 * channels, channels, 1, gain=LEAK)
+        hidden = max(8, int(2 * channels * bottleneck))
+        self.expand = conv(channels, hidden, 1)
+        self.reduce = conv(hidden, channels, 1, gain=LEAK)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.point2(self.depth(F.leaky_relu(self.point1(x), 0.01)))

@@ -40,7 +40,7 @@ class LossTerms:
 def weighted_mse(a: Tensor, b: Tensor, plane_weights: tuple[float, float, float]) -> Tensor:
     """Plane-weighted mean squared error per sample: [B, 3, H, W] twice -> [B]."""
     planes = (a.float() - b.float()).square().mean((2, 3))
-    return (planes * planes.new_tensor(plane_weights)).sum(1)
+    return sum(w * planes[:, i] for i, w in enumerate(plane_weights))  # type: ignore[return-value]
 
 
 def frame_loss(

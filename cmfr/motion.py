@@ -87,7 +87,7 @@ class MotionCodec(nn.Module):
             conv(latent, width, 1), block(cfg, width), upsample(width, width),
             block(cfg, width), upsample(width, width), block(cfg, width),
         )  # fmt: skip
-        ups = [layer for _ in range(levels) for layer in (upsample(width, width),)]
+        ups = [upsample(width, width) for _ in range(levels)]
         self.synthesis_tail = nn.Sequential(*ups, conv(width, 2))
 
     def forward(
@@ -134,5 +134,4 @@ class MotionRefiner(nn.Module):
             frames = F.pixel_unshuffle(frames, self.stride)
         h = self.head(torch.cat([flow, frames, feature], 1))
         correction = self.tail(self.body(h)).float()
-        # With an odd number of rows or columns the half resolution rounds up.
-        return flow + correction[..., : flow.shape[2], : flow.shape[3]]
+        return flow + correction

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -16,16 +16,28 @@ class DataConfig(Strict):
 
     kind: ``clips`` = a folder of video files; ``septuplets`` = Vimeo-90k as distributed (its root,
     the folder that holds ``sequences/`` and the lists). preload keeps the whole set as uint8 in
-    the memory of the training device and crops there. gaps: temporal distances drawn from.
+    the memory of the training device and crops there: always for clips, on request for septuplets
+    (all of Vimeo-90k are 150 GB), which `workers` processes read otherwise. gaps: temporal
+    distances drawn from.
     """
 
     kind: Literal["clips", "septuplets"] = "clips"
     root: Path
     list_file: str = "sep_trainlist.txt"
-    preload: bool = True
+    preload: bool | None = None
     workers: int = Field(2, ge=0)
-    gaps: tuple[int, ...] = (1,)
+    gaps: tuple[Annotated[int, Field(ge=1)], ...] = Field((1,), min_length=1)
     reversal: bool = True
+
+    @model_validator(mode="after")
+    def _clips_are_preloaded(self) -> DataConfig:
+        if self.kind == "clips" and self.preload is False:
+            raise ValueError("preload: false is for septuplets; clips are decoded at the start")
+        return self
+
+    @property
+    def preloads(self) -> bool:
+        return self.kind == "clips" or bool(self.preload)
 
 
 class LossConfig(Strict):
@@ -118,7 +130,7 @@ class TrainConfig(Strict):
     spynet: Path | None = None
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int | None = None
+    threads: int | None = Field(None, ge=1)
     bf16: bool = True
     channels_last: bool = True
     ema_decay: float = Field(0.999, ge=0, lt=1)
@@ -127,7 +139,7 @@ class TrainConfig(Strict):
     log_every: int = Field(20, ge=1)
     image_every: int = Field(500, ge=1)
     save_every: int = Field(500, ge=1)
-    time_limit_minutes: float | None = None  # save and stop before this much time has passed
+    time_limit_minutes: float | None = None  # save and stop after this much time
 
     @model_validator(mode="before")
     @classmethod
@@ -175,7 +187,11 @@ def load_train_config(path: str | Path, overrides: list[str] | None = None) -> T
         key, equals, text = override.partition("=")
         if not equals:
             raise ValueError(f"override {override!r} is not of the form key=value")
-        _set(tree, key, yaml.safe_load(text))
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ValueError(f"override {override!r}: the value is not valid YAML") from None
+        _set(tree, key, value)
     try:
         return TrainConfig.model_validate(tree)
     except ValidationError as error:

@@ -36,6 +36,14 @@ from cmfr.video_codec import VideoCodec
 _FREE_KEYS = (
     "time_limit_minutes", "threads", "device", "log_every", "image_every", "save_every", "run_dir",
 )  # fmt: skip
+_FREE_DATA_KEYS = ("root", "workers", "preload")
+
+
+def _fixed_part(config: dict[str, Any]) -> dict[str, Any]:
+    """What must not change when a run is resumed."""
+    kept = {key: value for key, value in config.items() if key not in _FREE_KEYS}
+    kept["data"] = {k: v for k, v in config["data"].items() if k not in _FREE_DATA_KEYS}
+    return kept
 
 
 @dataclass
@@ -73,7 +81,10 @@ class Trainer:
         for init in cfg.init:
             _, weights, _ = read_weights(init.file)
             merged = weights_of(self.model)
-            merged |= {k: v for k, v in weights.items() if k.startswith(init.modules)}
+            chosen = {k: v for k, v in weights.items() if k.startswith(init.modules)}
+            if not all(any(k.startswith(m) for k in chosen) for m in init.modules):
+                raise ValueError(f"init: {init.file} has no modules called {init.modules}")
+            merged |= chosen
             load_weights(self.model, merged, str(init.file))
         layout = torch.channels_last if cfg.channels_last else torch.contiguous_format
         self.model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
@@ -87,12 +98,22 @@ class Trainer:
         self.state_file = cfg.run_dir / "state.pt"
         self._check_or_write_config()
         self.source = ClipSource(cfg.data)
-        if cfg.data.preload:
+        if cfg.data.preloads:
             self.source.preload(self.device)
-        clips = [self.source[i] for i in range(len(self.source))] if cfg.data.preload else None
+        clips = [self.source[i] for i in range(len(self.source))] if cfg.data.preloads else None
         # Without preloading the first clip stands for all: Vimeo-90k septuplets are of one size.
         sample = clips or [self.source[0]] * len(self.source)
-        self.lengths, self.sizes = [len(c) for c in sample], [c.size for c in sample]
+        lengths, sizes = [len(c) for c in sample], [c.size for c in sample]
+        # All stages are checked now: a mistake in the last must not wait for it.
+        self.plans = [
+            CutPlan(lengths, sizes, cfg.data, stage, (cfg.seed, index))
+            for index, stage in enumerate(cfg.stages)
+        ]
+        names = [name for name, _ in self.model.named_parameters()]
+        for stage in cfg.stages:
+            for prefix in stage.trainable:
+                if not any(name.startswith(prefix) for name in names):
+                    raise ValueError(f"stage {stage.name}: no module is called {prefix}")
         self.log = TrainLog(cfg.run_dir, cfg.model.color)
 
     # -- files ---------------------------------------------------------------------------------
@@ -103,10 +124,11 @@ class Trainer:
         mine = json.loads(self.cfg.model_dump_json())
         if path.is_file() and self.state_file.is_file():
             theirs = yaml.safe_load(path.read_text())
+            there, here = _fixed_part(theirs), _fixed_part(mine)
             differing = [
-                f"{key}: {theirs.get(key)} there, {mine.get(key)} here"
-                for key in sorted(mine.keys() | theirs.keys())
-                if key not in _FREE_KEYS and mine.get(key) != theirs.get(key)
+                f"{key}: {there.get(key)} there, {here.get(key)} here"
+                for key in sorted(here.keys() | there.keys())
+                if here.get(key) != there.get(key)
             ]
             if differing:
                 raise ValueError(
@@ -118,7 +140,7 @@ class Trainer:
     def save(self) -> None:
         """Training state (for resuming) and the averaged weights (for coding)."""
         save_weights(
-            self.cfg.run_dir / "weights.safetensors", self._ema_model(), self.cfg.model,
+            self.cfg.run_dir / "weights.safetensors", self.ema, self.cfg.model,
             {"steps": str(self.progress.total_steps)},
         )  # fmt: skip
         assert self.optimizer is not None
@@ -132,19 +154,17 @@ class Trainer:
             },
         )
 
-    def _ema_model(self) -> VideoCodec:
-        model = VideoCodec(self.cfg.model)
-        load_weights(model, self.ema, "the averaged weights")
-        return model
-
     def _resume(self) -> dict[str, Any] | None:
         if not self.state_file.is_file():
             return None
-        state = load_training_state(self.state_file, self.device)
+        # Read to the CPU: a GPU would take the optimizer's step counts along, and then wait for
+        # each of them in every step.
+        state = load_training_state(self.state_file, torch.device("cpu"))
         load_weights(self.model, state["model"], str(self.state_file))
-        self.ema = state["ema"]
+        self.ema = {name: value.to(self.device) for name, value in state["ema"].items()}
         self.progress = Progress(**state["progress"])
-        return state["optimizer"]
+        # At the start of a stage the optimizer is new; what is stored is the last stage's.
+        return state["optimizer"] if self.progress.step else None
 
     # -- loop ----------------------------------------------------------------------------------
 
@@ -168,8 +188,6 @@ class Trainer:
             parameter.requires_grad_(learns)
             if learns:
                 trainable.append(parameter)
-        if not trainable:
-            raise ValueError(f"stage {stage.name}: no module is called {stage.trainable}")
         self.model.train()
         self.model.intra.noise = self.model.inter.noise = stage.quantization == "noise"
         if not any(p.requires_grad for p in self.model.intra.parameters()):
@@ -180,7 +198,7 @@ class Trainer:
         if optimizer_state is not None:
             self.optimizer.load_state_dict(optimizer_state)
         index, first = self.progress.stage, self.progress.step
-        plan = CutPlan(self.lengths, self.sizes, self.cfg.data, stage, (self.cfg.seed, index))
+        plan = self.plans[index]
         stream = batches(self.source, plan, first, self.cfg.data, self.device, self.cfg.model.color)
         bar = tqdm(
             stream, stage.name, total=stage.steps, initial=first, dynamic_ncols=True, mininterval=5

@@ -132,19 +132,18 @@ def main() -> int:
     codec = load_codec(args.model)
     with open_video(video) as reader:
         info = reader.info
-    stream, decoded = args.out / "clip.cmfr", args.out / "decoded.mkv"
-    reconstruction = args.out / "encoder.mkv"
+    kind = "mkv" if info.chroma == "rgb" else "y4m"  # y4m takes odd sizes, mkv takes RGB
+    stream, decoded = args.out / "clip.cmfr", args.out / f"decoded.{kind}"
+    reconstruction = args.out / f"encoder.{kind}"
     qualities: list[FrameQuality] = []
-    kept: dict[int, CodedFrame] = {}
-    pick = min(args.frames, info.frame_count or args.frames) // 2
+    recent: list[CodedFrame] = []
     with open_writer(reconstruction, info) as writer:
 
         def on_frame(coded: CodedFrame) -> None:
             writer.write(coded.reconstruction)
             assert coded.source is not None
             qualities.append(compare(coded.source, coded.reconstruction, info))
-            if coded.number in (pick - 1, pick):
-                kept[coded.number] = coded
+            recent[:] = [*recent[-1:], coded]
 
         codec.encode_video(
             video, stream, quality=args.quality, frames=args.frames, on_frame=on_frame
@@ -169,9 +168,9 @@ def main() -> int:
         "decoded file": "bit-identical to the encoder's reconstruction"
         if identical else "DIFFERS from the encoder's reconstruction",
     }  # fmt: skip
-    if pick in kept and pick - 1 in kept and pick > 0:
-        draw(codec, info, kept[pick - 1], kept[pick], args.out / "frame.png")
-        rows["picture"] = f"{args.out / 'frame.png'} (frame {pick})"
+    if len(recent) == 2:
+        draw(codec, info, recent[0], recent[1], args.out / "frame.png")
+        rows["picture"] = f"{args.out / 'frame.png'} (frame {recent[1].number})"
     for name, value in rows.items():
         print(f"{name:<18}{value}")
     return 0 if identical else 1

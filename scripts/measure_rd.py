@@ -27,7 +27,9 @@ from cmfr.video_in import open_video
 def measure(codec: Codec, video: Path, quality: int, intra_period: int) -> dict[str, float]:
     """One point: file size over pixels, distortion of what the file decodes to, speed."""
     with tempfile.TemporaryDirectory() as folder:
-        stream, decoded = Path(folder) / "a.cmfr", Path(folder) / "a.mkv"
+        with open_video(video) as reader:
+            kind = "mkv" if reader.info.chroma == "rgb" else "y4m"
+        stream, decoded = Path(folder) / "a.cmfr", Path(folder) / f"a.{kind}"
         encoded = codec.encode_video(video, stream, quality=quality, intra_period=intra_period)
         report = codec.decode_video(stream, decoded)
         with open_video(video) as source, open_video(decoded) as result:

@@ -18,7 +18,7 @@ from cmfr.video_codec import VideoCodec
 @pytest.fixture
 def weights_file(tmp_path, nano, nano_config):
     path = tmp_path / "nano.safetensors"
-    save_weights(path, nano, nano_config, {"note": "test"})
+    save_weights(path, weights_of(nano), nano_config, {"note": "test"})
     return path
 
 

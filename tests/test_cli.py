@@ -6,7 +6,7 @@ import sys
 import pytest
 from conftest import lively
 
-from cmfr.checkpoint import save_weights
+from cmfr.checkpoint import save_weights, weights_of
 from cmfr.cli import build_parser, main
 from cmfr.config import PRESETS
 
@@ -14,7 +14,7 @@ from cmfr.config import PRESETS
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "nano.safetensors"
-    save_weights(path, lively(PRESETS["cmfr-nano"]), PRESETS["cmfr-nano"])
+    save_weights(path, weights_of(lively(PRESETS["cmfr-nano"])), PRESETS["cmfr-nano"])
     return str(path)
 
 
@@ -101,7 +101,7 @@ def test_bad_input_to_decode(tmp_path, stream, weights, capsys):
     assert "no file" in failing(capsys, "decode", tmp_path / "absent.cmfr", target)
     assert "no file" in failing(capsys, "info", tmp_path / "absent.cmfr")
     other = tmp_path / "other.safetensors"
-    save_weights(other, lively(PRESETS["cmfr-nano"], seed=1), PRESETS["cmfr-nano"])
+    save_weights(other, weights_of(lively(PRESETS["cmfr-nano"], seed=1)), PRESETS["cmfr-nano"])
     assert "was coded with weights" in failing(capsys, "decode", stream, target, "--model", other)
     assert "is not one of" in failing(capsys, "decode", stream, tmp_path / "out.xyz", *model)
 

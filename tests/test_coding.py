@@ -143,6 +143,31 @@ def test_keep_going_resumes_at_the_next_intra_frame(codec, tmp_path, yuv_file):
     assert same(frames_of(tmp_path / "b_80x48.yuv"), [whole[i] for i in (0, 0, 0, 3, 4, 5)])
 
 
+def test_keep_going_fills_frames_lost_at_the_start(codec, tmp_path, yuv_file):
+    stream = damaged_stream(codec, tmp_path, yuv_file, 0)
+    report = codec.decode_video(stream, tmp_path / "b_80x48.yuv", keep_going=True)
+    assert report.damaged == [0, 1, 2]
+    frames = frames_of(tmp_path / "b_80x48.yuv")
+    assert len(frames) == 6 and same(frames[:3], [frames[3]] * 3)
+
+
+def test_the_input_is_never_overwritten(codec, tmp_path, yuv_file):
+    before = yuv_file.read_bytes()
+    with pytest.raises(ValueError, match="is a folder or the input"):
+        codec.encode_video(yuv_file, yuv_file)
+    with pytest.raises(ValueError, match="is a folder or the input"):
+        codec.encode_video(yuv_file, tmp_path)
+    assert yuv_file.read_bytes() == before
+
+
+def test_untagged_video_to_pngs_by_the_users_word(codec, tmp_path, yuv_file):
+    codec.encode_video(yuv_file, tmp_path / "a.cmfr", frames=2)
+    with pytest.raises(ValueError, match="give --matrix .* and --range"):
+        codec.decode_video(tmp_path / "a.cmfr", tmp_path / "pngs")
+    codec.decode_video(tmp_path / "a.cmfr", tmp_path / "pngs", matrix="bt601", range="limited")
+    assert len(list((tmp_path / "pngs").glob("*.png"))) == 2
+
+
 def test_truncated_file_keeps_what_is_whole(codec, tmp_path, yuv_file):
     codec.encode_video(yuv_file, tmp_path / "a.cmfr")
     data = (tmp_path / "a.cmfr").read_bytes()

@@ -14,7 +14,6 @@ from PIL import Image
 from cmfr.color import (
     downsample_chroma,
     planes_to_tensor,
-    resolve_color,
     rgb_to_ycbcr,
     tensor_to_planes,
     upsample_chroma,
@@ -28,6 +27,7 @@ from cmfr.frames import (
     VideoInfo,
     parse_frame_rate,
     parse_raw_name,
+    resolve_color,
 )
 from cmfr.video_out import open_writer
 
@@ -164,8 +164,8 @@ def test_values_are_clamped_and_rounded() -> None:
     ("color", "words"),
     [
         (ColorInfo(), "matrix and range"),
-        (ColorInfo("bt709"), "color range,.*range=limited or full"),
-        (ColorInfo(range="full"), "color matrix,.*matrix=bt709"),
+        (ColorInfo("bt709"), "color range,.*--range .limited or full"),
+        (ColorInfo(range="full"), "color matrix,.*--matrix .bt709"),
     ],
 )
 def test_unspecified_color_is_not_guessed(color: ColorInfo, words: str) -> None:
@@ -208,7 +208,7 @@ def test_yuv_becomes_png_by_its_own_matrix(tmp_path: Path) -> None:
     pixels = np.asarray(Image.open(tmp_path / "out" / "im00001.png"))
     np.testing.assert_allclose(pixels[0, 0], [255, 0, 0], atol=1)
     unknown = replace(info, color=ColorInfo())
-    with pytest.raises(ValueError, match="matrix=bt709.* and range=limited"):
+    with pytest.raises(ValueError, match="--matrix .bt709.* and --range .limited"):
         open_writer(tmp_path / "more", unknown)
     with pytest.raises(ValueError, match="not empty"):
         open_writer(tmp_path / "out/", info)

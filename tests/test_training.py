@@ -109,6 +109,43 @@ def test_resumed_training_equals_uninterrupted(tmp_path, clips, stop_after):
             assert torch.equal(value, b[part][name]), (part, name)
 
 
+def test_a_crash_at_the_start_of_a_stage_is_survived(tmp_path, clips):
+    """The last file on disk is the one saved between two stages."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    train(load_train_config(config(tmp_path / "a", clips)))
+    cfg = load_train_config(config(tmp_path / "b", clips))
+    trainer = Trainer(cfg)
+    one_stage = trainer._stage
+
+    def crash(stage, state):
+        if stage.name == "inter":
+            raise KeyboardInterrupt
+        one_stage(stage, state)
+
+    trainer._stage = crash
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    train(cfg)
+    a, b = (final_state(tmp_path / name / "run") for name in "ab")
+    assert all(torch.equal(value, b["model"][name]) for name, value in a["model"].items())
+
+
+def test_mistakes_in_late_stages_are_found_at_the_start(tmp_path, clips):
+    path = config(tmp_path, clips)
+    for override, expected in (
+        ("stages.3.trainable=[inter, nonsense]", "stage joint: no module is called nonsense"),
+        ("stages.3.crop=512", "stage joint: no clip has 3 frames of 512x512"),
+        ("init=[{file: RUN, modules: [intre]}]", "has no modules called"),
+    ):
+        if "RUN" in override:
+            train(load_train_config(path, ["stages.0.steps=1"]))
+            weights = tmp_path / "run" / "weights.safetensors"
+            override = override.replace("RUN", str(weights))
+        with pytest.raises(ValueError, match=expected):
+            Trainer(load_train_config(path, [override, f"run_dir={tmp_path / 'other'}"]))
+
+
 def test_another_configuration_is_refused_with_the_difference(tmp_path, clips):
     path = config(tmp_path, clips, steps=1)
     train(load_train_config(path))
@@ -167,6 +204,10 @@ def test_mistakes_in_a_configuration_are_named(tmp_path, clips):
         ("stages.0.crop=50", "stages.0.crop"),
         ("stages.9.crop=64", "no such place"),
         ("nonsense", "not of the form key=value"),
+        ("stages=[1", "not valid YAML"),
+        ("data.gaps=[0]", "data.gaps"),
+        ("data.preload=false", "preload: false is for septuplets"),
+        ("model.motion.estimation=[{stride: 8}, {stride: 3}]", "each a divisor of the one before"),
     ):
         with pytest.raises(ValueError, match=expected.replace(".", r"\.")):
             load_train_config(path, [override])
