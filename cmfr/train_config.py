@@ -166,7 +166,16 @@ def model_config(value: Any) -> Any:
     if name not in PRESETS:
         raise ValueError(f"model: no preset is called {name!r}; there are {', '.join(PRESETS)}")
     changes = {k: v for k, v in value.items() if k != "preset"} if isinstance(value, dict) else {}
-    return {**PRESETS[name].model_dump(), **changes}
+    return _merged(PRESETS[name].model_dump(), changes)
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`base` with `changes`, section by section: what is not mentioned stays."""
+    result = dict(base)
+    for key, value in changes.items():
+        nested = isinstance(value, dict) and isinstance(base.get(key), dict)
+        result[key] = _merged(base[key], value) if nested else value
+    return result
 
 
 def load_train_config(path: str | Path, overrides: list[str] | None = None) -> TrainConfig:

@@ -31,6 +31,8 @@ def test_shipped_weights_are_of_the_preset_and_small():
 def test_real_video(tmp_path: Path):
     """Rate and PSNR rise with quality, decoding is exact, estimates are within 1 % of the bytes."""
     codec = load_codec("cmfr-s", "cpu")
+    with open_video(CLIP) as reader:
+        info = reader.info
     points = []
     for quality in (0, 21, 42, 63):
         shown, psnr = [], []
@@ -39,8 +41,6 @@ def test_real_video(tmp_path: Path):
             shown.append(coded.reconstruction)
             psnr.append(compare(coded.source, coded.reconstruction, info).combined)
 
-        with open_video(CLIP) as reader:
-            info = reader.info
         report = codec.encode_video(
             CLIP, tmp_path / "a.cmfr", quality=quality, frames=6, on_frame=on_frame
         )

@@ -214,3 +214,5 @@ def test_mistakes_in_a_configuration_are_named(tmp_path, clips):
     with pytest.raises(FileNotFoundError, match="no configuration file"):
         load_train_config(tmp_path / "absent.yaml")
     assert load_train_config(path, ["model.fusion=concat"]).model.fusion == "concat"
+    changed = load_train_config(path, ["model.motion.latent=16"]).model.motion
+    assert changed == PRESETS["cmfr-nano"].motion.model_copy(update={"latent": 16})
