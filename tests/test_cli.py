@@ -119,7 +119,7 @@ def test_a_full_disk_is_one_sentence(tmp_path, yuv_file, weights, capsys, monkey
 
     monkeypatch.setattr(Path, "open", to_full)
     message = failing(capsys, "encode", yuv_file, tmp_path / "a.cmfr", "--model", weights)
-    assert "No space left" in message
+    assert "No space left" in message and "a.cmfr" in message
     assert not list(tmp_path.glob("*.cmfr*"))
 
 
