@@ -11,14 +11,7 @@ from torch import Tensor, nn
 from cmfr.config import EstimationLevel, ModelConfig
 from cmfr.entropy import EntropyCoder
 from cmfr.latent import LatentCoder
-from cmfr.layers import (
-    QualityScaler,
-    block,
-    conv,
-    resize_flow,
-    upsample,
-    warp,
-)
+from cmfr.layers import QualityScaler, block, conv, resize_flow, upsample, warp
 
 
 class EstimationNetwork(nn.Sequential):

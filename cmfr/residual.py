@@ -17,6 +17,7 @@ from cmfr.starts import (
     analysis_start,
     haar_bands,
     identity_start,
+    pixel_channels,
     pixel_synthesis_start,
     synthesis_start,
 )
@@ -26,11 +27,8 @@ Contexts = tuple[Tensor, Tensor, Tensor]
 
 def _meaningful_channels(cfg: ModelConfig) -> list[int]:
     """How many channels carry Haar coefficients at the start: at s, 2s, 4s, ... and the latent."""
-    pixels = 3 * cfg.feature_stride**2
     c0, c1, c2 = cfg.context_channels
-    if cfg.feature_stride > 2 or pixels > c0:
-        return [0] * (3 + max(1, _levels_below_contexts(cfg)))
-    counts = [pixels]
+    counts = [pixel_channels(cfg.feature_stride, c0)]
     widths = [c1, c2, *[c2] * (_levels_below_contexts(cfg) - 1), cfg.inter.latent]
     for width in widths:
         counts.append(len(haar_bands(counts[-1], width)))

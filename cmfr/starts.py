@@ -32,6 +32,15 @@ def haar_bands(channels: int, outputs: int) -> list[tuple[int, int]]:
     return [(0, c) for c in range(kept)] + [(b, c) for b in (1, 2, 3) for c in range(details)]
 
 
+def pixel_channels(stride: int, width: int) -> int:
+    """Channels that hold a frame pixel-unshuffled by `stride` in features of `width` channels.
+
+    0 where there is no such start: too few channels, or a stride of 4.
+    """
+    pixels = 3 * stride * stride
+    return pixels if stride <= 2 and pixels <= width else 0
+
+
 @torch.no_grad()
 def identity_start(layer: nn.Conv2d, channels: int) -> int:
     """Copy the first `channels` inputs; returns how many outputs mean something."""
@@ -47,16 +56,13 @@ def identity_start(layer: nn.Conv2d, channels: int) -> int:
 
 @torch.no_grad()
 def pixel_start(layer: nn.Conv2d, stride: int) -> int:
-    """Haar transform of a frame that was pixel-unshuffled by `stride` (1 or 2): 3 s^2 channels.
+    """Haar transform of a frame that was pixel-unshuffled by `stride`, if `pixel_channels` allows.
 
-    Returns the number of channels that mean something: 0 (and a random start) when the layer has
-    too few outputs or the stride is 4.
+    Returns the number of channels that mean something.
     """
-    pixels = 3 * stride * stride
-    if stride > 2 or pixels > layer.out_channels:
-        return 0
-    if stride == 1:
-        return identity_start(layer, 3)
+    pixels = pixel_channels(stride, layer.out_channels)
+    if pixels < 12:  # one value a plane needs no transform, none leaves the random start
+        return identity_start(layer, pixels)
     layer.weight.mul_(LEAK)
     middle = layer.kernel_size[0] // 2
     for output, (band, plane) in enumerate(haar_bands(3, pixels)):
@@ -67,11 +73,9 @@ def pixel_start(layer: nn.Conv2d, stride: int) -> int:
 @torch.no_grad()
 def pixel_synthesis_start(layer: nn.Conv2d, stride: int) -> None:
     """Transpose of `pixel_start`: features -> 3 s^2 channels to be pixel-shuffled."""
-    pixels = 3 * stride * stride
-    if stride > 2 or pixels > layer.in_channels:
-        return
-    if stride == 1:
-        identity_start(layer, 3)
+    pixels = pixel_channels(stride, layer.in_channels)
+    if pixels < 12:
+        identity_start(layer, pixels)
         return
     layer.weight.mul_(LEAK)
     middle = layer.kernel_size[0] // 2

@@ -100,6 +100,11 @@ class VideoWriter:
             self.abort()
 
 
+def lossless_suffix(info: VideoInfo) -> str:
+    """Extension of a file that holds `info` bit-true: .y4m takes odd sizes, .mkv takes RGB."""
+    return ".mkv" if info.chroma == "rgb" else ".y4m"
+
+
 def open_writer(
     path: str | Path, info: VideoInfo, *, crf: int | None = None, codec: str | None = None
 ) -> VideoWriter:

@@ -26,7 +26,7 @@ from cmfr.frames import ColorInfo, Frame, VideoInfo
 from cmfr.layers import pad_to_multiple
 from cmfr.metrics import FrameQuality, compare
 from cmfr.video_in import open_video
-from cmfr.video_out import open_writer
+from cmfr.video_out import lossless_suffix, open_writer
 from cmfr.visualize import enlarge, flow_to_color, heat
 
 WIDTH, HEIGHT = 416, 240
@@ -132,9 +132,9 @@ def main() -> int:
     codec = load_codec(args.model)
     with open_video(video) as reader:
         info = reader.info
-    kind = "mkv" if info.chroma == "rgb" else "y4m"  # y4m takes odd sizes, mkv takes RGB
-    stream, decoded = args.out / "clip.cmfr", args.out / f"decoded.{kind}"
-    reconstruction = args.out / f"encoder.{kind}"
+    kind = lossless_suffix(info)
+    stream, decoded = args.out / "clip.cmfr", args.out / f"decoded{kind}"
+    reconstruction = args.out / f"encoder{kind}"
     qualities: list[FrameQuality] = []
     recent: list[CodedFrame] = []
     with open_writer(reconstruction, info) as writer:

@@ -22,14 +22,15 @@ import numpy as np
 from cmfr.coding import Codec, load_codec
 from cmfr.metrics import compare
 from cmfr.video_in import open_video
+from cmfr.video_out import lossless_suffix
 
 
 def measure(codec: Codec, video: Path, quality: int, intra_period: int) -> dict[str, float]:
     """One point: file size over pixels, distortion of what the file decodes to, speed."""
     with tempfile.TemporaryDirectory() as folder:
         with open_video(video) as reader:
-            kind = "mkv" if reader.info.chroma == "rgb" else "y4m"
-        stream, decoded = Path(folder) / "a.cmfr", Path(folder) / f"a.{kind}"
+            kind = lossless_suffix(reader.info)
+        stream, decoded = Path(folder) / "a.cmfr", Path(folder) / f"a{kind}"
         encoded = codec.encode_video(video, stream, quality=quality, intra_period=intra_period)
         report = codec.decode_video(stream, decoded)
         with open_video(video) as source, open_video(decoded) as result:
