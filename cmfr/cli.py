@@ -225,13 +225,13 @@ def _info(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from cmfr.train_config import load_train_config
+    from cmfr.training.config import load_train_config
 
     cfg = load_train_config(args.config, args.overrides)
     if args.dry_run:
         print(cfg.model_dump_json(indent=1))
         return
-    from cmfr.training import train
+    from cmfr.training.trainer import train
 
     train(cfg)
 

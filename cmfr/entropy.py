@@ -152,13 +152,34 @@ class EntropyCoder:
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
+class TrainingNoise:
+    """Uniform noise in place of rounding, in training.
+
+    in_values: the decoder sees the noise too (which lets it find latents that are still smaller
+    than a quantization step), not straight-through rounding. first, total: this process codes
+    samples `first`, `first + 1`, ... of a batch of `total`; noise is drawn for all of them, so
+    that a sample's noise does not depend on how the batch is split (None: the batch is whole).
+    """
+
+    in_values: bool = False
+    first: int = 0
+    total: int | None = None
+
+    def like(self, x: Tensor) -> Tensor:
+        """Noise in [-0.5, 0.5) for x [B, ...]."""
+        if self.total is None:
+            return torch.rand_like(x) - 0.5
+        noise = torch.rand((self.total, *x.shape[1:]), device=x.device, dtype=x.dtype) - 0.5
+        return noise[self.first : self.first + len(x)]
+
+
 class BitEstimator(EntropyCoder):
     """Counts bits. `training`: additive noise for the rate, and for the values straight-through
-    rounding or, with `noise`, the same noise (which lets a decoder find latents that are still
-    smaller than a quantization step). Otherwise exactly the symbols and the scale table that a
-    `BitWriter` uses."""
+    rounding or the same noise (`TrainingNoise`). Otherwise exactly the symbols and the scale
+    table that a `BitWriter` uses."""
 
-    def __init__(self, training: bool, noise: bool = False) -> None:
+    def __init__(self, training: bool, noise: TrainingNoise = TrainingNoise()) -> None:
         self.training, self.noise = training, noise
         self.bits: dict[str, Tensor] = {}  # name -> bits per sample [B]
         self.maps: dict[str, Tensor] = {}  # name -> bits per position [B, H, W], detached
@@ -176,9 +197,9 @@ class BitEstimator(EntropyCoder):
         assert values is not None
         distance = values - mean
         if self.training:
-            noisy = distance + torch.rand_like(distance) - 0.5
+            noisy = distance + self.noise.like(distance)
             self._count(name, gaussian_bits(noisy, scale.clamp(min=SCALE_MIN)))
-            return mean + (noisy if self.noise else round_ste(distance))
+            return mean + (noisy if self.noise.in_values else round_ste(distance))
         coded = scale >= skip
         symbols = torch.where(coded, distance.round(), 0.0)
         table_scale = SCALE_MIN * torch.exp(_LOG_STEP * scale_index(scale))
@@ -194,9 +215,9 @@ class BitEstimator(EntropyCoder):
     ) -> Tensor:
         assert values is not None
         if self.training:
-            noisy = values + torch.rand_like(values) - 0.5
+            noisy = values + self.noise.like(values)
             self._count(name, model.bits(noisy))
-            return noisy if self.noise else round_ste(values)
+            return noisy if self.noise.in_values else round_ste(values)
         symbols = values.round()
         self._count(name, model.bits(symbols))
         return symbols

@@ -16,7 +16,7 @@ from typing import Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from cmfr.entropy import BitEstimator, BitReader, BitWriter, EntropyCoder
+from cmfr.entropy import BitEstimator, BitReader, BitWriter, EntropyCoder, TrainingNoise
 from cmfr.state import FrameOutput, ReferenceState
 
 
@@ -35,8 +35,8 @@ class FrameCodec(nn.Module, ABC, Generic[Past]):
 
     # Upper bound on coded symbols per pixel, over all latents (see BitReader).
     symbols_per_pixel: int = 4
-    # Training only: values with additive noise instead of straight-through rounding.
-    noise: bool = False
+    # Training only: how noise stands for rounding.
+    noise: TrainingNoise = TrainingNoise()
 
     @abstractmethod
     def _code(

@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, TypeVar
 
 from torch import Tensor
+
+T = TypeVar("T")
+
+
+def detached(value: T) -> T:
+    """The same value without gradient history: tensors, dataclasses and dicts of them."""
+    result: Any = value
+    if isinstance(value, Tensor):
+        result = value.detach()
+    elif isinstance(value, dict):
+        result = {key: detached(item) for key, item in value.items()}
+    elif is_dataclass(value) and not isinstance(value, type):
+        parts = {part.name: detached(getattr(value, part.name)) for part in fields(value)}
+        result = type(value)(**parts)
+    return result
 
 
 @dataclass(frozen=True)
@@ -18,11 +34,6 @@ class LatentReference:
     residual: Tensor
     motion: Tensor
     motion_feature: Tensor
-
-    def detach(self) -> LatentReference:
-        return LatentReference(
-            self.residual.detach(), self.motion.detach(), self.motion_feature.detach()
-        )
 
 
 @dataclass(frozen=True)
@@ -38,15 +49,6 @@ class ReferenceState:
     feature: Tensor | None = None
     latents: LatentReference | None = None
     position: int = 0
-
-    def detach(self) -> ReferenceState:
-        """The same state without gradient history (training frame by frame)."""
-        return ReferenceState(
-            self.frame.detach(),
-            None if self.feature is None else self.feature.detach(),
-            None if self.latents is None else self.latents.detach(),
-            self.position,
-        )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,349 @@
+"""Training configuration: one YAML file, validated; data sets and stages are data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from cmfr.config import PRESETS, QUALITIES, ModelConfig, Strict
+
+
+class DataConfig(Strict):
+    """One data set.
+
+    kind: ``clips`` = a folder of video files and of folders of numbered frames; ``septuplets`` =
+    Vimeo-90k as distributed (its root, the folder that holds ``sequences/`` and the lists);
+    ``images`` = a folder of pictures, for the intra codec; ``generated`` = rendered moving scenes
+    (no root; for smoke tests). include, exclude: glob patterns of names relative to the root, so
+    that training and validation can share one folder. preload keeps the whole set as uint8 in the
+    memory of the training device and crops there (all of Vimeo-90k are 150 GB); otherwise
+    `workers` processes per rank read ahead. gaps: temporal distances drawn from. count, frames,
+    size: of generated clips.
+    """
+
+    kind: Literal["clips", "septuplets", "images", "generated"] = "clips"
+    root: Path | None = None
+    list_file: str = "sep_trainlist.txt"
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    preload: bool = False
+    workers: int = Field(2, ge=0)
+    gaps: tuple[Annotated[int, Field(ge=1)], ...] = Field((1,), min_length=1)
+    reversal: bool = True
+    count: int = Field(8, ge=1)
+    frames: int = Field(16, ge=1)
+    size: tuple[int, int] = (192, 128)  # width, height
+
+    @model_validator(mode="after")
+    def _has_root(self) -> DataConfig:
+        if (self.root is None) != (self.kind == "generated"):
+            raise ValueError(
+                f"kind {self.kind} {'needs a' if self.root is None else 'has no'} root"
+            )
+        return self
+
+
+class DistortionConfig(Strict):
+    """D of the loss: a weighted sum of the measures that are not zero.
+
+    mse_yuv: mean squared error of Y, Cb, Cr on [0, 1], weighted with `LossConfig.yuv_weights`;
+    mse_rgb: mean squared error of R, G, B (BT.709, full range) on [0, 1]; ms_ssim_y,
+    ms_ssim_rgb: 1 - MS-SSIM (linear, not dB) of luma or of RGB, which needs crops over 160.
+    """
+
+    mse_yuv: float = Field(0.0, ge=0)
+    mse_rgb: float = Field(0.0, ge=0)
+    ms_ssim_y: float = Field(0.0, ge=0)
+    ms_ssim_rgb: float = Field(0.0, ge=0)
+
+    @property
+    def needs_ms_ssim(self) -> bool:
+        return bool(self.ms_ssim_y or self.ms_ssim_rgb)
+
+    @model_validator(mode="after")
+    def _something(self) -> DistortionConfig:
+        if not any(self.model_dump().values()):
+            raise ValueError("distortion: every weight is zero")
+        return self
+
+
+class LossConfig(Strict):
+    """Loss per frame: lambda(quality) * weight[position] * D + R.
+
+    R is in bits per pixel; D is a sum of measures on samples in [0, 1] (`DistortionConfig`).
+    lambda runs geometrically from `lambda_min` at quality 0 to `lambda_max` at quality 63; the
+    I-frames have their own range. balance: the loss of a sample is divided by
+    (lambda / lambda_min) ** balance. Each sample's optimum stays; with 0 the high qualities,
+    whose losses are large, dominate the gradient.
+    """
+
+    lambda_min: float = Field(4.0, gt=0)
+    lambda_max: float = Field(2048.0, gt=0)
+    intra_lambda_min: float = Field(48.0, gt=0)
+    intra_lambda_max: float = Field(4096.0, gt=0)
+    distortion: DistortionConfig = DistortionConfig(mse_yuv=1.0)
+    yuv_weights: tuple[float, float, float] = (6 / 8, 1 / 8, 1 / 8)
+    balance: float = Field(0.0, ge=0, le=1)
+
+    def lambda_of(self, quality: Any, intra: bool = False) -> Any:
+        """lambda of a quality index; floats and tensors alike."""
+        low, high = (
+            (self.intra_lambda_min, self.intra_lambda_max)
+            if intra
+            else (self.lambda_min, self.lambda_max)
+        )
+        return low * (high / low) ** (quality / (QUALITIES - 1))
+
+
+class InitConfig(Strict):
+    """A weights file, and the name prefixes of the modules taken from it (all by default)."""
+
+    file: Path
+    modules: tuple[str, ...] = ("",)
+
+
+class StageConfig(Strict):
+    """One training stage.
+
+    objective: ``intra`` = I-frames alone, ``motion`` = motion codec and refiner by the error of
+    the prediction, ``inter`` = P-frames after an I-frame. trainable: name prefixes of the modules
+    that learn, less those in frozen; everything else is frozen too, and modules that the model's
+    switches leave out do not matter. init: weights to start from (default: what the stage before
+    left). data: name of its data set (default: the first). start: the reference of the first
+    P-frame is the coded I-frame, or the source (before there is an intra codec).
+
+    batch is the global batch, whatever the number of processes; accumulate splits each
+    process's share into so many parts, one after the other. cascaded: one backward pass through
+    the whole clip; otherwise a step per P-frame, the state detached. checkpoint_activations:
+    forget a frame's activations and compute them again in the backward pass.
+
+    lr goes to lr_end along the schedule, after `warmup` steps. warp_weight, prediction_weight:
+    add that multiple of lambda * weight * D of the motion-compensated frame before, and after,
+    the Motion Refiner (of the same picture where there is none). frame_weights: the weights on D
+    by position in the hierarchical pattern, the I-frame at 0 (default: the model's).
+    qualities: the range drawn from. random_position: clips start anywhere in the pattern, so that
+    clips shorter than it train all of it. rate_warmup: in so many first steps R counts less
+    (rising linearly from 0), while latents find their use. quantization: what the decoder sees in
+    training, straight-through rounding or additive noise.
+    """
+
+    name: str
+    objective: Literal["intra", "motion", "inter"]
+    trainable: tuple[str, ...] = Field(min_length=1)
+    frozen: tuple[str, ...] = ()
+    init: tuple[InitConfig, ...] = ()
+    data: str | None = None
+    start: Literal["intra", "source"] = "intra"
+    frames: int = Field(2, ge=1)
+    crop: int = Field(128, ge=16, multiple_of=16)
+    batch: int = Field(8, ge=1)
+    accumulate: int = Field(1, ge=1)
+    steps: int = Field(ge=1)
+    lr: float = Field(gt=0)
+    lr_end: float = Field(0.0, ge=0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: int = Field(100, ge=0)
+    cascaded: bool = False
+    checkpoint_activations: bool = False
+    warp_weight: float = Field(0.0, ge=0)
+    prediction_weight: float = Field(0.0, ge=0)
+    frame_weights: tuple[float, ...] | None = None
+    qualities: tuple[int, int] = (0, QUALITIES - 1)
+    random_position: bool = False
+    rate_warmup: int = Field(0, ge=0)
+    quantization: Literal["ste", "noise"] = "ste"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> StageConfig:
+        if self.objective == "intra" and self.frames != 1:
+            raise ValueError(f"stage {self.name}: objective intra codes 1 frame, not {self.frames}")
+        if self.objective != "intra" and self.frames < 2:
+            raise ValueError(f"stage {self.name}: objective {self.objective} needs frames >= 2")
+        if self.batch % self.accumulate:
+            raise ValueError(
+                f"stage {self.name}: batch {self.batch} is no multiple of "
+                f"accumulate {self.accumulate}"
+            )
+        low, high = self.qualities
+        if not 0 <= low <= high < QUALITIES:
+            raise ValueError(
+                f"stage {self.name}: qualities {low}..{high} are not within 0..{QUALITIES - 1}"
+            )
+        return self
+
+
+class ValidationConfig(Strict):
+    """Periodic validation with real rounding: an RD curve on clips that are not trained on.
+
+    data: name of a data set; of it the first `clips` clips (evenly spread) and their first
+    `frames` frames are coded as one group of pictures at every quality, with the averaged weights.
+    """
+
+    data: str
+    every: int = Field(2000, ge=1)
+    clips: int = Field(8, ge=1)
+    frames: int = Field(8, ge=1)
+    qualities: tuple[Annotated[int, Field(ge=0, lt=QUALITIES)], ...] = (0, 21, 42, 63)
+
+
+class TrainConfig(Strict):
+    """A training run. `run_dir` is made; the same command resumes it.
+
+    init: weights to start from, file by file; spynet: folder of SpyNet arrays (.npy) that
+    initialize the three coarsest levels of the motion estimation. compile: torch.compile of both
+    codecs. threads: CPU threads per process.
+    """
+
+    model: ModelConfig
+    data: dict[str, DataConfig] = Field(min_length=1)
+    stages: tuple[StageConfig, ...] = Field(min_length=1)
+    run_dir: Path
+    loss: LossConfig = LossConfig()
+    validation: ValidationConfig | None = None
+    init: tuple[InitConfig, ...] = ()
+    spynet: Path | None = None
+    seed: int = Field(0, ge=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = Field(None, ge=1)
+    bf16: bool = True
+    channels_last: bool = True
+    compile: bool = False
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    grad_clip: float = Field(1.0, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    log_every: int = Field(20, ge=1)
+    image_every: int = Field(500, ge=1)
+    save_every: int = Field(500, ge=1)
+    time_limit_minutes: float | None = None  # save and stop after this much time
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, values: Any) -> Any:
+        """`model: cmfr-s` names a preset; `model: {preset: cmfr-s, fusion: concat}` changes it."""
+        if isinstance(values, dict) and "model" in values:
+            values = {**values, "model": model_config(values["model"])}
+        return values
+
+    @model_validator(mode="after")
+    def _names(self) -> TrainConfig:
+        named = [(f"stage {stage.name}", stage.data) for stage in self.stages]
+        named.append(("validation", self.validation.data if self.validation else None))
+        for where, name in named:
+            if name is not None and name not in self.data:
+                raise ValueError(
+                    f"{where}: no data set is called {name!r}; there are {', '.join(self.data)}"
+                )
+        if self.loss.distortion.needs_ms_ssim and (
+            small := [s for s in self.stages if s.crop < 176]
+        ):
+            raise ValueError(
+                f"stage {small[0].name}: MS-SSIM needs a crop of 176 at least, not {small[0].crop}"
+            )
+        return self
+
+
+def model_config(value: Any) -> Any:
+    """A preset name, a mapping with ``preset`` and changes to it, or a complete mapping."""
+    if isinstance(value, ModelConfig):
+        return value
+    name = (
+        value
+        if isinstance(value, str)
+        else value.get("preset")
+        if isinstance(value, dict)
+        else None
+    )
+    if name is None:
+        return value
+    if name not in PRESETS:
+        raise ValueError(f"model: no preset is called {name!r}; there are {', '.join(PRESETS)}")
+    changes = {k: v for k, v in value.items() if k != "preset"} if isinstance(value, dict) else {}
+    return merged(PRESETS[name].model_dump(), changes)
+
+
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`base` with `changes`, section by section: what is not mentioned stays."""
+    result = dict(base)
+    for key, value in changes.items():
+        nested = isinstance(value, dict) and isinstance(base.get(key), dict)
+        result[key] = merged(base[key], value) if nested else value
+    return result
+
+
+def differences(a: Any, b: Any, where: str = "") -> list[tuple[str, Any, Any]]:
+    """Leaves in which two trees of plain values differ: (dotted key, value in a, value in b)."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        pairs = [(key, a.get(key), b.get(key)) for key in sorted(a.keys() | b.keys())]
+    elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        pairs = [(str(i), x, y) for i, (x, y) in enumerate(zip(a, b, strict=True))]
+    else:
+        return [] if a == b else [(where, a, b)]
+    return [leaf for key, x, y in pairs for leaf in differences(x, y, f"{where}.{key}".lstrip("."))]
+
+
+def read_tree(path: Path, overrides: list[str]) -> dict[str, Any]:
+    """A YAML mapping with ``key.sub=value`` overrides applied (values are YAML)."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no configuration file {path}")
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path} holds no mapping of keys to values")
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise ValueError(f"override {override!r} is not of the form key=value")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ValueError(f"override {override!r}: the value is not valid YAML") from None
+        _set(tree, key, value)
+    return tree
+
+
+def load_train_config(path: str | Path, overrides: list[str] | None = None) -> TrainConfig:
+    """Read a YAML file and apply ``key.sub=value`` overrides (values are YAML).
+
+    Raises ValueError that names the file and every offending key.
+    """
+    tree = read_tree(Path(path), overrides or [])
+    try:
+        return TrainConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ValueError(f"{path}: {faults(error)}") from error
+
+
+def faults(error: ValidationError) -> str:
+    """All faults of a configuration in one line, each with its place."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in fault['loc']) or 'configuration'}: {fault['msg']}"
+        for fault in error.errors()
+    )
+
+
+def plain(cfg: Strict) -> dict[str, Any]:
+    """A configuration as plain values, as it is written to YAML and JSON."""
+    return json.loads(cfg.model_dump_json())
+
+
+def _set(tree: dict[str, Any], key: str, value: Any) -> None:
+    """tree["a"]["b"] = value for key "a.b"; a number indexes a list ("stages.0.steps")."""
+    *parents, last = key.split(".")
+    node: Any = tree
+    try:
+        for part in parents:
+            if isinstance(node, list):
+                node = node[int(part)]
+            else:
+                if isinstance(node.get(part), str):  # `model: cmfr-s` with model.fusion=concat
+                    node[part] = {"preset": node[part]}
+                node = node.setdefault(part, {})
+        node[int(last) if isinstance(node, list) else last] = value
+    except (ValueError, IndexError, AttributeError, TypeError):
+        raise ValueError(f"override {key}={value}: the configuration has no such place") from None

@@ -1,0 +1,184 @@
+"""What a training run leaves to look at: TensorBoard, `log.jsonl`, `validation.jsonl`, versions."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from cmfr.checkpoint import atomic_write
+from cmfr.color import ycbcr_to_rgb
+from cmfr.state import FrameOutput
+from cmfr.training.distributed import Team
+from cmfr.training.validation import RDPoint
+from cmfr.visualize import flow_to_color, heat
+
+
+class Means:
+    """Running means of scalars that stay on the device until they are read."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.double()
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def read(self, team: Team) -> dict[str, float]:
+        """The means over the team, and start again. Waits for the device once."""
+        names = list(self.sums)
+        if not names:
+            return {}
+        means = torch.stack([self.sums[name] / self.counts[name] for name in names])
+        values = team.mean(means).tolist()
+        self.sums, self.counts = {}, {}
+        return dict(zip(names, values, strict=True))
+
+    def state(self) -> dict[str, Any]:
+        return {"sums": self.sums, "counts": self.counts}
+
+    def restore(self, state: dict[str, Any], device: torch.device) -> None:
+        self.sums = {name: value.to(device) for name, value in state["sums"].items()}
+        self.counts = dict(state["counts"])
+
+
+class TrainLog:
+    """Scalars go to TensorBoard and `log.jsonl`, pictures to TensorBoard only.
+
+    `total_steps`: where the run resumes; records of later steps, which a killed process left, are
+    dropped.
+    """
+
+    def __init__(self, folder: Path, color: str, total_steps: int) -> None:
+        self.folder, self.color = folder, color
+        for name in ("log.jsonl", "validation.jsonl"):
+            _drop_after(folder / name, total_steps)
+        self.writer = SummaryWriter(str(folder), purge_step=total_steps + 1)
+        self.started = time.monotonic()
+        text = json.dumps(versions(), indent=1) + "\n"
+        atomic_write(folder / "versions.json", lambda path: _write(path, text))
+        self.first_curve: Sequence[RDPoint] = ()
+
+    def close(self) -> None:
+        self.writer.close()
+
+    def scalars(self, group: str, head: dict[str, Any], values: dict[str, float]) -> None:
+        """One line of the log. head: stage, step and total (steps of the run)."""
+        for name, value in values.items():
+            self.writer.add_scalar(f"{group}/{name}", value, head["total"])
+        seconds = {"seconds": round(time.monotonic() - self.started, 1)}
+        rounded = {name: _rounded(value) for name, value in values.items()}
+        self._append("log.jsonl", head | seconds | rounded)
+
+    def validation(
+        self, group: str, head: dict[str, Any], score: float, curve: Sequence[RDPoint]
+    ) -> None:
+        """A validation curve: scalars by quality, a figure against the run's first curve."""
+        total = head["total"]
+        self.writer.add_scalar(f"{group}_validation/score", score, total)
+        for point in curve:
+            for name, value in asdict(point).items():
+                if name != "quality":
+                    where = f"{group}_validation/{name}_q{point.quality}"
+                    self.writer.add_scalar(where, value, total)
+        self.first_curve = self.first_curve or curve
+        figure = _rd_figure({"first": self.first_curve, f"step {total}": curve})
+        self.writer.add_figure(f"{group}_validation/rd", figure, total)
+        points = [
+            {"quality": p.quality}
+            | {name: _rounded(value) for name, value in asdict(p).items() if name != "quality"}
+            for p in curve
+        ]
+        self._append("validation.jsonl", head | {"score": _rounded(score), "curve": points})
+
+    def pictures(self, group: str, total_steps: int, source: Tensor, output: FrameOutput) -> None:
+        """The first sample of a batch: source [3, H, W] and what became of it."""
+
+        def show(name: str, picture: Tensor) -> None:
+            self.writer.add_image(f"{group}/{name}", picture.clamp(0, 1), total_steps)
+
+        def rgb(x: Tensor) -> Tensor:
+            x = x.detach().float()
+            return ycbcr_to_rgb(x, "bt709", "full") if self.color == "ycbcr" else x
+
+        show("source", rgb(source))
+        show("reconstruction", rgb(output.x_hat[0]))
+        motion = output.motion
+        if motion is not None:
+            show("prediction", rgb(motion.prediction[0]))
+            show("flow_decoded", flow_to_color(motion.decoded[0]))
+            show("flow_refined", flow_to_color(motion.refined[0]))
+            if motion.mask is not None:
+                show("mask", heat(motion.mask[0].float().mean(0), 0, 1))
+
+    def _append(self, name: str, record: dict[str, Any]) -> None:
+        with (self.folder / name).open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def _rd_figure(curves: dict[str, Sequence[RDPoint]]) -> Any:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    axes = figure.add_subplot(xlabel="bits per pixel", ylabel="PSNR-YUV (6:1:1), dB")
+    for name, curve in curves.items():
+        axes.plot([p.bpp for p in curve], [p.psnr_yuv for p in curve], "o-", label=name)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def _rounded(value: float) -> float:
+    """Six significant digits."""
+    return float(f"{value:.6g}")
+
+
+def _drop_after(path: Path, total_steps: int) -> None:
+    """Keep the records up to `total_steps`; a line that was half written goes too."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if record["total"] <= total_steps:
+            kept.append(line + "\n")
+    atomic_write(path, lambda temporary: _write(temporary, "".join(kept)))
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
+def versions() -> dict[str, str]:
+    """What a result depends on besides the configuration."""
+    try:
+        revision = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent,
+            capture_output=True, text=True, timeout=10, check=True,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        revision = "unknown"
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {
+        "git": revision,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "machine": platform.processor() or platform.machine(),
+        "gpu": gpu,
+    }

@@ -1,0 +1,98 @@
+"""A run directory: the resolved configuration, the training state, the weights.
+
+config.yaml            what is trained, all keys
+versions.json          git revision, torch, numpy, Python
+state.pt               to resume from
+weights.safetensors    averaged weights, for every command that takes --model
+best.safetensors       the same, of the best validation so far
+log.jsonl, validation.jsonl, events.out.*
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from cmfr.checkpoint import (
+    atomic_write,
+    load_training_state,
+    save_training_state,
+    save_weights,
+)
+from cmfr.training.config import TrainConfig, differences, plain
+
+# Keys that may change between the start of a run and its resumption.
+_FREE_KEYS = (
+    "run_dir", "time_limit_minutes", "threads", "device", "compile", "log_every", "image_every",
+    "save_every",
+)  # fmt: skip
+_FREE_DATA_KEYS = ("root", "workers", "preload")
+
+
+def fixed_part(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """What must not change when a run is resumed."""
+    kept = {key: value for key, value in cfg.items() if key not in _FREE_KEYS}
+    kept["data"] = {
+        name: {key: value for key, value in data.items() if key not in _FREE_DATA_KEYS}
+        for name, data in cfg["data"].items()
+    }
+    return kept
+
+
+class RunDir:
+    """The directory of a run; only the process that leads a team writes."""
+
+    def __init__(self, cfg: TrainConfig, writes: bool) -> None:
+        self.cfg, self.path, self.writes = cfg, cfg.run_dir, writes
+        self.state_file = self.path / "state.pt"
+
+    def claim(self) -> None:
+        """Refuse a directory of another configuration; leave the resolved one.
+
+        Raises ValueError that shows the difference.
+        """
+        config, mine = self.path / "config.yaml", plain(self.cfg)
+        if config.is_file() and self.state_file.is_file():
+            theirs = yaml.safe_load(config.read_text())
+            found = differences(fixed_part(theirs), fixed_part(mine))
+            if found:
+                shown = "; ".join(f"{key}: {a} there, {b} here" for key, a, b in found[:8])
+                more = f"; and {len(found) - 8} more" if found[8:] else ""
+                raise ValueError(
+                    f"{self.path} holds a run of another configuration ({shown}{more}); choose "
+                    "another run_dir"
+                )
+        if self.writes:
+            self.path.mkdir(parents=True, exist_ok=True)
+            for leftover in self.path.glob(".*.tmp"):  # of a process killed while it saved
+                leftover.unlink()
+            text = yaml.safe_dump(mine, sort_keys=False)
+            atomic_write(config, lambda temporary: _write(temporary, text))
+
+    def save(self, state: dict[str, Any]) -> None:
+        """`state` holds "ema", the weights that are written for coding too."""
+        if self.writes:
+            self.save_weights("weights.safetensors", state["ema"], state["progress"]["total_steps"])
+            save_training_state(self.state_file, state)
+
+    def save_weights(self, name: str, weights: dict[str, Tensor], steps: int) -> None:
+        """Weights for coding, with the number of training steps in the metadata."""
+        if self.writes:
+            save_weights(self.path / name, weights, self.cfg.model, {"steps": str(steps)})
+
+    def load(self) -> dict[str, Any] | None:
+        """The state to resume from, on the CPU, or None at the start of a run."""
+        if not self.state_file.is_file():
+            return None
+        # Read to the CPU: a GPU would take the optimizer's step counts along, and then wait for
+        # each of them in every step.
+        return load_training_state(self.state_file, torch.device("cpu"))
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text)

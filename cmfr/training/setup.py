@@ -1,0 +1,94 @@
+"""What a run needs before its first step: the model, its data, and a check of every stage."""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+
+from cmfr.checkpoint import load_weights, read_weights, weights_of
+from cmfr.training.batches import CutPlan
+from cmfr.training.config import InitConfig, StageConfig, TrainConfig
+from cmfr.training.datasets import ClipSet, Preloaded, open_data
+from cmfr.training.spynet import load_spynet
+from cmfr.training.stage import learns
+from cmfr.video_codec import VideoCodec
+
+
+def build_model(cfg: TrainConfig, device: torch.device) -> VideoCodec:
+    """The model with its initial weights. Raises ValueError or OSError that names a bad file."""
+    torch.manual_seed(cfg.seed)
+    model = VideoCodec(cfg.model)
+    if cfg.spynet:
+        load_spynet(model, cfg.spynet)
+    init_from(model, cfg.init)
+    layout = torch.channels_last if cfg.channels_last else torch.contiguous_format
+    model.to(device, memory_format=layout)  # type: ignore[call-overload]
+    if cfg.compile:
+        model.intra.compile()
+        model.inter.compile()
+    return model
+
+
+def init_from(model: VideoCodec, inits: tuple[InitConfig, ...]) -> None:
+    """Take modules from weights files."""
+    for init in inits:
+        _, weights, _ = read_weights(init.file)
+        chosen = {k: v for k, v in weights.items() if k.startswith(init.modules)}
+        if not all(any(k.startswith(m) for k in chosen) for m in init.modules):
+            raise ValueError(f"init: {init.file} has no modules called {init.modules}")
+        load_weights(model, weights_of(model) | chosen, str(init.file))
+
+
+def check_stages(cfg: TrainConfig, model: VideoCodec, processes: int) -> None:
+    """Raises ValueError for what no stage could train with: a mistake in the last stage must not
+    wait for it."""
+    names = [name for name, _ in model.named_parameters()]
+    for stage in cfg.stages:
+        for prefix in stage.trainable + stage.frozen:
+            present = any(name.startswith(prefix) for name in names)
+            if not present and not _left_out(model, prefix):
+                raise ValueError(f"stage {stage.name}: no module is called {prefix}")
+        if not any(learns(stage, name) for name in names):
+            raise ValueError(f"stage {stage.name}: nothing is left to train")
+        if stage.batch % (processes * stage.accumulate):
+            raise ValueError(
+                f"stage {stage.name}: batch {stage.batch} cannot be split over "
+                f"{processes} processes x {stage.accumulate} accumulation steps"
+            )
+        for init in stage.init:
+            read_weights(init.file)
+
+
+def _left_out(model: torch.nn.Module, name: str) -> bool:
+    """Whether the model's switches leave a module of this name out."""
+    try:
+        return operator.attrgetter(name)(model) is None
+    except AttributeError:
+        return False
+
+
+def open_data_sets(cfg: TrainConfig, device: torch.device) -> dict[str, ClipSet]:
+    """The data sets that are used, by name; those of stages preloaded where they ask for it."""
+    trained = {data_name(cfg, stage) for stage in cfg.stages}
+    validated = {cfg.validation.data} if cfg.validation else set()
+    data = {name: open_data(cfg.data[name]) for name in sorted(trained | validated)}
+    for name in trained:
+        if cfg.data[name].preload:
+            data[name] = Preloaded(data[name], device)
+    return data
+
+
+def data_name(cfg: TrainConfig, stage: StageConfig) -> str:
+    """Which data set a stage reads."""
+    return stage.data or next(iter(cfg.data))
+
+
+def plan_stages(cfg: TrainConfig, data: dict[str, ClipSet]) -> list[CutPlan]:
+    """The cuts of every stage."""
+    shapes = {name: [clips.shape(i) for i in range(len(clips))] for name, clips in data.items()}
+    return [
+        CutPlan(shapes[name], cfg.data[name], stage, (cfg.seed, index))
+        for index, stage in enumerate(cfg.stages)
+        for name in [data_name(cfg, stage)]
+    ]

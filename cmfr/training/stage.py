@@ -1,0 +1,161 @@
+"""What one training stage computes: a clip in, a loss out.
+
+A step of a stage is a list of updates; each runs some consecutive frames of the clip forward, then
+backward, then moves the weights. Cascaded stages have one update for the whole clip, others one
+for each P-frame.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from cmfr.entropy import TrainingNoise
+from cmfr.state import FrameOutput, ReferenceState, detached
+from cmfr.training.config import LossConfig, StageConfig
+from cmfr.training.losses import FrameLoss, LossTerms
+from cmfr.video_codec import VideoCodec
+
+
+@dataclass(frozen=True)
+class Result:
+    """What some frames of a clip gave. Only `loss` (a scalar) has gradients.
+
+    output: of the last frame, its state among it; scalars: for the log, means over the frames,
+    still on the device.
+    """
+
+    loss: Tensor
+    output: FrameOutput
+    scalars: dict[str, Tensor]
+
+
+class StageModel(nn.Module):
+    """The codec as a stage trains it: freezes what does not learn, computes losses.
+
+    Its `forward` is all that has gradients, so that data parallelism can wrap it.
+    """
+
+    def __init__(self, codec: VideoCodec, loss: LossConfig, stage: StageConfig, bf16: bool) -> None:
+        super().__init__()
+        self.codec, self.stage, self.bf16 = codec, stage, bf16
+        self.loss = FrameLoss(loss, stage, codec.cfg.color)
+        self.weights = stage.frame_weights or codec.cfg.hierarchy.weights
+        for name, parameter in codec.named_parameters():
+            parameter.requires_grad_(learns(stage, name))
+        codec.train()
+        self.intra_learns = any(p.requires_grad for p in codec.intra.parameters())
+        codec.intra.train(self.intra_learns)  # a frozen one rounds, as in coding
+
+    def learning(self) -> list[nn.Parameter]:
+        """The parameters that the stage trains."""
+        return [p for p in self.codec.parameters() if p.requires_grad]
+
+    def updates(self, frames: int) -> list[slice]:
+        """Which frames of a clip each weight update codes."""
+        if self.stage.objective == "intra":
+            return [slice(0, 1)]
+        # An I-frame that learns is part of the first update; otherwise it is only a reference.
+        first = 0 if self._codes_intra else 1
+        if self.stage.cascaded:
+            return [slice(first, frames)]
+        return [slice(first, 2), *(slice(t, t + 1) for t in range(2, frames))]
+
+    @property
+    def _codes_intra(self) -> bool:
+        return self.stage.start == "intra" and self.intra_learns
+
+    def share_noise(self, first: int, total: int) -> None:
+        """The next batch is samples `first`, ... of a global batch of `total`."""
+        noise = TrainingNoise(self.stage.quantization == "noise", first, total)
+        self.codec.intra.noise = self.codec.inter.noise = noise
+
+    @torch.no_grad()
+    def reference(self, x: Tensor, quality: Tensor, position: int) -> ReferenceState | None:
+        """What the first update starts from: x [B, 3, H, W] coded or as it is, or None where
+        that update codes the I-frame. position: where in the hierarchical pattern x counts as."""
+        if self.stage.objective == "intra" or self._codes_intra:
+            return None
+        if self.stage.start == "source":
+            return ReferenceState(x, position=position)
+        with self._autocast(x):
+            output = self.codec.code_intra(x, quality)
+        return replace(detached(output.state), position=position)
+
+    def forward(
+        self, frames: Tensor, quality: Tensor, past: ReferenceState | None, rate_weight: float,
+        position: int,
+    ) -> Result:  # fmt: skip
+        """frames [B, n, 3, H, W] after `past`; None: the first is an I-frame at `position`."""
+        terms: list[LossTerms] = []
+        scalars: list[tuple[str, dict[str, Tensor]]] = []
+        for x in frames.unbind(1):
+            intra = past is None
+            with self._autocast(x):
+                output = self._remember_less(self._code, x, quality, past)
+            state = replace(output.state, position=position) if intra else output.state
+            weight = 1.0 if intra else self.weights[state.position % len(self.weights)]
+            past = state
+            terms.append(self.loss(output, x, quality, weight, intra, rate_weight))
+            pixels = x.shape[2] * x.shape[3]
+            bits = {f"bpp_{k}": v.detach().mean() / pixels for k, v in output.bits.items()}
+            prefix = "i_frame_" if intra and self.stage.objective != "intra" else ""
+            scalars.append((prefix, terms[-1].scalars() | bits))
+        loss = torch.stack([term.total for term in terms]).mean()
+        output = replace(output, state=state)
+        return Result(loss, detached(output), {"loss": loss.detach()} | _means(scalars))
+
+    def _code(self, x: Tensor, quality: Tensor, past: ReferenceState | None) -> FrameOutput:
+        if past is None:
+            return self.codec.code_intra(x, quality)
+        if self.stage.objective == "motion":
+            frame_quality = self.codec.frame_quality(quality, past.position + 1)
+            return self.codec.inter.estimate_motion(x, frame_quality, past)
+        return self.codec.code_inter(x, quality, past)
+
+    def _remember_less(self, code: Callable[..., FrameOutput], *arguments: object) -> FrameOutput:
+        """`code`, computed again in the backward pass where the stage asks for that."""
+        if self.stage.checkpoint_activations:
+            return checkpoint(code, *arguments, use_reentrant=False)
+        return code(*arguments)
+
+    def _autocast(self, x: Tensor) -> torch.autocast:
+        return torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16)
+
+
+def learns(stage: StageConfig, name: str) -> bool:
+    """Whether the stage trains the parameter of this name."""
+    # Quantiles serve the entropy tables, which solve for them (HyperBottleneck).
+    chosen = name.startswith(stage.trainable) and not name.endswith("quantiles")
+    return chosen and not (stage.frozen and name.startswith(stage.frozen))
+
+
+def _means(scalars: list[tuple[str, dict[str, Tensor]]]) -> dict[str, Tensor]:
+    """Means by name, the names prefixed."""
+    columns: dict[str, list[Tensor]] = {}
+    for prefix, values in scalars:
+        for name, value in values.items():
+            columns.setdefault(prefix + name, []).append(value)
+    return {name: torch.stack(column).mean() for name, column in columns.items()}
+
+
+def rate_weight(stage: StageConfig, step: int) -> float:
+    """Weight of R: rises linearly to 1 over the stage's `rate_warmup` steps."""
+    return min(1.0, (step + 1) / stage.rate_warmup) if stage.rate_warmup else 1.0
+
+
+def learning_rate(stage: StageConfig, step: int) -> float:
+    """Linear warm-up to lr, then the stage's schedule to lr_end."""
+    warmup = min(stage.warmup, stage.steps // 10)
+    if step < warmup:
+        return stage.lr * (step + 1) / warmup
+    done = min(1.0, (step - warmup) / max(1, stage.steps - warmup))
+    left = {
+        "cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant": 1.0,
+    }[stage.schedule]  # fmt: skip
+    return stage.lr_end + (stage.lr - stage.lr_end) * left

@@ -1,0 +1,309 @@
+"""Training: `Trainer` sets up, `run` goes through the stages, `_stage` through the steps of one.
+
+One process or many (`torchrun`); the global batch, the data and the noise are the same for any
+number of them. What a stage computes is in stage.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from cmfr.checkpoint import load_weights, weights_of
+from cmfr.training.batches import batches
+from cmfr.training.config import StageConfig, TrainConfig
+from cmfr.training.distributed import Team, join, leave
+from cmfr.training.log import Means, TrainLog
+from cmfr.training.run_dir import RunDir
+from cmfr.training.setup import (
+    build_model,
+    check_stages,
+    data_name,
+    init_from,
+    open_data_sets,
+    plan_stages,
+)
+from cmfr.training.stage import Result, StageModel, learning_rate, rate_weight
+from cmfr.training.validation import Validation, averaged
+
+
+@dataclass
+class Progress:
+    """Where a run stands."""
+
+    stage: int = 0
+    step: int = 0  # steps done within the stage
+    total_steps: int = 0
+    best: dict[str, Any] = field(default_factory=dict)  # objective, score, total_steps
+
+
+class Trainer:
+    """One run: everything that was set up, and the loop over stages and steps.
+
+    Mistakes in any stage are found here, before the first step. Raises ValueError or OSError.
+    """
+
+    def __init__(self, cfg: TrainConfig, team: Team | None = None) -> None:
+        self.cfg = cfg
+        self.team = team or join(cfg.device)
+        self.device = self.team.device
+        if cfg.threads:
+            torch.set_num_threads(cfg.threads)
+        self.model = build_model(cfg, self.device)
+        check_stages(cfg, self.model, self.team.size)
+        self.run_dir = RunDir(cfg, self.team.leads)
+        self.run_dir.claim()
+        self.data = open_data_sets(cfg, self.device)
+        self.plans = plan_stages(cfg, self.data)
+        self.validation = None
+        if cfg.validation:
+            self.validation = Validation(
+                cfg.validation, self.data[cfg.validation.data], cfg.loss, cfg.model.color, self.team
+            )
+        self.live = weights_of(self.model)
+        self.ema = {name: value.clone() for name, value in self.live.items()}
+        self.progress = Progress()
+        self.means = Means()
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.log: TrainLog | None = None
+        self.started = time.monotonic()
+        self.stop = False
+
+    # -- saving and resuming -------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Training state (for resuming) and the averaged weights (for coding)."""
+        assert self.optimizer is not None
+        self.run_dir.save(
+            {
+                "progress": asdict(self.progress),
+                "model": self.live,
+                "ema": self.ema,
+                "optimizer": self.optimizer.state_dict(),
+                "means": self.means.state(),
+            }
+        )
+
+    def _resume(self) -> dict[str, Any] | None:
+        """Take up a saved run; returns the optimizer's state when a stage is under way."""
+        state = self.run_dir.load()
+        if state is None:
+            return None
+        load_weights(self.model, state["model"], str(self.run_dir.state_file))
+        self.ema = {name: value.to(self.device) for name, value in state["ema"].items()}
+        self.progress = Progress(**state["progress"])
+        self.means.restore(state["means"], self.device)
+        # At the start of a stage the optimizer is new; what is stored is the last stage's.
+        return state["optimizer"] if self.progress.step else None
+
+    # -- loop ----------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Train all stages, or what is left of them; saves before it returns."""
+        optimizer_state = self._resume()
+        self.team.wait()  # all have read before one writes
+        if self.team.leads:
+            self.log = TrainLog(self.cfg.run_dir, self.cfg.model.color, self.progress.total_steps)
+        with _on_terminate(self):
+            while self.progress.stage < len(self.cfg.stages) and not self.stop:
+                self._stage(self.cfg.stages[self.progress.stage], optimizer_state)
+                optimizer_state = None
+                if self.stop:
+                    self.save()
+                else:
+                    self.progress.stage, self.progress.step = self.progress.stage + 1, 0
+                    self.means = Means()
+                    self.save()
+        if self.log:
+            self.log.close()
+        self.team.wait()
+
+    def _stage(self, stage: StageConfig, optimizer_state: dict[str, Any] | None) -> None:
+        index, first = self.progress.stage, self.progress.step
+        if stage.init and first == 0:
+            init_from(self.model, stage.init)
+            for name, value in self.live.items():
+                self.ema[name].copy_(value)
+        module = StageModel(self.model, self.cfg.loss, stage, self.cfg.bf16)
+        wrapped = self.team.wrap(module)
+        # Fused: one kernel, and steps with a gradient that is not finite are left out without
+        # waiting for the device to say so.
+        self.optimizer = torch.optim.AdamW(
+            module.learning(), lr=stage.lr, weight_decay=self.cfg.weight_decay, fused=True
+        )
+        if optimizer_state is not None:
+            self.optimizer.load_state_dict(optimizer_state)
+        clips = self.data[data_name(self.cfg, stage)]
+        stream = batches(clips, self.plans[index], first, self.team, self.model.cfg.color)
+        bar = tqdm(
+            total=stage.steps * stage.batch, initial=first * stage.batch, desc=stage.name,
+            unit="sample", dynamic_ncols=True, mininterval=5, disable=not self.team.leads,
+        )  # fmt: skip
+        self._since = (time.monotonic(), self.progress.total_steps)
+        with bar:
+            for clip, quality in stream:
+                result = self._step(module, wrapped, clip, quality)
+                self.progress.step += 1
+                self.progress.total_steps += 1
+                bar.update(stage.batch)
+                self._after_step(stage, clip, result, bar)
+                if self.stop:
+                    break
+
+    def _after_step(self, stage: StageConfig, clip: Tensor, result: Result, bar: Any) -> None:
+        """Log, validate, save and stop where it is time to."""
+        step, last = self.progress.step, self.progress.step == stage.steps
+        if step % self.cfg.log_every == 0 or last:
+            self._log(stage, bar)
+        if step % self.cfg.image_every == 0 and self.log:
+            source = clip[0, 0 if stage.objective == "intra" else -1]
+            self.log.pictures(stage.objective, self.progress.total_steps, source, result.output)
+        if self.validation and stage.objective != "motion":
+            assert self.cfg.validation is not None
+            if step % self.cfg.validation.every == 0 or last:
+                self._validate(stage)
+        limit = self.cfg.time_limit_minutes
+        late = limit is not None and time.monotonic() - self.started > 60 * limit
+        self.stop = self.team.any(self.stop or late)
+        if step % self.cfg.save_every == 0 and not self.stop and not last:
+            self.save()
+
+    def _step(
+        self, module: StageModel, wrapped: Callable[..., Result], clip: Tensor, quality: Tensor
+    ) -> Result:
+        """One batch: one optimizer step for each of the stage's updates.
+
+        clip [b, T, 3, H, W]: this process's share of the batch, coded in `accumulate` parts.
+        """
+        assert self.optimizer is not None
+        stage, step = module.stage, self.progress.step
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(stage, step)
+        rng = torch.Generator().manual_seed(_seed(self.cfg.seed, self.progress.stage, step))
+        period = len(self.cfg.model.hierarchy.weights)
+        position = int(torch.randint(period, (), generator=rng)) if stage.random_position else 0
+        clips, qualities = (x.chunk(stage.accumulate) for x in (clip, quality))
+        first = self.team.share(stage.batch).start
+        offsets = [first + i * len(clips[0]) for i in range(stage.accumulate)]
+        states = []
+        for x, q, offset in zip(clips, qualities, offsets, strict=True):
+            module.share_noise(offset, stage.batch)
+            states.append(module.reference(x[:, 0], q, position))
+        for number, frames in enumerate(module.updates(clip.shape[1])):
+            seed = _seed(self.cfg.seed, self.progress.stage, step, number)
+            for i, (x, q, offset) in enumerate(zip(clips, qualities, offsets, strict=True)):
+                torch.manual_seed(seed)  # every part draws the noise of the whole batch
+                module.share_noise(offset, stage.batch)
+                with _no_sync(wrapped, i + 1 < stage.accumulate):
+                    result = wrapped(x[:, frames], q, states[i], rate_weight(stage, step), position)
+                    (result.loss / stage.accumulate).backward()
+                states[i] = result.output.state
+                self.means.add(result.scalars)
+            self._update()
+        return result
+
+    def _update(self) -> None:
+        """Optimizer step and averaging; a gradient that is not finite changes nothing."""
+        assert self.optimizer is not None
+        parameters = self.optimizer.param_groups[0]["params"]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.cfg.grad_clip)
+        skip = (~norm.isfinite()).float()
+        # How torch.amp tells a fused optimizer to leave a step out.
+        self.optimizer.found_inf = skip  # type: ignore[attr-defined]
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.means.add({"grad_norm": norm.nan_to_num(0, 0, 0), "skipped": skip})
+        # Short runs would never leave the initial weights with the full decay.
+        steps = self.progress.total_steps
+        decay = min(self.cfg.ema_decay, (1 + steps) / (10 + steps))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.ema.values()), list(self.live.values()), 1 - decay)
+
+    # -- what is looked at ---------------------------------------------------------------------
+
+    def _head(self, stage: StageConfig) -> dict[str, Any]:
+        return {
+            "stage": stage.name, "step": self.progress.step, "total": self.progress.total_steps,
+        }  # fmt: skip
+
+    def _log(self, stage: StageConfig, bar: Any) -> None:
+        values = self.means.read(self.team)
+        if not self.log:
+            return
+        now, (then, steps) = time.monotonic(), self._since
+        samples = (self.progress.total_steps - steps) * stage.batch
+        self._since = (now, self.progress.total_steps)
+        values |= {
+            "lr": learning_rate(stage, self.progress.step - 1),
+            "epoch": self.plans[self.progress.stage].epoch(self.progress.step),
+            "samples_per_second": samples / (now - then),
+        }
+        if self.device.type == "cuda":
+            values["peak_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
+        self.log.scalars(stage.objective, self._head(stage), values)
+        shown = {"loss": 3, "psnr": 2, "bpp": 3}
+        bar.set_postfix({name: f"{values[name]:.{digits}f}" for name, digits in shown.items()})
+
+    def _validate(self, stage: StageConfig) -> None:
+        """An RD curve of the averaged weights; the best of an objective are kept."""
+        assert self.validation is not None
+        intra = stage.objective == "intra"
+        with averaged(self.model, self.ema):
+            curve = self.validation.run(self.model, intra)
+        score = self.validation.score(curve, intra)
+        if self.log:
+            self.log.validation(stage.objective, self._head(stage), score, curve)
+        best = self.progress.best
+        if best.get("objective") != stage.objective or score < best["score"]:
+            self.progress.best = {
+                "objective": stage.objective, "score": score,
+                "total_steps": self.progress.total_steps,
+            }  # fmt: skip
+            self.run_dir.save_weights("best.safetensors", self.ema, self.progress.total_steps)
+
+
+def _seed(*numbers: int) -> int:
+    """One seed of several numbers, the same on every machine."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _no_sync(module: Any, wanted: bool) -> contextlib.AbstractContextManager[Any]:
+    """Gradients stay in this process (DDP) until the last part of a batch."""
+    return module.no_sync() if wanted and hasattr(module, "no_sync") else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _on_terminate(trainer: Trainer) -> Iterator[None]:
+    """SIGTERM and Ctrl-C finish the step, save and return."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals reach the main thread only
+        return
+
+    def request(*_: Any) -> None:
+        trainer.stop = True
+
+    kinds = (signal.SIGTERM, signal.SIGINT)
+    previous = [signal.signal(kind, request) for kind in kinds]
+    try:
+        yield
+    finally:
+        for kind, handler in zip(kinds, previous, strict=True):
+            signal.signal(kind, handler)
+
+
+def train(cfg: TrainConfig) -> None:
+    """Run the configuration to its end, or to its time limit."""
+    try:
+        Trainer(cfg).run()
+    finally:
+        leave()

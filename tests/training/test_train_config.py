@@ -1,0 +1,78 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cmfr.config import PRESETS
+from cmfr.training.config import differences, load_train_config, plain
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "train").glob("*.yaml"))
+
+
+@pytest.fixture
+def path(tmp_path):
+    stages = [
+        {"name": "intra", "objective": "intra", "trainable": ["intra"], "frames": 1},
+        {"name": "inter", "objective": "inter", "trainable": ["inter"], "frames": 3},
+    ]
+    tree = {
+        "model": "cmfr-nano", "run_dir": "run", "data": {"train": {"kind": "generated"}},
+        "stages": [{"crop": 48, "batch": 2, "steps": 4, "lr": 1e-3, **stage} for stage in stages],
+    }  # fmt: skip
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(tree))
+    return tmp_path / "train.yaml"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
+def test_every_shipped_configuration_loads(path):
+    cfg = load_train_config(path)
+    assert cfg.model.name in PRESETS
+    text = path.read_text()
+    assert text.startswith("#") and "cmfr train configs" in text and "Hardware" in text
+    assert load_train_config(path, ["seed=3"]).seed == 3
+
+
+def test_mistakes_in_a_configuration_are_named(path):
+    for override, expected in (
+        ("learning_rate=1", "learning_rate: Extra inputs"),
+        ("stages.0.stepz=1", "stages.0.stepz: Extra inputs"),
+        ("model=nope", "no preset is called 'nope'"),
+        ("model.residual=magic", "model.residual"),
+        ("stages.0.crop=50", "stages.0.crop"),
+        ("stages.9.crop=64", "no such place"),
+        ("nonsense", "not of the form key=value"),
+        ("stages=[1", "not valid YAML"),
+        ("data.train.gaps=[0]", "data.train.gaps"),
+        ("data.train.kind=clips", "kind clips needs a root"),
+        ("data.train.root=x", "kind generated has no root"),
+        ("stages.1.data=long", "stage inter: no data set is called 'long'; there are train"),
+        ("validation.data=held_out", "validation: no data set is called 'held_out'"),
+        ("stages.0.accumulate=3", "batch 2 is no multiple of accumulate 3"),
+        ("stages.0.frames=2", "objective intra codes 1 frame, not 2"),
+        ("stages.1.frames=1", "objective inter needs frames >= 2"),
+        ("stages.1.qualities=[5, 64]", "qualities 5..64 are not within 0..63"),
+        ("loss.distortion={mse_yuv: 0}", "every weight is zero"),
+        ("loss.distortion={ms_ssim_rgb: 1}", "MS-SSIM needs a crop of 176 at least, not 48"),
+        ("model.motion.estimation=[{stride: 8}, {stride: 3}]", "each a divisor of the one before"),
+    ):
+        with pytest.raises(ValueError, match=expected.replace(".", r"\.")):
+            load_train_config(path, [override])
+    with pytest.raises(FileNotFoundError, match="no configuration file"):
+        load_train_config(path.parent / "absent.yaml")
+
+
+def test_overrides_change_presets_section_by_section(path):
+    assert load_train_config(path, ["model.fusion=concat"]).model.fusion == "concat"
+    changed = load_train_config(path, ["model.motion.latent=16"]).model.motion
+    assert changed == PRESETS["cmfr-nano"].motion.model_copy(update={"latent": 16})
+
+
+def test_differences_name_the_leaves(path):
+    a, b = (
+        load_train_config(path),
+        load_train_config(path, ["stages.1.lr=0.5", "model.fusion=concat"]),
+    )
+    assert differences(plain(a), plain(b)) == [
+        ("model.fusion", "sff", "concat"), ("stages.1.lr", 1e-3, 0.5),
+    ]  # fmt: skip
+    assert differences(plain(a), plain(a)) == []

@@ -1,0 +1,287 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import moving_clip
+
+from cmfr.checkpoint import load_training_state, read_weights
+from cmfr.coding import load_codec
+from cmfr.frames import ColorInfo, Frame, VideoInfo
+from cmfr.training.config import load_train_config
+from cmfr.training.trainer import Trainer, train
+from cmfr.video_out import open_writer
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """A folder with three short lossless videos."""
+    folder = tmp_path_factory.mktemp("clips")
+    info = VideoInfo(96, 64, Fraction(25), ColorInfo(), "420", 8)
+    for seed in range(3):
+        with open_writer(folder / f"{seed}.mkv", info) as writer:
+            for x in (moving_clip(9, 64, 96, seed)[0] * 255).byte().numpy():
+                writer.write(Frame((x[0], x[1, ::2, ::2].copy(), x[2, ::2, ::2].copy())))
+    return folder
+
+
+STAGES = [
+    {"name": "intra", "objective": "intra", "trainable": ["intra"], "frames": 1},
+    {"name": "motion", "objective": "motion", "start": "source", "frames": 2,
+     "trainable": ["inter.motion_codec", "inter.motion_refiner", "inter.motion_estimation"],
+     "warp_weight": 0.5, "prediction_weight": 0.5},
+    {"name": "inter", "objective": "inter", "trainable": ["inter"], "frames": 3,
+     "prediction_weight": 0.1, "random_position": True},
+    {"name": "joint", "objective": "inter", "trainable": ["intra", "inter"], "frames": 3,
+     "cascaded": True, "accumulate": 2, "quantization": "noise"},
+]  # fmt: skip
+
+
+def config(tmp_path, clips, steps=4, **changes):
+    stages = [{"crop": 48, "batch": 2, "steps": steps, "lr": 1e-3, **stage} for stage in STAGES]
+    tree = {
+        "model": "cmfr-nano", "run_dir": str(tmp_path / "run"),
+        "data": {"train": {"root": str(clips), "preload": True}},
+        "validation": {"data": "train", "every": 3, "clips": 1, "frames": 3, "qualities": [0, 63]},
+        "stages": stages, "log_every": 1, "image_every": 3, "save_every": 3, "device": "cpu",
+        "threads": 1,  # a process of its own must compute the same
+        **changes,
+    }  # fmt: skip
+    path = tmp_path / "train.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def final_state(folder):
+    return load_training_state(folder / "state.pt", torch.device("cpu"))
+
+
+def records(folder, name="log.jsonl"):
+    """The log without what depends on the machine's speed."""
+    lines = [json.loads(line) for line in (folder / name).read_text().splitlines()]
+    varying = ("seconds", "samples_per_second")
+    return [{k: v for k, v in line.items() if k not in varying} for line in lines]
+
+
+def assert_same_run(a, b):
+    """Two run directories stand at the same place, bit for bit, and logged the same."""
+    one, other = final_state(a), final_state(b)
+    assert one["progress"] == other["progress"]
+    for part in ("model", "ema"):
+        for name, value in one[part].items():
+            assert torch.equal(value, other[part][name]), (part, name)
+    for name in ("log.jsonl", "validation.jsonl"):
+        assert records(a, name) == records(b, name)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, clips):
+    """The run directory of a whole run."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    train(load_train_config(config(folder, clips)))
+    return folder / "run"
+
+
+def test_all_stages_train_log_and_give_a_codec(uninterrupted):
+    run = uninterrupted
+    log = records(run)
+    assert [r["stage"] for r in log] == [s["name"] for s in STAGES for _ in range(4)]
+    assert [r["total"] for r in log] == list(range(1, 17))
+    assert all(r["skipped"] == 0 and r["grad_norm"] > 0 for r in log)
+    expected = {"loss", "psnr", "bpp", "lambda_d", "lr", "epoch", "i_frame_psnr",
+                "bpp_motion_y", "bpp_motion_z", "bpp_residual_y", "bpp_residual_z"}  # fmt: skip
+    assert expected <= log[-1].keys()
+    assert list(run.glob("events.out.tfevents*"))
+    assert {"git", "torch"} <= json.loads((run / "versions.json").read_text()).keys()
+    assert load_codec(run / "weights.safetensors", "cpu").name == "cmfr-nano"
+
+
+def test_validation_gives_curves_and_keeps_the_best(uninterrupted):
+    curves = records(uninterrupted, "validation.jsonl")
+    # Every third step and at the end of each stage that reconstructs.
+    assert [(c["stage"], c["step"]) for c in curves] == [
+        (stage, step) for stage in ("intra", "inter", "joint") for step in (3, 4)
+    ]
+    assert [p["quality"] for p in curves[0]["curve"]] == [0, 63]
+    inter = [c for c in curves if c["stage"] != "intra"]
+    best = final_state(uninterrupted)["progress"]["best"]
+    assert best["objective"] == "inter"
+    assert best["score"] == pytest.approx(min(c["score"] for c in inter), rel=1e-5)
+    _, _, metadata = read_weights(uninterrupted / "best.safetensors")
+    assert metadata["steps"] == str(best["total_steps"])
+
+
+def test_tensorboard_has_scalars_pictures_and_curves(uninterrupted):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(uninterrupted)).Reload()
+    tags = events.Tags()
+    assert {"inter/bpp_residual_y", "inter/lambda_d", "inter/grad_norm", "inter/lr",
+            "inter_validation/psnr_yuv_q63"} <= set(tags["scalars"])  # fmt: skip
+    assert {"inter/reconstruction", "inter/flow_decoded", "inter/flow_refined", "inter/mask",
+            "inter_validation/rd"} <= set(tags["images"])  # fmt: skip
+
+
+def test_training_learns(tmp_path, clips):
+    stage = {**STAGES[0], "crop": 48, "batch": 4, "steps": 60, "lr": 3e-3}
+    path = config(tmp_path, clips)
+    train(load_train_config(path, ["stages=" + json.dumps([stage])]))
+    lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    loss = [json.loads(line)["loss"] for line in lines]
+    assert sum(loss[-10:]) < 0.5 * sum(loss[:10])
+
+
+@pytest.mark.parametrize("stop_after", [2, 5, 9, 16])
+def test_terminated_and_resumed_training_equals_uninterrupted(
+    tmp_path, clips, uninterrupted, stop_after
+):
+    cfg = load_train_config(config(tmp_path, clips))
+    trainer, steps = Trainer(cfg), 0
+    one_step = trainer._step
+
+    def counted(*arguments):
+        nonlocal steps
+        steps += 1
+        if steps == stop_after:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return one_step(*arguments)
+
+    trainer._step = counted
+    trainer.run()
+    assert final_state(tmp_path / "run")["progress"]["total_steps"] == stop_after
+    train(cfg)
+    assert_same_run(tmp_path / "run", uninterrupted)
+
+
+def test_resuming_in_the_middle_of_a_log_interval(tmp_path, clips):
+    for name, override in (("a", []), ("b", ["time_limit_minutes=1.0e-9"])):
+        (tmp_path / name).mkdir()
+        path = config(tmp_path / name, clips, steps=6, log_every=4)
+        for _ in range(30):  # with the time limit every call makes one step
+            train(load_train_config(path, override))
+    assert_same_run(tmp_path / "a" / "run", tmp_path / "b" / "run")
+
+
+KILLED_WHILE_SAVING = """
+import os, signal, sys, torch
+from cmfr.training.config import load_train_config
+from cmfr.training.trainer import train
+
+save, saves = torch.save, 0
+
+def half(state, path):
+    global saves
+    saves += 1
+    save(state, path)
+    if saves == 5:  # in the third stage, after two log records that are not saved yet
+        os.truncate(path, path.stat().st_size // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+torch.save = half
+train(load_train_config(sys.argv[1]))
+"""
+
+
+def test_a_run_killed_while_it_saves_is_resumed(tmp_path, clips, uninterrupted):
+    path = config(tmp_path, clips)
+    command = [sys.executable, "-c", KILLED_WHILE_SAVING, str(path)]
+    assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
+    run = tmp_path / "run"
+    assert list(run.glob(".*.tmp"))
+    logged, saved = records(run)[-1]["total"], final_state(run)["progress"]["total_steps"]
+    assert saved < logged < 16
+    train(load_train_config(path))
+    assert_same_run(run, uninterrupted)
+    assert not list(run.glob(".*.tmp"))
+
+
+def test_a_crash_at_the_start_of_a_stage_is_survived(tmp_path, clips, uninterrupted):
+    """The last file on disk is the one saved between two stages."""
+    cfg = load_train_config(config(tmp_path, clips))
+    trainer = Trainer(cfg)
+    one_stage = trainer._stage
+
+    def crash(stage, state):
+        if stage.name == "inter":
+            raise KeyboardInterrupt
+        one_stage(stage, state)
+
+    trainer._stage = crash
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    train(cfg)
+    assert_same_run(tmp_path / "run", uninterrupted)
+
+
+def test_a_stage_starts_from_the_weights_it_names(tmp_path, clips, uninterrupted):
+    weights = uninterrupted / "weights.safetensors"
+    _, given, _ = read_weights(weights)
+    stage = {**STAGES[2], "crop": 48, "batch": 2, "steps": 1, "lr": 1e-9,
+             "init": [{"file": str(weights), "modules": ["inter"]}]}  # fmt: skip
+    path = config(tmp_path, clips)
+    train(load_train_config(path, ["seed=9", "stages=" + json.dumps([stage])]))
+    state = final_state(tmp_path / "run")
+    for part in ("model", "ema"):
+        inter = {n: v for n, v in state[part].items() if n.startswith("inter")}
+        assert all(torch.allclose(v, given[n].float(), atol=1e-6) for n, v in inter.items())
+        intra = "intra.analysis.0.weight"
+        assert not torch.allclose(state[part][intra], given[intra].float(), atol=1e-6)
+
+
+def test_mistakes_in_late_stages_are_found_at_the_start(tmp_path, clips):
+    path = config(tmp_path, clips)
+    for override, expected in (
+        ("stages.3.trainable=[inter, nonsense]", "stage joint: no module is called nonsense"),
+        ("stages.3.crop=512", "stage joint: no clip has 3 frames of 512x512"),
+        ("init=[{file: RUN, modules: [intre]}]", "has no modules called"),
+    ):
+        if "RUN" in override:
+            train(load_train_config(path, ["stages.0.steps=1"]))
+            weights = tmp_path / "run" / "weights.safetensors"
+            override = override.replace("RUN", str(weights))
+        with pytest.raises(ValueError, match=expected):
+            Trainer(load_train_config(path, [override, f"run_dir={tmp_path / 'other'}"]))
+
+
+def test_another_configuration_is_refused_with_the_difference(tmp_path, clips):
+    path = config(tmp_path, clips, steps=1)
+    train(load_train_config(path))
+    with pytest.raises(ValueError, match=r"\(seed: 0 there, 5 here; stages\.1\.lr: 0\.001 there"):
+        train(load_train_config(path, ["seed=5", "stages.1.lr=0.5"]))
+    train(load_train_config(path, ["log_every=7", "data.train.workers=0"]))  # these may change
+
+
+def test_steps_with_a_gradient_that_is_not_finite_are_left_out_and_counted(tmp_path, clips):
+    trainer = Trainer(load_train_config(config(tmp_path, clips)))
+    parameter = next(p for n, p in trainer.model.named_parameters() if n.startswith("intra"))
+    trainer.optimizer = torch.optim.AdamW([parameter], lr=1.0, fused=True)
+    before = parameter.detach().clone()
+
+    def update(factor):
+        (parameter * factor).sum().backward()
+        trainer._update()
+        return trainer.means.read(trainer.team)["skipped"]
+
+    assert update(float("nan")) == 1 and torch.equal(parameter, before)
+    assert update(1.0) == 0 and not torch.equal(parameter, before)
+
+
+def test_the_smoke_configuration_trains(tmp_path):
+    """As README runs it; its validation curves get better."""
+    run = tmp_path / "smoke"
+    cfg = load_train_config(ROOT / "configs/train/smoke.yaml", [f"run_dir={run}"])
+    train(cfg)
+    curves = records(run, "validation.jsonl")
+    for objective in ("intra", "inter"):
+        names = {stage.name for stage in cfg.stages if stage.objective == objective}
+        scores = [c["score"] for c in curves if c["stage"] in names]
+        assert len(scores) > 1 and scores[-1] < scores[0]
+    assert load_codec(run / "best.safetensors", "cpu").name == "cmfr-nano"

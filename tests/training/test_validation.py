@@ -1,0 +1,75 @@
+import pytest
+import torch
+
+from cmfr.config import PRESETS
+from cmfr.device import exact_arithmetic
+from cmfr.entropy import make_tables
+from cmfr.training.batches import to_network
+from cmfr.training.config import DataConfig, LossConfig, ValidationConfig
+from cmfr.training.datasets import GeneratedClips
+from cmfr.training.distributed import Team
+from cmfr.training.validation import RDPoint, Validation, averaged
+
+CPU = torch.device("cpu")
+CLIPS = GeneratedClips(DataConfig(kind="generated", count=3, frames=4, size=(100, 72)))
+
+
+def validation(team=None, **changes):
+    cfg = ValidationConfig(data="x", clips=2, frames=3, qualities=(5, 40), **changes)
+    return Validation(cfg, CLIPS, LossConfig(), "ycbcr", team or Team(0, 1, CPU))
+
+
+def test_points_agree_with_real_coding(nano):
+    """Bits within 1 % of the written bytes plus what a payload has besides symbols; PSNR equal."""
+    curve = validation().run(nano, intra=False)
+    make_tables(nano)
+    for point in curve:
+        bits = psnr = 0.0
+        for index in (0, 2):
+            x = to_network(CLIPS.read(index, range(3)).first[..., :64, :96], None, "ycbcr")
+            past = None
+            with exact_arithmetic():
+                for frame in x:
+                    payload, _, output = nano.encode_frame(frame[None], point.quality, past)
+                    past = output.state
+                    bits += 8 * (len(payload) - 6)  # checksum and the coder's final state
+                    mse = (output.x_hat[0] - frame).square().mean((1, 2))
+                    y, u, v = (-10 * mse.log10()).tolist()
+                    psnr += (6 * y + u + v) / 8
+        assert point.psnr_yuv == pytest.approx(psnr / 6, abs=1e-3)
+        assert point.bpp == pytest.approx(bits / (6 * 64 * 96), rel=0.02)
+
+
+def test_training_goes_on_as_before(nano):
+    nano.train()
+    nano.intra.eval()
+    validation().run(nano, intra=True)
+    assert nano.training and nano.inter.training and not nano.intra.training
+    nano.eval()
+
+
+def test_averaged_weights_are_put_back():
+    torch.manual_seed(0)
+    from cmfr.checkpoint import weights_of
+    from cmfr.video_codec import VideoCodec
+
+    model = VideoCodec(PRESETS["cmfr-nano"])
+    own = {name: value.clone() for name, value in weights_of(model).items()}
+    other = {name: value + 1 for name, value in own.items()}
+    with averaged(model, other):
+        assert all(torch.equal(v, other[n]) for n, v in weights_of(model).items())
+    assert all(torch.equal(v, own[n]) for n, v in weights_of(model).items())
+
+
+def test_the_score_weighs_all_rates_alike():
+    measured = validation()
+    low = RDPoint(0, bpp=0.01, psnr_yuv=25, distortion=0.001)
+    high = RDPoint(63, bpp=1.0, psnr_yuv=40, distortion=0.0001)
+
+    def cheaper(p):
+        return RDPoint(p.quality, p.bpp / 2, p.psnr_yuv, p.distortion / 2)
+
+    score = measured.score([low, high], intra=False)
+    a = measured.score([cheaper(low), high], intra=False)
+    b = measured.score([low, cheaper(high)], intra=False)
+    assert a == pytest.approx(b) and a == pytest.approx(score / 2**0.5)
