@@ -1,0 +1,96 @@
+"""Samples per second of training with and without what makes it fast, as ratios from one run.
+
+    scripts/measure_training.py CONFIG [key=value ...] [--stage NAME] [--steps 10] [--rounds 3]
+
+Every variant runs one stage of the configuration in a process of its own, in turn, so that a busy
+machine disturbs all alike; the best round of each counts. Prints a Markdown table, with peak
+memory where there is a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+# What each variant changes: in the run, in the stage, in its data.
+VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "channels_last, bf16, preloaded": ({}, {}, {}),
+    "without channels_last": ({"channels_last": False}, {}, {}),
+    "without bf16": ({"bf16": False}, {}, {}),
+    "without channels_last and bf16": ({"channels_last": False, "bf16": False}, {}, {}),
+    "without preloading": ({}, {}, {"preload": False}),
+    "with compile": ({"compile": True}, {}, {}),
+    "with activation checkpointing": ({}, {"checkpoint_activations": True}, {}),
+}
+
+
+def measure(args: argparse.Namespace) -> dict[str, float]:
+    """The log record of `args.steps` steps, after as many that warm up."""
+    from cmfr.training.config import load_train_config
+    from cmfr.training.trainer import train
+
+    cfg = load_train_config(args.config, args.overrides)
+    stages = {stage.name: stage for stage in cfg.stages}
+    name = args.stage or cfg.stages[-1].name
+    if name not in stages:
+        raise ValueError(f"{args.config} has no stage {name!r}; there are {', '.join(stages)}")
+    of_run, of_stage, of_data = VARIANTS[args.one]
+    stage = stages[name].model_copy(update={"steps": 2 * args.steps, **of_stage})
+    data = {n: d.model_copy(update={"preload": True, **of_data}) for n, d in cfg.data.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        changes = {
+            "stages": (stage,), "data": data, "validation": None, "run_dir": Path(folder),
+            "log_every": args.steps, "save_every": 10**9, "image_every": 10**9, **of_run,
+        }  # fmt: skip
+        train(cfg.model_copy(update=changes))
+        return json.loads((Path(folder) / "log.jsonl").read_text().splitlines()[-1])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--stage", help="name of the stage to run (default: the last)")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--one", choices=list(VARIANTS), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(measure(args)))
+        return 0
+    best: dict[str, dict[str, float]] = {}
+    for _ in range(args.rounds):
+        for name in args.variants:
+            command = [sys.executable, __file__, *sys.argv[1:], "--one", name]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                print(f"{name}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+                continue
+            result = json.loads(done.stdout.splitlines()[-1])
+            if result["samples_per_second"] > best.get(name, {}).get("samples_per_second", 0):
+                best[name] = result
+    if not best:
+        return 1
+    first = next(iter(best.values()))
+    print("| variant | samples/s | ratio | peak GiB |\n|---|---|---|---|")
+    for name, result in best.items():
+        rate, peak = result["samples_per_second"], result.get("peak_gib")
+        ratio = rate / first["samples_per_second"]
+        print(f"| {name} | {rate:.2f} | {ratio:.2f} | {f'{peak:.2f}' if peak else '-'} |")
+    return 0 if len(best) == len(args.variants) else 1
+
+
+if __name__ == "__main__":
+    try:
+        raise SystemExit(main())
+    except (ValueError, OSError) as error:
+        print(f"measure_training: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
