@@ -14,8 +14,15 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
+
+from cmfr.training.batches import batches
+from cmfr.training.config import TrainConfig, load_train_config
+from cmfr.training.distributed import join
+from cmfr.training.setup import data_name, open_data_sets, plan_stages
+from cmfr.training.trainer import train
 
 # What each variant changes: in the run, in the stage, in its data.
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
@@ -26,14 +33,13 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "without preloading": ({}, {}, {"preload": False}),
     "with compile": ({"compile": True}, {}, {}),
     "with activation checkpointing": ({}, {"checkpoint_activations": True}, {}),
+    "data path alone, preloaded": ({}, {}, {}),
+    "data path alone, read by workers": ({}, {}, {"preload": False}),
 }
 
 
 def measure(args: argparse.Namespace) -> dict[str, float]:
     """The log record of `args.steps` steps, after as many that warm up."""
-    from cmfr.training.config import load_train_config
-    from cmfr.training.trainer import train
-
     cfg = load_train_config(args.config, args.overrides)
     stages = {stage.name: stage for stage in cfg.stages}
     name = args.stage or cfg.stages[-1].name
@@ -47,8 +53,23 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
             "stages": (stage,), "data": data, "validation": None, "run_dir": Path(folder),
             "log_every": args.steps, "save_every": 10**9, "image_every": 10**9, **of_run,
         }  # fmt: skip
-        train(cfg.model_copy(update=changes))
+        cfg = cfg.model_copy(update=changes)
+        if args.one.startswith("data path"):
+            return {"samples_per_second": data_rate(cfg)}
+        train(cfg)
         return json.loads((Path(folder) / "log.jsonl").read_text().splitlines()[-1])
+
+
+def data_rate(cfg: TrainConfig) -> float:
+    """Samples per second that the data path delivers when nothing waits for it."""
+    team = join(cfg.device)
+    data = open_data_sets(cfg, team.device)
+    (plan,), (stage,) = plan_stages(cfg, data), cfg.stages
+    times = [time.monotonic()]
+    for _ in batches(data[data_name(cfg, stage)], plan, 0, team, cfg.model.color):
+        times.append(time.monotonic())
+    half = stage.steps // 2
+    return (stage.steps - half) * stage.batch / (times[-1] - times[half])
 
 
 def main() -> int:

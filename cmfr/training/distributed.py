@@ -44,6 +44,7 @@ class Team:
             module,
             device_ids=[self.device.index] if self.device.type == "cuda" else None,
             find_unused_parameters=True,
+            broadcast_buffers=False,  # none of them changes in training
             gradient_as_bucket_view=True,
         )
 
