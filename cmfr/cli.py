@@ -1,4 +1,5 @@
-"""The command line: `cmfr encode | decode | info | train | bench`. Errors are one sentence."""
+"""The command line, `cmfr encode | decode | info | train | ablate | bench`: errors are one
+sentence."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cmfr import __version__
+from cmfr.cli_parser import add_decode, add_device, add_encode, frame_size
 from cmfr.config import LATENT_STRIDE, PRESETS, QUALITIES
 
 if TYPE_CHECKING:
@@ -26,8 +28,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"cmfr {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_encode(commands)
-    _add_decode(commands)
+    add_encode(commands, _encode)
+    add_decode(commands, _decode)
 
     info = commands.add_parser("info", help="header, frame table and rate of a .cmfr file")
     info.add_argument("input", help="a .cmfr file")
@@ -42,96 +44,31 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--dry-run", action="store_true", help="print the resolved configuration")
     train.set_defaults(run=_train)
 
+    ablate = commands.add_parser(
+        "ablate", help="train and compare variants of a model; the same command resumes"
+    )
+    ablate.add_argument("config", help="YAML file, see configs/ablation")
+    ablate.add_argument(
+        "overrides", nargs="*", metavar="key=value",
+        help="e.g. parallel=4; base.KEY=value changes the training configuration",
+    )  # fmt: skip
+    ablate.add_argument("--dry-run", action="store_true", help="print variants, runs, what is done")
+    ablate.add_argument(
+        "--report-only", action="store_true", help="table and plots of what is done"
+    )
+    ablate.set_defaults(run=_ablate)
+
     bench = commands.add_parser("bench", help="parameters, kMACs per pixel, frames per second")
     bench.add_argument(
         "--model", nargs="+", default=list(PRESETS),
         help="presets or weights files (default: all presets)",
     )  # fmt: skip
     bench.add_argument("--complexity", action="store_true", help="parameters and kMACs only")
-    bench.add_argument("--size", type=_size, default=(416, 240), help="frame size (416x240)")
+    bench.add_argument("--size", type=frame_size, default=(416, 240), help="frame size (416x240)")
     bench.add_argument("--frames", type=int, default=8, help="frames to time (8)")
-    _add_device(bench)
+    add_device(bench)
     bench.set_defaults(run=_bench)
     return parser
-
-
-def _add_encode(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    encode = commands.add_parser("encode", help="compress a video to a .cmfr file")
-    encode.add_argument(
-        "input", help="a video (mp4, mkv, mov, webm, y4m, ...), a raw planar .yuv, a PNG folder"
-    )
-    encode.add_argument("output", help="the .cmfr file to write")
-    encode.add_argument("--model", default="cmfr-s", help="model name or weights file (cmfr-s)")
-    encode.add_argument(
-        "--quality", type=int, default=32,
-        help=f"0 (smallest file) .. {QUALITIES - 1} (best picture), default 32",
-    )  # fmt: skip
-    encode.add_argument(
-        "--intra-period",
-        type=int,
-        default=-1,
-        help="frames from one intra frame to the next; -1 (default): only the first is intra",
-    )
-    encode.add_argument("--frames", type=int, help="code only so many frames")
-    encode.add_argument("--start", type=int, default=0, help="first frame to code (0)")
-    source = encode.add_argument_group("what the input does not say itself")
-    source.add_argument("--size", type=_size, help="WIDTHxHEIGHT of a .yuv")
-    source.add_argument(
-        "--pixel-format", choices=("yuv420p", "yuv444p", "yuv420p10le", "yuv444p10le"),
-        help="of a .yuv",
-    )  # fmt: skip
-    source.add_argument("--frame-rate", help="frames per second, e.g. 25 or 30000/1001")
-    _add_color(source, "of the input")
-    encode.add_argument(
-        "--reconstruction", metavar="VIDEO",
-        help="also write what the decoder will show (lossless video, .y4m, .yuv or PNG folder)",
-    )  # fmt: skip
-    _add_device(encode)
-    _add_quiet(encode)
-    encode.set_defaults(run=_encode)
-
-
-def _add_decode(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    decode = commands.add_parser("decode", help="decompress a .cmfr file")
-    decode.add_argument("input", help="a .cmfr file")
-    decode.add_argument(
-        "output", help="mp4, mkv, mov (lossless H.264), y4m, yuv, or a folder for PNGs"
-    )
-    decode.add_argument("--model", help="model name or weights file (default: the stream's name)")
-    decode.add_argument("--crf", type=int, help="x264 with this CRF instead of lossless")
-    _add_color(decode, "of the stream, where it does not say (PNGs need them)")
-    decode.add_argument(
-        "--keep-going", action="store_true",
-        help="damaged file: repeat the last good frame until the next intra frame",
-    )  # fmt: skip
-    _add_device(decode)
-    _add_quiet(decode)
-    decode.set_defaults(run=_decode)
-
-
-def _add_color(parser: argparse._ActionsContainer, whose: str) -> None:
-    parser.add_argument(
-        "--matrix", choices=("bt709", "bt601", "bt2020"), help=f"color matrix {whose}"
-    )
-    parser.add_argument("--range", choices=("full", "limited"), help=f"sample range {whose}")
-
-
-def _add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto",
-        help="auto (default) takes the GPU if there is one",
-    )  # fmt: skip
-
-
-def _add_quiet(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--quiet", action="store_true", help="no progress bar, no summary")
-
-
-def _size(text: str) -> tuple[int, int]:
-    width, _, height = text.lower().partition("x")
-    if not (width.isdigit() and height.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT")
-    return int(width), int(height)
 
 
 def _encode(args: argparse.Namespace) -> None:
@@ -236,12 +173,28 @@ def _train(args: argparse.Namespace) -> None:
     train(cfg)
 
 
+def _ablate(args: argparse.Namespace) -> int:
+    from cmfr.ablation import load_ablation, run
+    from cmfr.ablation_report import describe, write_report
+
+    cfg = load_ablation(args.config, args.overrides)
+    if args.dry_run:
+        print(describe(cfg))
+        return 0
+    failures = {} if args.report_only else run(cfg)
+    print(write_report(cfg))
+    for name, reason in failures.items():
+        print(f"cmfr ablate: {name}: {reason}", file=sys.stderr)
+    return 1 if failures else 0
+
+
 def _bench(args: argparse.Namespace) -> None:
     import torch
 
+    from cmfr.benchmark import time_frames
     from cmfr.checkpoint import load_weights, read_weights
     from cmfr.coding import find_weights
-    from cmfr.complexity import count, table, time_frames
+    from cmfr.complexity import count, table
     from cmfr.device import pick_device
     from cmfr.layers import pad_to_multiple
     from cmfr.video_codec import VideoCodec

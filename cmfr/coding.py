@@ -123,12 +123,12 @@ class Codec:
                     f"{MAX_SIDE} pixels can be coded"
                 )
             report = CodingReport(info)
-            header = self._header(info, quality, intra_period)
+            header = self.header(info, quality, intra_period)
 
             def write(temporary: Path) -> None:
                 with temporary.open("w+b") as file:
                     writer = BitstreamWriter(file, header)
-                    for coded in self._encode_frames(reader, info, quality, intra_period, writer):
+                    for coded in self.encode_frames(reader, info, quality, intra_period, writer):
                         report.frames += 1
                         if on_frame is not None:
                             on_frame(coded)
@@ -140,7 +140,8 @@ class Codec:
             report.seconds = time.perf_counter() - began
         return report
 
-    def _header(self, info: VideoInfo, quality: int, intra_period: int) -> StreamHeader:
+    def header(self, info: VideoInfo, quality: int, intra_period: int) -> StreamHeader:
+        """The header of a stream that this codec writes."""
         return StreamHeader.of(
             info,
             quality=quality,
@@ -151,7 +152,7 @@ class Codec:
             producer=_producer(self.device),
         )
 
-    def _encode_frames(
+    def encode_frames(
         self,
         frames: Any,
         info: VideoInfo,
@@ -159,6 +160,7 @@ class Codec:
         intra_period: int,
         writer: BitstreamWriter,
     ) -> Iterator[CodedFrame]:
+        """Code `frames` of a video one by one into an open stream; see `encode_video`."""
         past: ReferenceState | None = None
         for number, frame in enumerate(frames):
             if number == 0 or (intra_period > 0 and number % intra_period == 0):

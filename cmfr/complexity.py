@@ -7,12 +7,13 @@ that the encoder runs to keep its reference.
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cmfr.device import exact_arithmetic
@@ -33,14 +34,14 @@ class Complexity:
 
 
 @dataclass(frozen=True)
-class Speed:
-    """Frames per second with a real bitstream, median of the timed frames."""
+class PartComplexity:
+    """One part of a P-frame codec."""
 
     model: str
-    frame: str
-    size: str
-    encode_fps: float
-    decode_fps: float
+    part: str
+    parameters_m: float
+    encode_kmac_per_pixel: float
+    decode_kmac_per_pixel: float
 
 
 def _inputs(model: VideoCodec, height: int, width: int) -> Tensor:
@@ -84,49 +85,63 @@ def count(model: VideoCodec, height: int = 256, width: int = 256) -> list[Comple
     ]  # fmt: skip
 
 
-def time_frames(
-    model: VideoCodec, frames: list[Tensor], quality: int = 32, warmup: int = 2
-) -> list[Speed]:
-    """Time encode and decode of `frames` ([1, 3, H, W] each): the first intra, the rest inter.
-
-    The first `warmup` P-frames are not counted.
-    """
+def count_parts(model: VideoCodec, height: int = 256, width: int = 256) -> list[PartComplexity]:
+    """Complexity of a steady-state P-frame by part, the parts of a codec adding up to it."""
     model.eval()
     make_tables(model)
-    device = frames[0].device
-    times: dict[str, list[tuple[float, float]]] = {"intra": [], "inter": []}
-    past = None
-    size = FrameSize(frames[0].shape[2], frames[0].shape[3])
+    x, pixels = _inputs(model, height, width), height * width
+    names: dict[nn.Module, str] = {}
+    for name, part in model.inter.named_children():
+        inner = part.named_children() if name == "residual_codec" else ()
+        names |= {p: f"{name}.{n}" for n, p in inner} or {part: name}
+
+    def kmacs(function: Any) -> dict[str, float]:
+        with FlopCounterMode(display=False) as counter:
+            with attributed(names, lambda: counter.get_total_flops() / 2 / pixels / 1e3) as parts:
+                function()
+        return parts
+
     with exact_arithmetic():
-        for number, x in enumerate(frames):
-            began = _now(device)
-            payload, frame_quality, output = model.encode_frame(x, quality, past)
-            encoded = _now(device)
-            model.decode_frame(payload, frame_quality, size if past is None else past)
-            decoded = _now(device)
-            if number == 0 or number > warmup:
-                kind = "intra" if past is None else "inter"
-                times[kind].append((encoded - began, decoded - encoded))
-            past = output.state
-    rows = []
-    for kind, pairs in times.items():
-        if pairs:
-            encode, decode = (
-                sorted(column)[len(pairs) // 2] for column in zip(*pairs, strict=True)
-            )
-            rows.append(
-                Speed(
-                    model.cfg.name, kind, f"{size.width}x{size.height}",
-                    round(1 / encode, 2), round(1 / decode, 2),
-                )
-            )  # fmt: skip
-    return rows
+        past = model.encode_frame(x, 32, model.encode_frame(x, 32, None)[2].state)[2].state
+        payload, quality, _ = model.encode_frame(x, 32, past)
+        encode = kmacs(lambda: model.encode_frame(x, 32, past))
+        decode = kmacs(lambda: model.decode_frame(payload, quality, past))
+    return [
+        PartComplexity(
+            model.cfg.name, name, round(sum(p.numel() for p in part.parameters()) / 1e6, 3),
+            round(encode.get(name, 0.0), 2), round(decode.get(name, 0.0), 2),
+        )
+        for part, name in names.items()
+    ]  # fmt: skip
 
 
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+@contextmanager
+def attributed(
+    parts: dict[nn.Module, str], read: Callable[[], float]
+) -> Iterator[dict[str, float]]:
+    """How much a reading grows inside each part, without the parts within it. Yields the sums by
+    name; `read` is a clock or a counter."""
+    totals: dict[str, float] = {}
+    open_parts: list[tuple[float, float]] = []  # (reading at entry, of parts within)
+
+    def enter(*_: Any) -> None:
+        open_parts.append((read(), 0.0))
+
+    def leave(module: nn.Module, *_: Any) -> None:
+        began, within = open_parts.pop()
+        whole = read() - began
+        totals[parts[module]] = totals.get(parts[module], 0.0) + whole - within
+        if open_parts:
+            outer, inner = open_parts[-1]
+            open_parts[-1] = (outer, inner + whole)
+
+    hooks = [module.register_forward_pre_hook(enter) for module in parts]
+    hooks += [module.register_forward_hook(leave) for module in parts]
+    try:
+        yield totals
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def table(rows: list[Any]) -> str:

@@ -15,6 +15,7 @@ to decode. Everything here is float32 whatever autocast says.
 from __future__ import annotations
 
 import math
+import time
 import warnings
 import zlib
 from dataclasses import dataclass
@@ -224,15 +225,23 @@ class BitEstimator(EntropyCoder):
 
 
 class BitWriter(EntropyCoder):
-    """Collects the symbols of one frame; batch size 1."""
+    """Collects the symbols of one frame; batch size 1.
 
-    def __init__(self) -> None:
+    estimator: counts their bits on the way, for those who compare estimate and file. seconds:
+    spent in the rANS coder, its lists included.
+    """
+
+    def __init__(self, estimator: BitEstimator | None = None) -> None:
         self._chunks: list[tuple[Tensor, Tensor, CdfTables]] = []
+        self.estimator = estimator
+        self.seconds = 0.0
 
     def code_gaussian(
         self, name: str, values: Tensor | None, mean: Tensor, scale: Tensor, skip: float
     ) -> Tensor:
         assert values is not None and len(values) == 1
+        if self.estimator:
+            self.estimator.code_gaussian(name, values, mean, scale, skip)
         coded = scale >= skip
         symbols = torch.where(coded, (values - mean).round(), 0.0)
         self._chunks.append((symbols[coded].int(), scale_index(scale)[coded], GAUSSIAN_TABLES))
@@ -246,6 +255,8 @@ class BitWriter(EntropyCoder):
         shape: tuple[int, int, int, int],
     ) -> Tensor:
         assert values is not None and len(values) == 1
+        if self.estimator:
+            self.estimator.code_factorized(name, values, model, shape)
         symbols = values.round()
         tables = model.tables or model.make_tables()
         self._chunks.append((symbols.int().flatten(), _channel_index(shape, symbols), tables))
@@ -254,8 +265,9 @@ class BitWriter(EntropyCoder):
     def finish(self) -> bytes:
         """The frame's payload: a 2-byte checksum of all symbols, then one rANS stream."""
         encoder, checksum, written = BufferedRansEncoder(), 0, 0
-        for symbols, indexes, tables in self._chunks:
-            array = symbols.cpu().numpy()
+        chunks = [(s.cpu().numpy(), i.cpu().numpy(), tables) for s, i, tables in self._chunks]
+        began = time.perf_counter()
+        for array, indexes, tables in chunks:
             checksum = zlib.crc32(array.tobytes(), checksum)
             written += len(array)
             if len(array):
@@ -265,7 +277,9 @@ class BitWriter(EntropyCoder):
         # CompressAI 1.2.8 corrupts the heap on a flush of fewer than two symbols. A hyper-latent
         # always has as many symbols as channels, so this cannot happen with a valid model.
         assert written >= 2
-        return (checksum & 0xFFFF).to_bytes(_CHECKSUM_BYTES, "little") + encoder.flush()
+        payload = (checksum & 0xFFFF).to_bytes(_CHECKSUM_BYTES, "little") + encoder.flush()
+        self.seconds = time.perf_counter() - began
+        return payload
 
 
 class BitReader(EntropyCoder):
@@ -273,7 +287,7 @@ class BitReader(EntropyCoder):
 
     `limit`: an upper bound on the symbols of the frame. The rANS decoder checks no bounds, and
     numbers that differ from the encoder's make it read on: zeros behind the payload keep it
-    inside memory of ours until the checksum is compared.
+    inside memory of ours until the checksum is compared. seconds: spent in the rANS coder.
     """
 
     def __init__(self, payload: bytes, limit: int, device: torch.device) -> None:
@@ -284,8 +298,10 @@ class BitReader(EntropyCoder):
         self._expected = int.from_bytes(payload[:_CHECKSUM_BYTES], "little")
         self._checksum = 0
         self._device = device
+        self.seconds = 0.0
 
     def _decode(self, indexes: list[int], tables: CdfTables) -> Tensor:
+        began = time.perf_counter()
         symbols = (
             self._decoder.decode_stream(indexes, tables.cdfs, tables.sizes, tables.offsets)
             if indexes
@@ -293,6 +309,7 @@ class BitReader(EntropyCoder):
         )
         array = np.asarray(symbols, dtype=np.int32)
         self._checksum = zlib.crc32(array.tobytes(), self._checksum)
+        self.seconds += time.perf_counter() - began
         return torch.from_numpy(array).to(self._device, torch.float32)
 
     def code_gaussian(

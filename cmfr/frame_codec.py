@@ -11,6 +11,7 @@ same reconstruction bit for bit, on one machine.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Generic, NamedTuple, TypeVar
 
 import torch
@@ -37,6 +38,8 @@ class FrameCodec(nn.Module, ABC, Generic[Past]):
     symbols_per_pixel: int = 4
     # Training only: how noise stands for rounding.
     noise: TrainingNoise = TrainingNoise()
+    # `encode` estimates bits too, beside the bytes.
+    estimates: bool = False
 
     @abstractmethod
     def _code(
@@ -61,9 +64,13 @@ class FrameCodec(nn.Module, ABC, Generic[Past]):
     def encode(self, x: Tensor, quality: Tensor, past: Past) -> tuple[bytes, FrameOutput]:
         """x [1, 3, H, W], quality [1] -> payload and what the decoder will have."""
         assert not self.training, "encode needs eval()"
-        coder = BitWriter()
+        coder = BitWriter(BitEstimator(False) if self.estimates else None)
         output = self._code(coder, x, quality, past)
-        return coder.finish(), output
+        payload = coder.finish()
+        if coder.estimator:
+            output.bits.update(coder.estimator.bits)
+            output.bit_maps.update(coder.estimator.maps)
+        return payload, replace(output, coder_seconds=coder.seconds)
 
     @torch.no_grad()
     def decode(self, payload: bytes, quality: Tensor, past: Past) -> FrameOutput:
@@ -73,7 +80,7 @@ class FrameCodec(nn.Module, ABC, Generic[Past]):
         coder = BitReader(payload, limit, quality.device)
         output = self._code(coder, None, quality, past)
         coder.finish()
-        return output
+        return replace(output, coder_seconds=coder.seconds)
 
     def _shown(self, x: Tensor) -> Tensor:
         """Reconstruction in range; left alone in training, where clamping would stop gradients."""

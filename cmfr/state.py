@@ -73,8 +73,9 @@ class FrameOutput:
 
     x_hat [B, 3, H, W] clamped to [0, 1] in eval mode; state: the reference of the next frame;
     bits: name ("motion_y", "motion_z", "residual_y", "residual_z", "intra_y", "intra_z") ->
-    bits per sample [B], empty when real bytes were written or read; bit_maps: the same per latent
-    position [B, h, w], outside training.
+    bits per sample [B], empty when real bytes were written or read (unless the codec `estimates`);
+    bit_maps: the same per latent position [B, h, w], outside training. coder_seconds: spent in the
+    rANS coder.
     """
 
     x_hat: Tensor
@@ -82,6 +83,7 @@ class FrameOutput:
     bits: dict[str, Tensor] = field(default_factory=dict)
     bit_maps: dict[str, Tensor] = field(default_factory=dict)
     motion: MotionPictures | None = None
+    coder_seconds: float = 0.0
 
     @property
     def total_bits(self) -> Tensor:

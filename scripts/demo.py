@@ -16,18 +16,15 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from cmfr.coding import Codec, CodedFrame, load_codec
-from cmfr.color import planes_to_tensor, rgb_to_ycbcr, tensor_to_planes, ycbcr_to_rgb
-from cmfr.config import LATENT_STRIDE
-from cmfr.device import exact_arithmetic
+from cmfr.coding import CodedFrame, load_codec
+from cmfr.color import rgb_to_ycbcr, tensor_to_planes
 from cmfr.frames import ColorInfo, Frame, VideoInfo
-from cmfr.layers import pad_to_multiple
+from cmfr.inspection import frame_panels, sheet
 from cmfr.metrics import FrameQuality, compare
 from cmfr.video_in import open_video
 from cmfr.video_out import lossless_suffix, open_writer
-from cmfr.visualize import enlarge, flow_to_color, heat
 
 WIDTH, HEIGHT = 416, 240
 
@@ -58,55 +55,6 @@ def render_clip(path: Path, frames: int) -> None:
             paint = torch.stack([stripes, 0.3 + 0 * stripes, 1 - stripes])
             view = (1 - cover) * view.clamp(0, 1) + cover * paint
             writer.write(tensor_to_planes(rgb_to_ycbcr(view, "bt709", "full"), info, "ycbcr"))
-
-
-def draw(codec: Codec, info: VideoInfo, before: CodedFrame, shown: CodedFrame, path: Path) -> None:
-    """Source, reconstruction, flows, mask and bits of one P-frame on one sheet."""
-    assert before.output is not None and shown.source is not None
-    space = codec.model.cfg.color
-    x = planes_to_tensor(shown.source, info, space, codec.device)
-    quality = torch.tensor([shown.quality], device=codec.device)
-    with exact_arithmetic():
-        estimate = codec.model.inter(
-            pad_to_multiple(x, LATENT_STRIDE), quality, before.output.state
-        )
-    motion = estimate.motion
-    height, width = x.shape[-2:]
-
-    def fit(picture: torch.Tensor) -> torch.Tensor:
-        return enlarge(picture, tuple(estimate.x_hat.shape[-2:]))[:, :height, :width]
-
-    def rgb(picture: torch.Tensor) -> torch.Tensor:
-        # For the eye only: the planes' own matrix would change the tint a little.
-        picture = picture[0, :, :height, :width]
-        return ycbcr_to_rgb(picture, "bt709", "full") if space == "ycbcr" else picture
-
-    limit = max(float(motion.refined.square().sum(1).sqrt().quantile(0.99)), 0.5)
-    panels = [
-        ("source", rgb(x)),
-        ("reconstruction", rgb(estimate.x_hat)),
-        (
-            f"decoded flow (hue = direction, up to {limit:.1f})",
-            fit(flow_to_color(motion.decoded[0], limit)),
-        ),
-        ("refined flow", fit(flow_to_color(motion.refined[0], limit))),
-    ]
-    if motion.mask is not None:
-        panels.append(
-            ("mask, mean of channels (black 0, white 1)", fit(heat(motion.mask[0].mean(0), 0, 1)))
-        )
-    bits = sum(estimate.bit_maps[k][0] for k in ("residual_y", "motion_y"))
-    panels.append((f"bits per 16x16 block (white = {float(bits.max()):.0f})", fit(heat(bits, 0))))
-    margin, columns = 18, 2
-    rows = -(-len(panels) // columns)
-    sheet = Image.new("RGB", (columns * width, rows * (height + margin)), "white")
-    pen = ImageDraw.Draw(sheet)
-    for i, (title, picture) in enumerate(panels):
-        left, top = i % columns * width, i // columns * (height + margin)
-        pen.text((left + 4, top + 3), title, fill="black")
-        array = picture.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
-        sheet.paste(Image.fromarray(np.ascontiguousarray(array)), (left, top + margin))
-    sheet.save(path)
 
 
 def same(a: Frame, b: Frame) -> bool:
@@ -169,7 +117,7 @@ def main() -> int:
         if identical else "DIFFERS from the encoder's reconstruction",
     }  # fmt: skip
     if len(recent) == 2:
-        draw(codec, info, recent[0], recent[1], args.out / "frame.png")
+        sheet(frame_panels(codec, info, recent[0], recent[1])).save(args.out / "frame.png")
         rows["picture"] = f"{args.out / 'frame.png'} (frame {recent[1].number})"
     for name, value in rows.items():
         print(f"{name:<18}{value}")

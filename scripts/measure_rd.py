@@ -14,62 +14,34 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-
-from cmfr.coding import Codec, load_codec
-from cmfr.metrics import compare
-from cmfr.video_in import open_video
-from cmfr.video_out import lossless_suffix
+from cmfr.bd_rate import NotComparable, Point, bd_rate
+from cmfr.coding import load_codec
+from cmfr.evaluation import RatePoint, measure_point
 
 
-def measure(codec: Codec, video: Path, quality: int, intra_period: int) -> dict[str, float]:
-    """One point: file size over pixels, distortion of what the file decodes to, speed."""
-    with tempfile.TemporaryDirectory() as folder:
-        with open_video(video) as reader:
-            kind = lossless_suffix(reader.info)
-        stream, decoded = Path(folder) / "a.cmfr", Path(folder) / f"a{kind}"
-        encoded = codec.encode_video(video, stream, quality=quality, intra_period=intra_period)
-        report = codec.decode_video(stream, decoded)
-        with open_video(video) as source, open_video(decoded) as result:
-            frames = [compare(a, b, source.info) for a, b in zip(source, result, strict=True)]
-    planes = np.mean([f.psnr for f in frames], axis=0)
-    ssim = [f.ms_ssim for f in frames if f.ms_ssim is not None]
-    return {
-        "q": quality,
-        "frames": encoded.frames,
-        "bytes": encoded.bytes,
-        "bpp": encoded.bpp,
-        "psnr_y": float(planes[0]),
-        "psnr_u": float(planes[1]),
-        "psnr_v": float(planes[2]),
-        "psnr_yuv": float(np.mean([f.combined for f in frames])),
-        "ms_ssim_y": float(np.mean(ssim)) if ssim else float("nan"),
-        "encode_fps": encoded.fps,
-        "decode_fps": report.fps,
-    }
-
-
-def bd_rate(anchor: list[dict[str, float]], points: list[dict[str, float]]) -> str:
-    """BD-rate in percent and the part of the curves' joint PSNR range that they share."""
-    from bjontegaard import bd_rate as library
-
-    curves = [sorted((p["bpp"], p["psnr_yuv"]) for p in side) for side in (anchor, points)]
-    for curve in curves:
-        quality = [d for _, d in curve]
-        if len(curve) < 4 or quality != sorted(quality):
-            return "not computed (fewer than 4 points, or a curve that is not monotone)"
-    low, high = (f(c[i][1] for c in curves) for f, i in ((max, 0), (min, -1)))
-    union = max(c[-1][1] for c in curves) - min(c[0][1] for c in curves)
-    if high <= low:
-        return "no overlap"
-    (rate_a, psnr_a), (rate_b, psnr_b) = (zip(*c, strict=True) for c in curves)
-    value = library(
-        rate_a, psnr_a, rate_b, psnr_b, method="pchip", min_overlap=0, require_matching_points=False
+def row(name: str, point: RatePoint) -> str:
+    """A line of the table."""
+    ssim = "" if point.ms_ssim is None else f"{point.ms_ssim:.4f}"
+    psnr = " | ".join(f"{value:.2f}" for value in (*point.psnr, point.psnr_yuv))
+    return (
+        f"| {name} | {point.quality} | {point.bpp:.4f} | {psnr} | {ssim} | "
+        f"{point.encode_fps:.2f} | {point.decode_fps:.2f} |"
     )
-    return f"{value:+.1f} % (overlap {low:.1f} to {high:.1f} dB, {(high - low) / union:.0%})"
+
+
+def against(anchor: list[Point], points: list[RatePoint]) -> str:
+    """BD-rate in percent and the part of the curves' joint PSNR range that they share."""
+    try:
+        result = bd_rate(anchor, [(p.bpp, p.psnr_yuv) for p in points])
+    except NotComparable as reason:
+        return f"not computed: {reason}"
+    return (
+        f"{result.percent:+.1f} % "
+        f"(overlap {result.low:.1f} to {result.high:.1f} dB, {result.overlap:.0%})"
+    )
 
 
 def main() -> int:
@@ -80,33 +52,31 @@ def main() -> int:
     parser.add_argument("--model", default="cmfr-s")
     parser.add_argument("--qualities", nargs="+", type=int, default=[0, 21, 42, 63])
     parser.add_argument("--intra-period", type=int, default=-1)
+    parser.add_argument("--frames", type=int, help="code only so many frames of each video")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--anchors", type=Path)
     parser.add_argument("--anchor", nargs="+", default=["x264-medium-ldp"])
     parser.add_argument("--out", type=Path, help="also write the points as JSON")
     args = parser.parse_args()
     codec = load_codec(args.model, args.device)
-    curves: dict[str, list[dict[str, float]]] = {}
+    curves: dict[str, list[RatePoint]] = {}
     print("| sequence | quality | bpp | PSNR Y | U | V | YUV | MS-SSIM Y | enc fps | dec fps |")
     print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
     for video in args.videos:
         curves[video.stem] = []
         for quality in args.qualities:
-            p = measure(codec, video, quality, args.intra_period)
-            curves[video.stem].append(p)
-            print(
-                f"| {video.stem} | {quality} | {p['bpp']:.4f} | {p['psnr_y']:.2f} | "
-                f"{p['psnr_u']:.2f} | {p['psnr_v']:.2f} | {p['psnr_yuv']:.2f} | "
-                f"{p['ms_ssim_y']:.4f} | {p['encode_fps']:.2f} | {p['decode_fps']:.2f} |",
-                flush=True,
-            )
+            point = measure_point(codec, video, quality, args.intra_period, args.frames)
+            curves[video.stem].append(point)
+            print(row(video.stem, point), flush=True)
     if args.anchors:
         anchors = json.loads(args.anchors.read_text())["curves"]
         for name in args.anchor:
             for video, points in curves.items():
-                print(f"BD-rate against {name}, {video}: {bd_rate(anchors[name][video], points)}")
+                anchor = [(p["bpp"], p["psnr_yuv"]) for p in anchors[name][video]]
+                print(f"BD-rate against {name}, {video}: {against(anchor, points)}")
     if args.out:
-        args.out.write_text(json.dumps({"curves": {codec.name: curves}}, indent=1))
+        plain = {video: [asdict(p) for p in points] for video, points in curves.items()}
+        args.out.write_text(json.dumps({"curves": {codec.name: plain}}, indent=1))
     return 0
 
 

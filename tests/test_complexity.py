@@ -1,6 +1,7 @@
+import pytest
 import torch
 
-from cmfr.complexity import count, time_frames
+from cmfr.complexity import attributed, count, count_parts
 from cmfr.config import PRESETS
 from cmfr.video_codec import VideoCodec
 
@@ -32,7 +33,35 @@ def test_counter_agrees_with_a_hand_count(nano):
     assert counter.get_total_flops() == 2 * 9 * layer.in_channels * layer.out_channels * 256
 
 
-def test_timing_covers_both_frame_types(nano):
-    rows = time_frames(nano, [torch.rand(1, 3, 64, 64) for _ in range(4)])
-    assert [row.frame for row in rows] == ["intra", "inter"]
-    assert all(row.encode_fps > 0 and row.decode_fps > 0 for row in rows)
+def test_parts_add_up_to_the_frame(nano):
+    _, inter = count(nano)
+    parts = count_parts(nano)
+    assert sum(p.encode_kmac_per_pixel for p in parts) == pytest.approx(
+        inter.encode_kmac_per_pixel, abs=0.1
+    )
+    assert sum(p.decode_kmac_per_pixel for p in parts) == pytest.approx(
+        inter.decode_kmac_per_pixel, abs=0.1
+    )
+    by_name = {p.part: p for p in parts}
+    assert by_name["motion_estimation"].decode_kmac_per_pixel == 0  # the encoder's alone
+    total = sum(p.parameters_m for p in parts)
+    assert total == pytest.approx(inter.parameters_m, abs=0.01)
+
+
+def test_readings_are_attributed_without_what_is_within():
+    inner, outer = torch.nn.Identity(), torch.nn.Identity()
+    reading = 0.0
+
+    def work(amount):
+        nonlocal reading
+        reading += amount
+
+    outer.forward = lambda x: (work(1), inner(x), work(2))
+    inner.forward = lambda x: work(10)
+    with attributed({outer: "outer", inner: "inner"}, lambda: reading) as totals:
+        outer(0)
+        work(100)  # outside of both
+        outer(0)
+    assert totals == {"outer": 6, "inner": 20}
+    outer(0)
+    assert totals == {"outer": 6, "inner": 20}

@@ -1,0 +1,93 @@
+"""Options of the commands that code videos, and options that commands share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from cmfr.config import QUALITIES
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+Run = Callable[[argparse.Namespace], "int | None"]
+
+
+def add_encode(commands: Commands, run: Run) -> None:
+    encode = commands.add_parser("encode", help="compress a video to a .cmfr file")
+    encode.add_argument(
+        "input", help="a video (mp4, mkv, mov, webm, y4m, ...), a raw planar .yuv, a PNG folder"
+    )
+    encode.add_argument("output", help="the .cmfr file to write")
+    encode.add_argument("--model", default="cmfr-s", help="model name or weights file (cmfr-s)")
+    encode.add_argument(
+        "--quality", type=int, default=32,
+        help=f"0 (smallest file) .. {QUALITIES - 1} (best picture), default 32",
+    )  # fmt: skip
+    encode.add_argument(
+        "--intra-period",
+        type=int,
+        default=-1,
+        help="frames from one intra frame to the next; -1 (default): only the first is intra",
+    )
+    encode.add_argument("--frames", type=int, help="code only so many frames")
+    encode.add_argument("--start", type=int, default=0, help="first frame to code (0)")
+    source = encode.add_argument_group("what the input does not say itself")
+    source.add_argument("--size", type=frame_size, help="WIDTHxHEIGHT of a .yuv")
+    source.add_argument(
+        "--pixel-format", choices=("yuv420p", "yuv444p", "yuv420p10le", "yuv444p10le"),
+        help="of a .yuv",
+    )  # fmt: skip
+    source.add_argument("--frame-rate", help="frames per second, e.g. 25 or 30000/1001")
+    _add_color(source, "of the input")
+    encode.add_argument(
+        "--reconstruction", metavar="VIDEO",
+        help="also write what the decoder will show (lossless video, .y4m, .yuv or PNG folder)",
+    )  # fmt: skip
+    add_device(encode)
+    add_quiet(encode)
+    encode.set_defaults(run=run)
+
+
+def add_decode(commands: Commands, run: Run) -> None:
+    decode = commands.add_parser("decode", help="decompress a .cmfr file")
+    decode.add_argument("input", help="a .cmfr file")
+    decode.add_argument(
+        "output", help="mp4, mkv, mov (lossless H.264), y4m, yuv, or a folder for PNGs"
+    )
+    decode.add_argument("--model", help="model name or weights file (default: the stream's name)")
+    decode.add_argument("--crf", type=int, help="x264 with this CRF instead of lossless")
+    _add_color(decode, "of the stream, where it does not say (PNGs need them)")
+    decode.add_argument(
+        "--keep-going", action="store_true",
+        help="damaged file: repeat the last good frame until the next intra frame",
+    )  # fmt: skip
+    add_device(decode)
+    add_quiet(decode)
+    decode.set_defaults(run=run)
+
+
+def _add_color(parser: argparse._ActionsContainer, whose: str) -> None:
+    parser.add_argument(
+        "--matrix", choices=("bt709", "bt601", "bt2020"), help=f"color matrix {whose}"
+    )
+    parser.add_argument("--range", choices=("full", "limited"), help=f"sample range {whose}")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto",
+        help="auto (default) takes the GPU if there is one",
+    )  # fmt: skip
+
+
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quiet", action="store_true", help="no progress bar, no summary")
+
+
+def frame_size(text: str) -> tuple[int, int]:
+    """ "416x240" -> (416, 240)."""
+    width, _, height = text.lower().partition("x")
+    if not (width.isdigit() and height.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT")
+    return int(width), int(height)
