@@ -299,7 +299,7 @@ def run(cfg: AblationConfig) -> dict[str, str]:
     Raises ValueError or OSError, before anything is trained, for a configuration that is wrong or
     that its run_dir was not made with.
     """
-    from cmfr.training.log import versions  # with TensorBoard, which takes seconds
+    from cmfr.versions import versions
 
     runs, common = resolve(cfg), common_run(cfg)
     trained = {name: run for name, run in runs.items() if not cfg.variants[name].weights}

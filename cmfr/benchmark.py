@@ -68,8 +68,10 @@ def time_frames(
 ) -> list[Speed]:
     """Time encode and decode of `frames` ([1, 3, H, W] each): the first intra, the rest inter.
 
-    The I-frame is timed after a first one; the first `warmup` P-frames are not counted.
+    The I-frame is timed after a first one; the first `warmup` P-frames are not counted (fewer where
+    there are no more).
     """
+    warmup = max(0, min(warmup, len(frames) - 2))
     model.eval()
     make_tables(model)
     device = frames[0].device

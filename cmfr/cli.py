@@ -1,5 +1,4 @@
-"""The command line, `cmfr encode | decode | info | train | ablate | bench`: errors are one
-sentence."""
+"""The command line: `cmfr --help` lists the commands. Errors are one sentence."""
 
 from __future__ import annotations
 
@@ -10,9 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cmfr import __version__
-from cmfr.cli_parser import add_decode, add_device, add_encode, frame_size
-from cmfr.config import LATENT_STRIDE, PRESETS, QUALITIES
+from cmfr import __version__, cli_evaluation, cli_measure
+from cmfr.cli_parser import add_decode, add_encode
+from cmfr.config import QUALITIES
 
 if TYPE_CHECKING:
     from cmfr.coding import CodedFrame, CodingReport
@@ -58,16 +57,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     ablate.set_defaults(run=_ablate)
 
-    bench = commands.add_parser("bench", help="parameters, kMACs per pixel, frames per second")
-    bench.add_argument(
-        "--model", nargs="+", default=list(PRESETS),
-        help="presets or weights files (default: all presets)",
-    )  # fmt: skip
-    bench.add_argument("--complexity", action="store_true", help="parameters and kMACs only")
-    bench.add_argument("--size", type=frame_size, default=(416, 240), help="frame size (416x240)")
-    bench.add_argument("--frames", type=int, default=8, help="frames to time (8)")
-    add_device(bench)
-    bench.set_defaults(run=_bench)
+    cli_measure.add_commands(commands)
+    cli_evaluation.add_commands(commands)
     return parser
 
 
@@ -186,43 +177,6 @@ def _ablate(args: argparse.Namespace) -> int:
     for name, reason in failures.items():
         print(f"cmfr ablate: {name}: {reason}", file=sys.stderr)
     return 1 if failures else 0
-
-
-def _bench(args: argparse.Namespace) -> None:
-    import torch
-
-    from cmfr.benchmark import time_frames
-    from cmfr.checkpoint import load_weights, read_weights
-    from cmfr.coding import find_weights
-    from cmfr.complexity import count, table
-    from cmfr.device import pick_device
-    from cmfr.layers import pad_to_multiple
-    from cmfr.video_codec import VideoCodec
-
-    if args.frames < 2 or min(args.size) < 16:
-        raise ValueError("bench needs at least 2 frames of at least 16x16 pixels")
-    device, complexity, speed = pick_device(args.device), [], []
-    for name in args.model:
-        torch.manual_seed(0)
-        try:
-            cfg, weights, _ = read_weights(find_weights(name))
-            model = VideoCodec(cfg)
-            load_weights(model, weights, name)
-        except FileNotFoundError:
-            if name not in PRESETS:
-                raise
-            print(f"{name}: no weights, timed with random ones", file=sys.stderr)
-            model = VideoCodec(PRESETS[name])
-        model = model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        complexity += count(model)
-        if not args.complexity:
-            width, height = args.size
-            clip = [torch.rand(1, 3, height, width, device=device) for _ in range(args.frames)]
-            speed += time_frames(model, [pad_to_multiple(x, LATENT_STRIDE) for x in clip])
-    print(table(complexity))
-    if speed:
-        print(f"\n{device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-        print(table(speed))
 
 
 class _Progress:

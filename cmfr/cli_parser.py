@@ -39,7 +39,7 @@ def add_encode(commands: Commands, run: Run) -> None:
         help="of a .yuv",
     )  # fmt: skip
     source.add_argument("--frame-rate", help="frames per second, e.g. 25 or 30000/1001")
-    _add_color(source, "of the input")
+    add_color(source, "of the input")
     encode.add_argument(
         "--reconstruction", metavar="VIDEO",
         help="also write what the decoder will show (lossless video, .y4m, .yuv or PNG folder)",
@@ -57,7 +57,7 @@ def add_decode(commands: Commands, run: Run) -> None:
     )
     decode.add_argument("--model", help="model name or weights file (default: the stream's name)")
     decode.add_argument("--crf", type=int, help="x264 with this CRF instead of lossless")
-    _add_color(decode, "of the stream, where it does not say (PNGs need them)")
+    add_color(decode, "of the stream, where it does not say (PNGs need them)")
     decode.add_argument(
         "--keep-going", action="store_true",
         help="damaged file: repeat the last good frame until the next intra frame",
@@ -67,7 +67,7 @@ def add_decode(commands: Commands, run: Run) -> None:
     decode.set_defaults(run=run)
 
 
-def _add_color(parser: argparse._ActionsContainer, whose: str) -> None:
+def add_color(parser: argparse._ActionsContainer, whose: str) -> None:
     parser.add_argument(
         "--matrix", choices=("bt709", "bt601", "bt2020"), help=f"color matrix {whose}"
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from pytorch_msssim import ms_ssim
+from torch import Tensor
 
 from cmfr.frames import Frame, VideoInfo
 
@@ -61,3 +62,20 @@ def frame_ms_ssim(a: Frame, b: Frame, info: VideoInfo) -> float | None:
         for frame in (a, b)
     )
     return float(ms_ssim(x, y, data_range=peak))
+
+
+def stored_quality(a: Frame, b: Frame, info: VideoInfo) -> dict[str, float]:
+    """`compare` of YUV pictures by the names of results: psnr_y, _u, _v, _yuv and ms_ssim_y."""
+    result = compare(a, b, info)
+    values = dict(zip(("psnr_y", "psnr_u", "psnr_v"), result.psnr, strict=True))
+    values["psnr_yuv"] = result.combined
+    return values | ({} if result.ms_ssim is None else {"ms_ssim_y": result.ms_ssim})
+
+
+def rgb_quality(x: Tensor, y: Tensor) -> dict[str, float]:
+    """psnr_rgb and ms_ssim_rgb of RGB pictures [1, 3, H, W] in [0, 1], not rounded here."""
+    mse = float((x.double() - y.double()).square().mean())
+    values = {"psnr_rgb": min(PSNR_CAP, -10 * float(np.log10(mse))) if mse else PSNR_CAP}
+    if min(x.shape[2:]) >= MS_SSIM_MIN_SIDE:
+        values["ms_ssim_rgb"] = float(ms_ssim(x, y, data_range=1))
+    return values

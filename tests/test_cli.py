@@ -141,4 +141,4 @@ def test_python_m_cmfr(arguments):
 def test_bench_prints_complexity(capsys):
     assert main(["bench", "--model", "cmfr-nano", "--size", "64x64", "--frames", "4"]) == 0
     out = capsys.readouterr().out
-    assert "kmac_per_pixel" in out and "fps" in out and out.count("cmfr-nano") == 4
+    assert "kmac_per_pixel" in out and "cmfr-nano intra 64x64: encode" in out

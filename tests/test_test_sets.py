@@ -63,6 +63,7 @@ def stand_in(test_set: TestSet, root: Path) -> Path:
 
 def test_all_are_there():
     assert NAMES == [
+        "devtest",
         *(f"hevc_{c}" for c in ("a", "b", "c", "d", "e", "rgb")),
         "mcl_jcv",
         "uvg",
@@ -312,7 +313,7 @@ def test_a_wrong_file_is_said_in_one_sentence(tmp_path, text, message):
 
 
 def test_unknown_names():
-    with pytest.raises(ValueError, match="no test set 'hevc_x': it is none of hevc_a, hevc_b"):
+    with pytest.raises(ValueError, match="'hevc_x': it is none of devtest, hevc_a, hevc_b"):
         load_test_set("hevc_x")
     with pytest.raises(FileNotFoundError, match="no test set file no/such.yaml"):
         load_test_set("no/such.yaml")

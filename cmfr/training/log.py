@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import platform
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -21,6 +18,7 @@ from cmfr.color import ycbcr_to_rgb
 from cmfr.state import FrameOutput
 from cmfr.training.distributed import Team
 from cmfr.training.validation import RDPoint
+from cmfr.versions import versions
 from cmfr.visualize import flow_to_color, heat
 
 
@@ -162,23 +160,3 @@ def _drop_after(path: Path, total_steps: int) -> None:
 
 def _write(path: Path, text: str) -> None:
     path.write_text(text)
-
-
-def versions() -> dict[str, str]:
-    """What a result depends on besides the configuration."""
-    try:
-        revision = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent,
-            capture_output=True, text=True, timeout=10, check=True,
-        ).stdout.strip()  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        revision = "unknown"
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return {
-        "git": revision,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "machine": platform.processor() or platform.machine(),
-        "gpu": gpu,
-    }

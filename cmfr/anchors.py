@@ -1,0 +1,329 @@
+"""Anchors: x264, x265, SVT-AV1 and VP9 in a low-delay configuration, measured like our own codec.
+
+The encoders are those in PyAV's FFmpeg. A sequence is coded to a raw stream, whose packets count
+the bits and which is then decoded and compared with the source frame by frame, so memory does not
+grow with its length. One thread codes unless more are asked for: with several, x264 cuts frames
+into slices, which costs rate. Bits are those that a decoder needs: the text that x264 and x265 put
+into a stream about their settings (some 0.7 and 2 kB) is left out.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, Literal
+
+import av
+import av.error
+import numpy as np
+from av.bitstream import BitStreamFilterContext
+
+from cmfr.color import planes_to_tensor
+from cmfr.frames import Frame, VideoInfo, matrix_code, resolve_color
+from cmfr.metrics import rgb_quality, stored_quality
+from cmfr.results import Conditions, FrameResult, Record, Times, write_results
+from cmfr.test_sets import find_sequence, load_test_set, open_sequence
+from cmfr.video_in import VideoReader, open_video
+
+Color = Literal["yuv420", "rgb"]
+_SPEEDS = tuple("ultrafast superfast veryfast faster fast medium slow slower veryslow".split())
+_RANGES = {"limited": 1, "full": 2}  # FFmpeg's; 0: unspecified
+_NEVER = 2**30  # an intra period that no video reaches
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """An encoder of FFmpeg: its name there, raw stream format, presets (the first is the default)
+    and highest CRF or QP."""
+
+    library: str
+    format: str
+    presets: tuple[str, ...]
+    highest: int
+    filter: str = ""  # of FFmpeg, for its packets
+
+
+ENCODERS = {
+    "x264": Encoder("libx264", "h264", ("medium", *_SPEEDS), 51, "filter_units=remove_types=6"),
+    "x265": Encoder("libx265", "hevc", ("medium", *_SPEEDS), 51),
+    "svt-av1": Encoder("libsvtav1", "ivf", ("6", *map(str, range(14))), 63),
+    "vp9": Encoder("libvpx-vp9", "ivf", ("1", *map(str, range(9))), 63),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to code: `rates` are CRFs or QPs by `mode`; frames: the first so many, None: all;
+    intra_period: frames from one I-frame to the next, -1: only the first; color: what to measure
+    on, RGB by BT.709, full range; preset None is the first of the encoder. Raises ValueError."""
+
+    codec: str
+    rates: tuple[float, ...]
+    preset: str | None = None
+    mode: str = "crf"
+    frames: int | None = None
+    intra_period: int = -1
+    color: Color = "yuv420"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        check_rates(self.rates, self.intra_period, self.frames)
+        if self.codec not in ENCODERS:
+            raise ValueError(f"codec {self.codec!r} is not one of {', '.join(ENCODERS)}")
+        if self.mode not in ("crf", "qp"):
+            raise ValueError(f"mode {self.mode!r} is neither crf nor qp")
+        encoder = ENCODERS[self.codec]
+        if self.preset is None:
+            object.__setattr__(self, "preset", encoder.presets[0])
+        if self.preset not in encoder.presets:
+            known = ", ".join(encoder.presets[1:])
+            raise ValueError(f"preset {self.preset!r} of {self.codec} is not one of {known}")
+        if max(self.rates) > encoder.highest:
+            raise ValueError(
+                f"{self.mode} {max(self.rates):g} is above {encoder.highest}, the highest of "
+                f"{self.codec}"
+            )
+
+    @property
+    def name(self) -> str:
+        """Of the codec in results: "x264-medium", "x264-medium-qp"."""
+        return f"{self.codec}-{self.preset}" + ("-qp" if self.mode == "qp" else "")
+
+    def options(self, rate: float) -> dict[str, str]:
+        """FFmpeg's options for one rate."""
+        value, preset = f"{rate:g}", str(self.preset)
+        keyint = "infinite" if self.intra_period == -1 else str(self.intra_period)
+        last = "1" if self.intra_period == 1 else keyint.replace("infinite", "9999")
+        if self.codec == "x264":
+            parameters = f"keyint={keyint}:min-keyint={last}:scenecut=0:bframes=0"
+            options = {"preset": preset, "tune": "zerolatency", "x264-params": parameters}
+            return {**options, self.mode: value}
+        if self.codec == "x265":
+            keyint = keyint.replace("infinite", "-1")
+            parameters = (
+                f"keyint={keyint}:min-keyint={last}:scenecut=0:bframes=0:frame-threads=1:info=0"
+                f":pools={self.threads}:log-level=error:{self.mode}={value}"
+            )
+            return {"preset": preset, "tune": "zerolatency", "x265-params": parameters}
+        if self.codec == "svt-av1":
+            keyint = keyint.replace("infinite", "-1")
+            fixed = ":aq-mode=0" if self.mode == "qp" else ""
+            parameters = f"pred-struct=1:keyint={keyint}:scd=0:lp={self.threads}{fixed}"
+            return {"preset": preset, self.mode: value, "svtav1-params": parameters}
+        period = str(_NEVER if self.intra_period == -1 else self.intra_period)
+        options = {
+            "deadline": "good", "cpu-used": preset, "lag-in-frames": "0", "auto-alt-ref": "0",
+            "row-mt": "0", "b": "0", "crf": value, "g": period, "keyint_min": period,
+        }  # fmt: skip
+        return {**options, "qmin": value, "qmax": value} if self.mode == "qp" else options
+
+
+def check_rates(rates: Sequence[float], intra_period: int, frames: int | None) -> None:
+    """Raises ValueError for what no encoder can take."""
+    if not rates or len(set(rates)) < len(rates) or min(rates) < 0:
+        raise ValueError(f"rates {[f'{r:g}' for r in rates]} are to be different, not negative")
+    if intra_period != -1 and intra_period < 1:
+        raise ValueError(f"the intra period {intra_period} is neither -1 nor at least 1")
+    if frames is not None and frames < 1:
+        raise ValueError(f"frames must be 1 or more, not {frames}")
+
+
+# --- what is coded
+
+
+@dataclass(frozen=True)
+class Source:
+    """A sequence to code: names for the results, and how to open it."""
+
+    dataset: str
+    name: str
+    open: Callable[[], VideoReader]
+
+
+def test_sources(name_or_yaml: str, root: Path) -> list[Source]:
+    """All sequences of a test set in a folder. Raises ValueError, FileNotFoundError."""
+    test_set = load_test_set(name_or_yaml)
+    if not test_set.sequences:
+        raise ValueError(f"the test set {test_set.name} has no sequences to code")
+    found = [(sequence, find_sequence(root, sequence)) for sequence in test_set.sequences]
+    return [Source(test_set.name, s.name, partial(open_sequence, path, s)) for s, path in found]
+
+
+def video_sources(videos: Sequence[Path], dataset: str = "videos") -> list[Source]:
+    """Video files by their names. Raises ValueError for two of one name, FileNotFoundError."""
+    names = [path.stem for path in videos]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"two videos are called {', '.join(twice)}")
+    for path in videos:
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist")
+    return [Source(dataset, path.stem, partial(open_video, path)) for path in videos]
+
+
+def require_420(info: VideoInfo, name: str) -> None:
+    """Raise ValueError for what the anchors are not run on: not 4:2:0, or odd sizes."""
+    if info.chroma != "420":
+        raise ValueError(f"{name} is {info.chroma}, anchors take 4:2:0 video only")
+    if info.width % 2 or info.height % 2:
+        raise ValueError(f"{name} has the odd size {info.width}x{info.height}")
+
+
+# --- quality
+
+
+def frame_quality(source: Frame, decoded: Frame, info: VideoInfo, color: Color) -> dict[str, float]:
+    """Metrics by name: of the stored samples, and for color "rgb" of RGB made of both by BT.709,
+    full range, as floats in [0, 1], chroma repeated 2x2."""
+    quality = stored_quality(source, decoded, info)
+    if color == "rgb":
+        info = resolve_color(info, "bt709", "full")
+        x, y = (planes_to_tensor(f, info, "rgb").clamp(0, 1) for f in (source, decoded))
+        quality |= rgb_quality(x, y)
+    return quality
+
+
+def compare_videos(
+    source: VideoReader, decoded: VideoReader, frames: int, color: Color
+) -> list[dict[str, float]]:
+    """Quality of the first `frames` frames. Raises ValueError if `decoded` is another video."""
+    one, other = source.info, decoded.info
+    if (one.plane_shapes, one.bit_depth) != (other.plane_shapes, other.bit_depth):
+        raise ValueError(f"{source.path} was coded, but {other.width}x{other.height} decoded")
+    pairs = zip(islice(source, frames), decoded, strict=True)
+    return [frame_quality(a, b, one, color) for a, b in pairs]
+
+
+def conditions(info: VideoInfo, color: Color, intra_period: int, frames: int) -> Conditions:
+    """As results state them."""
+    if color == "rgb":
+        note = "chroma repeated 2x2"
+        return Conditions("rgb", "bt709", "full", intra_period, frames, "float", note)
+    return Conditions("yuv420", None, None, intra_period, frames, f"{info.bit_depth}bit")
+
+
+# --- coding
+
+
+def run(sources: Sequence[Source], settings: Settings, output: Path) -> list[Record]:
+    """Code all sequences at all rates; the results file grows by each record that is done.
+
+    Raises ValueError for an encoder that is not there and for videos that it cannot take, OSError.
+    """
+    records: list[Record] = []
+    for source in sources:
+        for index, rate in enumerate(sorted(settings.rates, reverse=True)):
+            records.append(code(source, settings, rate, index))
+            write_results(output, records)
+            print(describe(records[-1]), flush=True)
+    return records
+
+
+def describe(record: Record) -> str:
+    """One line for the terminal."""
+    mean = record.average()
+    shown = [f"{mean.bpp:.5f} bpp"]
+    shown += [f"{k} {v:.4f}" for k, v in mean.quality.items() if k.endswith(("_yuv", "_rgb", "_y"))]
+    return f"{record.sequence} {record.codec} {record.label}: {', '.join(shown)}"
+
+
+def code(source: Source, settings: Settings, rate: float, rate_index: int) -> Record:
+    """Code one sequence at one rate, decode what was written, compare."""
+    encoder, options, began = ENCODERS[settings.codec], settings.options(rate), time.perf_counter()
+    with source.open() as reader, tempfile.TemporaryDirectory() as folder:
+        info = reader.info
+        require_420(info, source.name)
+        stream = Path(folder) / f"stream.{encoder.format}"
+        try:
+            packets = list(_encode(reader, settings, options, stream))
+        except av.error.FFmpegError as error:
+            reason = f"{encoder.library} fails on {source.name}: {error.strerror}"
+            raise ValueError(reason) from error
+        encoded = time.perf_counter()
+        keys = [number for number, (_, intra) in enumerate(packets) if intra]
+        period = settings.intra_period if settings.intra_period > 0 else _NEVER
+        if keys != list(range(0, len(packets), period)):
+            raise ValueError(f"{encoder.library} coded frames {keys} of {source.name} as intra")
+        with open_video(stream, frame_rate=info.frame_rate) as decoded:
+            quality = compare_videos(reader, decoded, len(packets), settings.color)
+    frames = tuple(
+        FrameResult("I" if intra else "P", 8 * size, values)
+        for (size, intra), values in zip(packets, quality, strict=True)
+    )
+    done = time.perf_counter()
+    return Record(
+        source.dataset, source.name, settings.name, rate_index,
+        int(rate) if rate == int(rate) else rate, info.width, info.height, info.frame_rate,
+        conditions(info, settings.color, settings.intra_period, len(frames)), frames,
+        metadata={
+            "encoder": encoder.library, "parameters": options, "threads": settings.threads,
+            "bit_depth": info.bit_depth, **library_versions(encoder.library),
+        },
+        times=Times(encode=(encoded - began) / len(frames), total=done - began),
+    )  # fmt: skip
+
+
+def _encode(
+    reader: VideoReader, settings: Settings, options: dict[str, str], path: Path
+) -> Iterator[tuple[int, bool]]:
+    """Write the raw stream; yields bytes and whether it is an intra frame of every packet."""
+    encoder, info = ENCODERS[settings.codec], reader.info
+    pixels = "yuv420p10le" if info.bit_depth == 10 else "yuv420p"
+    formats = encoder_formats(encoder.library)
+    if pixels not in formats:
+        known = ", ".join(formats)
+        raise ValueError(f"{encoder.library} of this PyAV has no {pixels}, only {known}")
+    os.environ.setdefault("SVT_LOG", "1")  # errors only; SVT-AV1 prints its settings otherwise
+    with av.open(str(path), "w", format=encoder.format) as container:
+        stream: Any = container.add_stream(encoder.library, rate=info.frame_rate, options=options)
+        stream.width, stream.height, stream.pix_fmt = info.width, info.height, pixels
+        context = stream.codec_context
+        context.time_base, context.thread_count = 1 / info.frame_rate, settings.threads
+        context.colorspace = matrix_code(info.color)
+        context.color_range = _RANGES.get(info.color.range, 0)
+        tidy = BitStreamFilterContext(encoder.filter, stream) if encoder.filter else None
+        frames = enumerate(islice(reader, settings.frames))
+        pictures = (_picture(frame, info, pixels, number) for number, frame in frames)
+        for picture in chain(pictures, (None,)):
+            for packet in stream.encode(picture):
+                for part in [packet] if tidy is None else tidy.filter(packet):
+                    yield part.size, part.is_keyframe
+                    container.mux(part)
+
+
+def _picture(frame: Frame, info: VideoInfo, pixels: str, number: int) -> av.VideoFrame:
+    picture = av.VideoFrame(info.width, info.height, pixels)
+    for plane, samples in zip(picture.planes, frame.planes, strict=True):
+        lines = np.frombuffer(memoryview(plane), samples.dtype)
+        lines = lines.reshape(-1, plane.line_size // samples.itemsize)
+        lines[: samples.shape[0], : samples.shape[1]] = samples
+    picture.pts, picture.time_base = number, 1 / info.frame_rate
+    picture.colorspace = matrix_code(info.color)
+    picture.color_range = _RANGES.get(info.color.range, 0)
+    return picture
+
+
+def encoder_formats(library: str) -> list[str]:
+    """Sample formats of an encoder. Raises ValueError where PyAV comes without it."""
+    try:
+        formats = av.codec.Codec(library, "w").video_formats
+    except ValueError as error:  # UnknownCodecError
+        raise ValueError(f"this PyAV ({av.__version__}) has no encoder {library}") from error
+    return [format.name for format in formats or ()]
+
+
+def library_versions(library: str) -> dict[str, str]:
+    """Versions of PyAV, FFmpeg and, where the system tells which file is loaded, the encoder."""
+    ffmpeg = str(getattr(av, "ffmpeg_version_info", "unknown"))
+    stem = {"libsvtav1": "libsvtav1enc", "libvpx-vp9": "libvpx"}.get(library, library)
+    maps = Path("/proc/self/maps")
+    loaded = maps.read_text() if maps.exists() else ""
+    found = re.search(rf"/{stem}[-.][^/\n]*\.so\.([\d.]+)$", loaded, re.IGNORECASE | re.MULTILINE)
+    known = {"library": f"{library} {found[1]}"} if found else {}
+    return {"pyav": av.__version__, "ffmpeg": ffmpeg, **known}
