@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cmfr import __version__, cli_evaluation, cli_measure
+from cmfr import __version__, cli_evaluation, cli_measure, cli_report
 from cmfr.cli_parser import add_decode, add_encode
 from cmfr.config import QUALITIES
 
@@ -59,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     cli_measure.add_commands(commands)
     cli_evaluation.add_commands(commands)
+    cli_report.add_commands(commands)
     return parser
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from cmfr.bitstream import BitstreamReader, BitstreamWriter
 from cmfr.coding import Codec, CodingReport, load_codec
 from cmfr.color import planes_to_tensor, ycbcr_to_rgb
+from cmfr.complexity import count
 from cmfr.frames import Frame, VideoInfo
 from cmfr.metrics import rgb_quality, stored_quality
 from cmfr.results import Conditions, FrameResult, Record, Times, read_results, write_results
@@ -250,6 +251,17 @@ class _Clock:
         return {"total": total, "network": network, "entropy": self.entropy, "io": self.io}
 
 
+@lru_cache(maxsize=1)
+def _complexity(codec: Codec) -> dict[str, float]:
+    """Millions of parameters of both codecs, kMAC per pixel of a P-frame."""
+    intra, inter = count(codec.model)
+    return {
+        "parameters_m": round(intra.parameters_m + inter.parameters_m, 3),
+        "encode_kmac_per_pixel": inter.encode_kmac_per_pixel,
+        "decode_kmac_per_pixel": inter.decode_kmac_per_pixel,
+    }
+
+
 def _metadata(codec: Codec, task: SequenceTask) -> dict[str, object]:
     return {
         "weights_sha256": content_hash(task.weights),
@@ -257,6 +269,7 @@ def _metadata(codec: Codec, task: SequenceTask) -> dict[str, object]:
         "source_sha256": content_hash(task.source),
         "model": codec.model.cfg.model_dump(mode="json"),
         "device": str(codec.device),
+        **_complexity(codec),
         **versions(),
     }
 

@@ -1,0 +1,71 @@
+"""The command `cmfr report`: results files to a page, tables and plots."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cmfr.cli_parser import Commands
+
+
+def add_commands(commands: Commands) -> None:
+    report = commands.add_parser(
+        "report", help="page, tables and plots that compare results files with an anchor"
+    )
+    report.add_argument(
+        "results", nargs="*", metavar="RESULTS",
+        help="results of codecs: JSON of cmfr or DCVC, or a CSV table",
+    )  # fmt: skip
+    report.add_argument(
+        "--anchor", required=True, metavar="NAME",
+        help="what BD-rates are against: a codec of the results, a results file, or a published "
+        "codec",
+    )  # fmt: skip
+    report.add_argument(
+        "--published", nargs="+", action="extend", default=[], metavar="NAME",
+        help="also show published curves, such as hm, vtm, dcvc-dc (a wrong name lists them all)",
+    )  # fmt: skip
+    report.add_argument(
+        "--paper-table", action="store_true",
+        help="also print the BD-rates that the CMFR authors published (MS-SSIM only)",
+    )  # fmt: skip
+    report.add_argument(
+        "--metric", nargs="+", action="extend", default=[], metavar="METRIC",
+        help="psnr_yuv, psnr_rgb, ms_ssim_rgb, ...; ms_ssim_rgb_db for dB (default: those that all "
+        "codecs have)",
+    )  # fmt: skip
+    report.add_argument(
+        "--method", choices=("pchip", "akima", "cubic"), default="pchip",
+        help="interpolation for BD-rate (pchip)",
+    )  # fmt: skip
+    report.add_argument(
+        "--force", action="store_true",
+        help="compare what was measured under different conditions; the page says so",
+    )  # fmt: skip
+    report.add_argument("--title", default="", help="of the page")
+    report.add_argument(
+        "-o", "--output", required=True, metavar="FOLDER",
+        help="folder to write; an earlier report in it is replaced",
+    )  # fmt: skip
+    report.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Raises ValueError or OSError with one sentence for bad input."""
+    from pathlib import Path
+
+    from cmfr.report.collect import choose_metrics, collect
+    from cmfr.report.comparison import build
+    from cmfr.report.tables import markdown
+    from cmfr.report.write import check_output, write_report
+
+    check_output(Path(args.output))  # before seconds are spent on curves
+    codecs = collect(args.results, args.anchor, args.published)
+    if not args.results and not args.published:
+        raise ValueError("nothing to compare: give results files or --published")
+    metrics = choose_metrics(args.metric, codecs)
+    report = build(codecs, metrics, args.method, args.title, args.force, args.paper_table)
+    files = write_report(report, args.output)
+    print(markdown(report))
+    print(f"{Path(args.output) / 'index.html'} and {len(files) - 1} files beside it")

@@ -1,0 +1,250 @@
+"""Which codecs a report has, on which sequences, and whether they were measured alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cmfr.published import published, published_names, read_any
+from cmfr.results import DATASET_MEAN, DifferentConditions, Record, check_comparable
+
+PUBLISHED = " (published)"  # behind the name of a codec whose curves come with this package
+MAIN_METRICS = ("psnr_yuv", "psnr_rgb", "ms_ssim_yuv", "ms_ssim_rgb")  # unless others are asked for
+SHOWN = 3  # of many names or differences in one sentence
+
+
+@dataclass(frozen=True)
+class Codec:
+    """All records of one codec by (data set, sequence), by rising rate index.
+
+    published: not measured by the reader, but shipped with this package."""
+
+    name: str
+    places: Mapping[tuple[str, str], tuple[Record, ...]]
+    published: bool = False
+
+    @property
+    def records(self) -> list[Record]:
+        return [record for records in self.places.values() for record in records]
+
+    @property
+    def provenance(self) -> str:
+        """Of published curves: what they are, their source, their condition."""
+        if not self.published:
+            return ""
+        said = self.records[0].metadata
+        conditions = "; ".join(dict.fromkeys(map(describe, self.records)))
+        return f"{said['title']}. Source: {said['source']}. Condition: {conditions}"
+
+
+def describe(record: Record) -> str:
+    """The conditions of a record in a few words, without its number of frames."""
+    said = record.conditions
+    color = {"rgb": "RGB", "yuv420": "YUV 4:2:0"}[said.color]
+    if said.color == "rgb":
+        color += f" (matrix {said.matrix or 'not stated'}, range {said.range or 'not stated'})"
+    return f"{color}, intra period {period(said.intra_period)}"
+
+
+def period(intra_period: int | None) -> str:
+    if intra_period is None:
+        return "not stated"
+    return "-1 (only the first frame)" if intra_period == -1 else str(intra_period)
+
+
+def some(names: Iterable[str]) -> str:
+    """The first few of many names."""
+    found = list(names)
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return ", ".join(found[:SHOWN]) + more
+
+
+# --- reading
+
+
+def collect(
+    results: Sequence[str], anchor: str, published_codecs: Sequence[str] = ()
+) -> list[Codec]:
+    """All codecs, the anchor first, the others in the order given.
+
+    anchor: a codec of the results, a results file of one codec, or a published codec. Raises
+    FileNotFoundError, ValueError.
+    """
+    found: dict[str, dict[tuple[str, str], list[Record]]] = {}
+    by_file: dict[Path, list[str]] = {}
+    for path in map(Path, results):
+        if path.resolve() not in by_file:
+            by_file[path.resolve()] = _add(found, read_any(path), path)
+    for name in published_codecs:
+        _add_published(found, name)
+    anchor = _anchor(found, by_file, anchor)
+    return [
+        Codec(
+            name,
+            {
+                place: tuple(sorted(records, key=lambda r: r.rate_index))
+                for place, records in places.items()
+            },
+            name.endswith(PUBLISHED),
+        )
+        for name, places in sorted(found.items(), key=lambda item: item[0] != anchor)
+    ]
+
+
+def _add(
+    found: dict[str, dict[tuple[str, str], list[Record]]], records: list[Record], path: Path
+) -> list[str]:
+    """Sorts the records of a file in; returns its codecs."""
+    if not records:
+        raise ValueError(f"{path} holds no results")
+    for record in records:
+        if record.codec.endswith(PUBLISHED):
+            raise ValueError(f"{path}: a codec called {record.codec!r} would be taken for others'")
+        place = found.setdefault(record.codec, {}).setdefault((record.dataset, record.sequence), [])
+        if any(other.rate_index == record.rate_index for other in place):
+            raise ValueError(
+                f"{path}: {record.codec} on {record.dataset}/{record.sequence} is there twice at "
+                f"rate index {record.rate_index}"
+            )
+        place.append(record)
+    return list(dict.fromkeys(record.codec for record in records))
+
+
+def _add_published(found: dict[str, dict[tuple[str, str], list[Record]]], name: str) -> str:
+    shown = f"{name}{PUBLISHED}"
+    if shown not in found:
+        found[shown] = {}
+        for record in published(name):
+            place = found[shown].setdefault((record.dataset, record.sequence), [])
+            place.append(replace(record, codec=shown))
+    return shown
+
+
+def _anchor(
+    found: dict[str, dict[tuple[str, str], list[Record]]],
+    by_file: Mapping[Path, list[str]],
+    anchor: str,
+) -> str:
+    """The name of the codec that is the anchor, which is read if it is not there yet."""
+    if anchor in found:
+        return anchor
+    path = Path(anchor)
+    if path.is_file():
+        names = by_file.get(path.resolve()) or _add(found, read_any(path), path)
+        if len(names) != 1:
+            raise ValueError(f"{path} holds several codecs, {some(names)}: name one as the anchor")
+        return names[0]
+    if anchor in published_names():
+        return _add_published(found, anchor)
+    known = some(found) if found else "none"
+    raise ValueError(
+        f"the anchor {anchor!r} is no codec of the results (they have {known}), no file and no "
+        f"published codec (those are {', '.join(published_names())})"
+    )
+
+
+# --- what is compared
+
+
+def scope(codecs: Sequence[Codec]) -> dict[str, tuple[str, ...]]:
+    """The data sets of the report and their sequences; none where only the mean is known.
+
+    They are those of the reader's own codecs: the anchor, which is the first, and published curves
+    are restricted to them, so that all numbers of a column are over the same sequences.
+    """
+    own = [codec for codec in codecs[1:] if not codec.published]
+    known = {dataset for dataset, _ in codecs[0].places}
+    found: dict[str, dict[str, None]] = {}
+    for codec in own or codecs[1:] or codecs:
+        for dataset, sequence in codec.places:
+            if not own and dataset not in known:
+                continue
+            names = found.setdefault(dataset, {})
+            if sequence != DATASET_MEAN:
+                names[sequence] = None
+    return {dataset: tuple(names) for dataset, names in found.items()}
+
+
+def differences(codecs: Sequence[Codec], sets: Mapping[str, Sequence[str]]) -> list[str]:
+    """Every difference of conditions from the first codec, the anchor, with where it is.
+
+    Where the anchor is not measured the next codec stands in for it.
+    """
+    found: dict[str, dict[str, None]] = {}
+    for dataset, sequences in sets.items():
+        for codec in codecs:
+            have = [s for s in sequences if (dataset, s) in codec.places]
+            for sequence in have or [DATASET_MEAN]:
+                for record in codec.places.get((dataset, sequence), ()):
+                    for said in check_comparable(
+                        _reference(codecs, dataset, sequence), record, force=True
+                    ):
+                        found.setdefault(said, {})[f"{dataset}/{sequence}"] = None
+    return [f"{said} on {some(places)}" for said, places in found.items()]
+
+
+def _reference(codecs: Sequence[Codec], dataset: str, sequence: str) -> Record:
+    """What a sequence is compared with: the same, or the mean of the set; for a mean anything."""
+    for codec in codecs:
+        for place, records in codec.places.items():
+            if place in ((dataset, sequence), (dataset, DATASET_MEAN)) or (
+                sequence == DATASET_MEAN and place[0] == dataset
+            ):
+                return records[0]
+    raise LookupError(f"nothing on {dataset}/{sequence}")
+
+
+def refuse(found: Sequence[str]) -> None:
+    """Raises DifferentConditions if there are differences."""
+    if found:
+        more = f"; and {len(found) - SHOWN} more differences" if len(found) > SHOWN else ""
+        raise DifferentConditions(
+            f"the results were not measured alike: {'; '.join(found[:SHOWN])}{more} "
+            "(--force compares them all the same)"
+        )
+
+
+# --- metrics
+
+
+def split_metric(metric: str) -> tuple[str, bool]:
+    """The metric's name in the records, and whether it is shown in dB: "ms_ssim_rgb_db"."""
+    name = metric.removesuffix("_db")
+    if name != metric and not name.startswith("ms_ssim"):
+        raise ValueError(f"{metric}: only MS-SSIM can be asked for in dB")
+    return name, name != metric
+
+
+def metric_title(metric: str) -> str:
+    """ "psnr_yuv" -> "PSNR-YUV (6:1:1), dB"."""
+    name, db = split_metric(metric)
+    parts = {"yuv": "YUV (6:1:1)", "yuv_411": "YUV (4:1:1)"}
+    for kind, shown, unit in (("psnr_", "PSNR", "dB"), ("ms_ssim_", "MS-SSIM", "linear")):
+        if name.startswith(kind):
+            part = name.removeprefix(kind)
+            unit = "dB, -10 log10(1 - x)" if db else unit
+            return f"{shown}-{parts.get(part, part.upper())}, {unit}"
+    return metric
+
+
+def choose_metrics(asked: Sequence[str], codecs: Sequence[Codec]) -> list[str]:
+    """What was asked for, or what all codecs have. Raises ValueError for what no codec has."""
+    known = {c.name: _metrics(c) for c in codecs}
+    anywhere = list(dict.fromkeys(name for names in known.values() for name in names))
+    for metric in asked:
+        if split_metric(metric)[0] not in anywhere:
+            raise ValueError(f"no codec has {metric}, only {', '.join(anywhere)}")
+    if asked:
+        return list(dict.fromkeys(asked))
+    common = [m for m in anywhere if all(m in names for names in known.values())]
+    if not common:
+        each = "; ".join(f"{name} has {', '.join(names)}" for name, names in known.items())
+        raise ValueError(f"no metric is known for all codecs, so give --metric: {each}")
+    return [m for m in MAIN_METRICS if m in common] or common[:1]
+
+
+def _metrics(codec: Codec) -> list[str]:
+    """The metrics that every record of a codec has."""
+    sets = [r.average().quality for r in codec.records]
+    return [name for name in sets[0] if all(name in found for found in sets)]

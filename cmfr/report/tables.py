@@ -1,0 +1,283 @@
+"""BD-rates as papers print them: rows are codecs, columns data sets; Markdown, CSV, LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from cmfr.report.collect import Codec, describe, metric_title, some
+from cmfr.report.comparison import WHOLE, Cell, Report, records_in
+
+KINDS = {"whole": "class curve", "mean": "mean of sequences"}
+KIND_MEANING = {
+    "whole": "one curve per data set: rate and quality averaged over all frames of its sequences",
+    "mean": "the mean of the BD-rates of the sequences",
+}
+TABLE_MARK, PUBLISHED_MARK = "‡", "†"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cell as text: note is the number of its footnote, hint what it was averaged over."""
+
+    text: str
+    note: int | None = None
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """mark: TABLE_MARK or PUBLISHED_MARK of what was not measured here."""
+
+    name: str
+    entries: Sequence[Entry]
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table ready to be written. notes: the footnotes, from 1; marks: of TABLE_MARK, ..."""
+
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Row]
+    notes: Sequence[str]
+    marks: Sequence[tuple[str, str]] = ()
+
+
+class _Notes:
+    """Footnotes, each said once."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def entry(self, cell: Cell) -> Entry:
+        hint, number = "", None
+        if cell.result is not None:
+            low, high = cell.result.low, cell.result.high
+            hint = f"quality {low:.4g}..{high:.4g}, overlap {cell.result.overlap:.0%}"
+        if cell.note:
+            if cell.note not in self.texts:
+                self.texts.append(cell.note)
+            number = self.texts.index(cell.note) + 1
+            hint = f"{cell.note}; {hint}" if hint else cell.note
+        return Entry(percent(cell.value), number, hint)
+
+
+def percent(value: float | None) -> str:
+    text = "n/a" if value is None else f"{value:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text
+
+
+# --- what stands in the tables
+
+
+def summary(report: Report, metric: str, kind: str) -> Sheet:
+    """Codecs by data sets; kind: of KINDS."""
+    notes, table, rows = _Notes(), report.tables[metric], []
+    for codec in report.codecs:
+        cells = [
+            table.sequences[codec.name, d, WHOLE] if kind == "whole" else table.means[codec.name, d]
+            for d in report.sets
+        ]
+        entries = [notes.entry(cell) for cell in (*cells, table.averages[codec.name, kind])]
+        rows.append(Row(codec.name, entries, PUBLISHED_MARK * codec.published))
+    marks = [(PUBLISHED_MARK, f"{c.name}: {c.provenance}") for c in report.codecs if c.published]
+    if kind == "whole" and metric.startswith("ms_ssim") and report.printed:
+        printed = printed_values(report)
+        for name, values in printed.items():
+            texts = [Entry("-" if v is None else percent(v)) for v in (*values, None)]
+            rows.append(Row(name, texts, TABLE_MARK))
+        marks.append((TABLE_MARK, f"published BD-rates, {printed_source(report)}"))
+    caption = f"BD-rate in percent of bits against {report.anchor.name}; {metric_title(metric)}; "
+    return Sheet(
+        caption + KINDS[kind], ["codec", *report.sets, "average"], rows, notes.texts, marks
+    )
+
+
+def by_sequence(report: Report, metric: str, dataset: str) -> Sheet:
+    """The sequences of a data set by codecs; below their mean and the class curve."""
+    notes, table = _Notes(), report.tables[metric]
+    rows = [
+        Row(name, [notes.entry(table.sequences[c.name, dataset, name]) for c in report.codecs])
+        for name in report.sets[dataset]
+    ]
+    means = [notes.entry(table.means[c.name, dataset]) for c in report.codecs]
+    whole = [notes.entry(table.sequences[c.name, dataset, WHOLE]) for c in report.codecs]
+    rows += [Row(KINDS["mean"], means)] * bool(rows) + [Row(KINDS["whole"], whole)]
+    caption = f"{dataset}: BD-rate in percent of bits against {report.anchor.name}"
+    head = ["sequence", *(codec.name for codec in report.codecs)]
+    return Sheet(f"{caption}; {metric_title(metric)}", head, rows, notes.texts)
+
+
+def printed_values(report: Report) -> dict[str, list[float | None]]:
+    """The published table's BD-rates by codec, for each data set of the report."""
+    if report.printed is None:
+        return {}
+    columns = report.printed["datasets"]
+    return {
+        name: [values[columns.index(d)] if d in columns else None for d in report.sets]
+        for name, values in report.printed["bd_rate_percent"].items()
+    }
+
+
+def printed_source(report: Report) -> str:
+    table = report.printed or {}
+    return (
+        f"against that source's own {table['anchor']}. Source: {table['source']}. {table['note']}"
+    )
+
+
+def statements(report: Report) -> list[str]:
+    """What is to be known of all numbers, a sentence each."""
+    sizes = [
+        f"{name} ({len(found)} sequence{'s' * (len(found) > 1)})" if found else f"{name} (mean)"
+        for name, found in report.sets.items()
+    ]
+    said = [
+        f"BD-rate: percent of bits against {report.anchor.name} at equal quality, negative where "
+        f"fewer; {report.method} interpolation of log rate over quality, never extrapolated.",
+        *(f"{KINDS[kind].capitalize()}: {meaning}." for kind, meaning in KIND_MEANING.items()),
+        f"Data sets: {', '.join(sizes)}. All codecs are restricted to these sequences.",
+    ]
+    said += [f"{codec.name}: {measured_on(codec, report)}." for codec in report.codecs]
+    return said + [f"COMPARED IN SPITE OF A DIFFERENCE: {found}." for found in report.differences]
+
+
+def measured_on(codec: Codec, report: Report) -> str:
+    """The conditions of the records of a codec that are in the report."""
+    records = records_in(codec, report)
+    if not records:
+        return "not measured on these data sets"
+    frames = sorted({r.conditions.frames or r.average().frames for r in records})
+    said = "; ".join(dict.fromkeys(map(describe, records)))
+    return f"{said}; frames: {some(map(str, frames))}"
+
+
+# --- as text
+
+
+def markdown(report: Report) -> str:
+    parts = [f"# {_plain(report.title)}\n"]
+    parts.append("".join(f"- {_plain(text)}\n" for text in statements(report)))
+    parts += [_markdown_sheet(sheet) for sheet in _summaries(report)]
+    notes = {c.name: c.records[0].metadata["note"] for c in report.codecs if c.published}
+    if notes:
+        lines = (f"- {_plain(f'{name}: {note}')}\n" for name, note in notes.items())
+        parts.append(f"## Published curves\n\n{''.join(lines)}")
+    return "\n".join(parts)
+
+
+def _summaries(report: Report) -> Iterable[Sheet]:
+    return (summary(report, metric, kind) for metric in report.metrics for kind in KINDS)
+
+
+def _markdown_sheet(sheet: Sheet) -> str:
+    lines = [list(sheet.head), ["---", *["---:"] * (len(sheet.head) - 1)]]
+    for row in sheet.rows:
+        cells = [e.text + (f" ({e.note})" if e.note else "") for e in row.entries]
+        lines.append([f"{row.name} {row.mark}".strip(), *cells])
+    for line in (lines[0], *lines[2:]):
+        line[:] = map(_plain, line)
+    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    notes = [f"({number}) {note}." for number, note in enumerate(sheet.notes, 1)]
+    notes += [f"{mark} {text}" for mark, text in sheet.marks]
+    return f"## {_plain(sheet.caption)}\n\n{text}" + "".join(f"\n{_plain(n)}\n" for n in notes)
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    escaped = "".join(f"\\{c}" if c in "\\`*_[]|#~" else c for c in " ".join(text.split()))
+    return escaped.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def comma_separated(report: Report) -> str:
+    """The summaries with full precision; `n/a` where there is no number."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    sets = list(report.sets)
+    writer.writerow(["metric", "bd_rate_of", "codec", "kind", "anchor", *sets, "average", "notes"])
+    for metric, table in report.tables.items():
+        for kind, shown in KINDS.items():
+            for codec in report.codecs:
+                cells = [
+                    table.sequences[codec.name, d, WHOLE] if kind == "whole"
+                    else table.means[codec.name, d]
+                    for d in sets
+                ] + [table.averages[codec.name, kind]]  # fmt: skip
+                notes = "; ".join(dict.fromkeys(cell.note for cell in cells if cell.note))
+                start = [metric, shown, codec.name, "published" if codec.published else "measured"]
+                values = [_number(cell.value) for cell in cells]
+                writer.writerow([*start, report.anchor.name, *values, notes])
+        if metric.startswith("ms_ssim") and report.printed:
+            for name, found in printed_values(report).items():
+                start = [metric, "not stated", name, "published BD-rate", report.printed["anchor"]]
+                values = [_number(v) for v in (*found, None)]
+                writer.writerow([*start, *values, printed_source(report)])
+    return file.getvalue()
+
+
+def sequences_csv(report: Report) -> str:
+    """A line per codec, data set, sequence and metric."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    head = ["bd_rate_percent", "quality_low", "quality_high", "overlap", "note"]
+    writer.writerow(["metric", "dataset", "sequence", "codec", "anchor", *head])
+    for metric, table in report.tables.items():
+        for (codec, dataset, sequence), cell in table.sequences.items():
+            found = cell.result
+            over = (
+                [_number(v) for v in (found.low, found.high, found.overlap)] if found else [""] * 3
+            )
+            place = [metric, dataset, sequence or f"({KINDS['whole']})", codec, report.anchor.name]
+            writer.writerow([*place, _number(cell.value), *over, cell.note])
+    return file.getvalue()
+
+
+def _number(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.4f}"
+
+
+# --- LaTeX
+
+
+def latex(report: Report) -> str:
+    """A `tabular` for the booktabs package for each summary; what is to be known as comments."""
+    lines = [f"% {_one_line(text)}\n" for text in (report.title, *statements(report))]
+    for sheet in _summaries(report):
+        lines.append(f"\n% {_one_line(sheet.caption)}\n")
+        lines.append(f"\\begin{{tabular}}{{l{'r' * (len(sheet.head) - 1)}}}\n\\toprule\n")
+        lines.append(" & ".join(map(escape_latex, sheet.head)) + " \\\\\n\\midrule\n")
+        for row in sheet.rows:
+            cells = [escape_latex(row.name) + _superscript(row.mark)]
+            cells += [
+                escape_latex(e.text).replace("-", "$-$") + _superscript(e.note or "")
+                for e in row.entries
+            ]
+            lines.append(" & ".join(cells) + " \\\\\n")
+        lines.append("\\bottomrule\n\\end{tabular}\n")
+        notes: list[tuple[str | int, str]] = [(n, f"{t}.") for n, t in enumerate(sheet.notes, 1)]
+        for mark, text in (*notes, *sheet.marks):
+            lines.append(f"\n{{\\footnotesize{_superscript(mark)}~{escape_latex(text)}}}\n")
+    return "".join(lines)
+
+
+def _superscript(mark: str | int) -> str:
+    known: Mapping[str | int, str] = {PUBLISHED_MARK: "\\dag", TABLE_MARK: "\\ddag"}
+    return f"\\textsuperscript{{{known.get(mark, mark)}}}" if mark else ""
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def escape_latex(text: str) -> str:
+    """Text for the body of a LaTeX document."""
+    special = {
+        "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}",
+        "<": "\\textless{}", "[": "{[}", ">": "\\textgreater{}", "|": "\\textbar{}",
+    }  # fmt: skip
+    special |= {character: f"\\{character}" for character in "&%$#_{}"}
+    return "".join(special.get(character, character) for character in _one_line(text))
