@@ -49,6 +49,9 @@ def _add_evaluate(commands: Commands) -> None:
     evaluate.add_argument("--threads", type=int, help="CPU threads of each process")
     add_device(evaluate)
     evaluate.add_argument("-o", "--output", type=Path, required=True, help="results file (JSON)")
+    evaluate.add_argument(
+        "--compressai", type=Path, metavar="FILE", help="also write CompressAI's video JSON there"
+    )
     evaluate.set_defaults(run=run_evaluate)
 
 
@@ -131,6 +134,11 @@ def run_evaluate(args: argparse.Namespace) -> int:
             "same command goes on"
         )
     _print_results(args.output)
+    if args.compressai:
+        from cmfr.published import export_compressai
+        from cmfr.results import read_results
+
+        export_compressai(args.compressai, read_results(args.output))
     return 0
 
 

@@ -73,7 +73,15 @@ def stored_quality(a: Frame, b: Frame, info: VideoInfo) -> dict[str, float]:
 
 
 def rgb_quality(x: Tensor, y: Tensor) -> dict[str, float]:
-    """psnr_rgb and ms_ssim_rgb of RGB pictures [1, 3, H, W] in [0, 1], not rounded here."""
+    """psnr_rgb and ms_ssim_rgb of RGB pictures [1, 3, H, W] in [0, 1], not rounded here.
+
+    Without ms_ssim_rgb where a side is under 161 pixels. Raises ValueError for pictures of
+    different sizes or outside [0, 1], where MS-SSIM would come out too good.
+    """
+    if x.shape != y.shape:
+        raise ValueError(f"pictures of different sizes, {tuple(x.shape)} and {tuple(y.shape)}")
+    if min(x.min(), y.min()) < 0 or max(x.max(), y.max()) > 1:
+        raise ValueError("RGB pictures are measured in [0, 1]; these go beyond it")
     mse = float((x.double() - y.double()).square().mean())
     values = {"psnr_rgb": min(PSNR_CAP, -10 * float(np.log10(mse))) if mse else PSNR_CAP}
     if min(x.shape[2:]) >= MS_SSIM_MIN_SIDE:

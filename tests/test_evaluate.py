@@ -44,8 +44,10 @@ def evaluate(place, output, *options):
 
 def test_records_are_of_the_bytes_and_of_what_they_decode_to(place, tmp_path):
     output = tmp_path / "out.json"
-    assert evaluate(place, output) == 0
+    assert evaluate(place, output, "--compressai", str(tmp_path / "theirs.json")) == 0
     records = read_results(output)
+    columns = json.loads((tmp_path / "theirs.json").read_text())["results"]
+    assert columns["q"] == [5, 40] and len(columns["psnr-y"]) == len(columns["bitrate"]) == 2
     assert [(r.sequence, r.rate_index, r.label) for r in records] == [
         ("small", 0, 5), ("small", 1, 40), ("large", 0, 5), ("large", 1, 40),
     ]  # fmt: skip

@@ -1,10 +1,13 @@
+import math
 from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
+from pytorch_msssim import ms_ssim
 
 from cmfr.frames import ColorInfo, Frame, VideoInfo
-from cmfr.metrics import compare, frame_ms_ssim, plane_psnr
+from cmfr.metrics import compare, frame_ms_ssim, plane_psnr, rgb_quality
 
 
 def info(width, height, chroma="420", depth=8):
@@ -53,3 +56,18 @@ def test_ms_ssim_is_one_for_equal_pictures_and_falls_with_noise():
         a, b = noisy(layout.plane_shapes, noise)
         values.append(frame_ms_ssim(a, b, layout))
     assert values[0] == pytest.approx(1) and values[0] > values[1] > values[2] > 0
+
+
+def test_rgb_quality_has_the_stated_range_and_limits():
+    x = torch.rand(1, 3, 170, 176, generator=torch.Generator().manual_seed(0))
+    y = (x + 0.05).clamp(0, 1)
+    values = rgb_quality(x, y)
+    mse = float((x - y).square().mean())
+    assert values["psnr_rgb"] == pytest.approx(-10 * math.log10(mse), abs=1e-4)
+    assert values["ms_ssim_rgb"] == pytest.approx(float(ms_ssim(x, y, data_range=1)))
+    assert rgb_quality(x, x)["psnr_rgb"] == 100
+    assert "ms_ssim_rgb" not in rgb_quality(x[..., :160, :], y[..., :160, :])
+    with pytest.raises(ValueError, match="measured in"):
+        rgb_quality(255 * x, 255 * y)
+    with pytest.raises(ValueError, match="different sizes"):
+        rgb_quality(x, y[..., :100])
