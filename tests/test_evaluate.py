@@ -5,6 +5,7 @@ import pytest
 import torch
 import yaml
 from conftest import lively, write_yuv
+from PIL import Image
 from pytorch_msssim import ms_ssim
 
 from cmfr.checkpoint import save_weights, weights_of
@@ -198,3 +199,25 @@ def test_inspect_writes_pictures(place, tmp_path, capsys):
     assert main(arguments) == 0
     assert (tmp_path / "out" / "sheet.png").is_file()
     assert "frame 1: P" in capsys.readouterr().out
+
+
+def test_pictures_are_measured_in_rgb(place, tmp_path, capsys):
+    """An RGB sequence, a folder of PNGs; the decoded samples of YUV are not to be had."""
+    folder = tmp_path / "root" / "pictures"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    scene = np.kron(rng.integers(0, 256, (8, 8, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+    for i in range(3):
+        Image.fromarray(np.roll(scene, 2 * i, 1)).save(folder / f"im{i + 1:05d}.png")
+    sequence = {"name": "pictures", "width": 64, "height": 64, "frame_rate": 30, "frames": 3,
+                "chroma": "rgb"}  # fmt: skip
+    test = tmp_path / "rgb.yaml"
+    tree = {"name": "rgb", "title": "RGB", "source": "here", "sequences": [sequence]}
+    test.write_text(yaml.safe_dump(tree))
+    options = ["--test", str(test), "--root", str(tmp_path / "root"), "--frames", "3"]
+    output = tmp_path / "out.json"
+    assert evaluate(place, output, *options, "--color", "rgb") == 0
+    record = read_results(output)[1]
+    assert record.conditions.matrix == "rgb" and 5 < record.mean("psnr_rgb") < 60
+    assert evaluate(place, tmp_path / "yuv.json", *options) == 1
+    assert "is RGB; measure it with --color rgb" in capsys.readouterr().err
