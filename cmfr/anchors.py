@@ -13,9 +13,8 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -25,11 +24,11 @@ import av.error
 import numpy as np
 from av.bitstream import BitStreamFilterContext
 
+from cmfr.anchor_sources import Source, finished, request, require_420, unreached
 from cmfr.color import planes_to_tensor
 from cmfr.frames import Frame, VideoInfo, matrix_code, resolve_color
 from cmfr.metrics import rgb_quality, stored_quality
 from cmfr.results import Conditions, FrameResult, Record, Times, write_results
-from cmfr.test_sets import find_sequence, load_test_set, open_sequence
 from cmfr.video_in import VideoReader, open_video
 
 Color = Literal["yuv420", "rgb"]
@@ -135,46 +134,6 @@ def check_rates(rates: Sequence[float], intra_period: int, frames: int | None) -
         raise ValueError(f"frames must be 1 or more, not {frames}")
 
 
-# --- what is coded
-
-
-@dataclass(frozen=True)
-class Source:
-    """A sequence to code: names for the results, and how to open it."""
-
-    dataset: str
-    name: str
-    open: Callable[[], VideoReader]
-
-
-def test_sources(name_or_yaml: str, root: Path) -> list[Source]:
-    """All sequences of a test set in a folder. Raises ValueError, FileNotFoundError."""
-    test_set = load_test_set(name_or_yaml)
-    if not test_set.sequences:
-        raise ValueError(f"the test set {test_set.name} has no sequences to code")
-    found = [(sequence, find_sequence(root, sequence)) for sequence in test_set.sequences]
-    return [Source(test_set.name, s.name, partial(open_sequence, path, s)) for s, path in found]
-
-
-def video_sources(videos: Sequence[Path], dataset: str = "videos") -> list[Source]:
-    """Video files by their names. Raises ValueError for two of one name, FileNotFoundError."""
-    names = [path.stem for path in videos]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"two videos are called {', '.join(twice)}")
-    for path in videos:
-        if not path.exists():
-            raise FileNotFoundError(f"{path} does not exist")
-    return [Source(dataset, path.stem, partial(open_video, path)) for path in videos]
-
-
-def require_420(info: VideoInfo, name: str) -> None:
-    """Raise ValueError for what the anchors are not run on: not 4:2:0, or odd sizes."""
-    if info.chroma != "420":
-        raise ValueError(f"{name} is {info.chroma}, anchors take 4:2:0 video only")
-    if info.width % 2 or info.height % 2:
-        raise ValueError(f"{name} has the odd size {info.width}x{info.height}")
-
-
 # --- quality
 
 
@@ -212,16 +171,24 @@ def conditions(info: VideoInfo, color: Color, intra_period: int, frames: int) ->
 
 
 def run(sources: Sequence[Source], settings: Settings, output: Path) -> list[Record]:
-    """Code all sequences at all rates; the results file grows by each record that is done.
+    """Code all sequences at all rates; the results file grows by each record that is done, and
+    what it holds already, from the same command, is not coded again.
 
-    Raises ValueError for an encoder that is not there and for videos that it cannot take, OSError.
+    Raises ValueError for an encoder that is not there, for videos that it cannot take and for an
+    `output` with other results; OSError.
     """
+    before = finished(output, settings.name)
     records: list[Record] = []
     for source in sources:
+        told = request(settings, source, "rates")
         for index, rate in enumerate(sorted(settings.rates, reverse=True)):
-            records.append(code(source, settings, rate, index))
-            write_results(output, records)
-            print(describe(records[-1]), flush=True)
+            known = before.get((source.dataset, source.name, rate))
+            if known is None or known.metadata.get("request") != told:
+                known = code(source, settings, rate, index)
+                known.metadata["request"] = told
+                print(describe(known), flush=True)
+            records.append(replace(known, rate_index=index))
+            write_results(output, records + unreached(before, records))
     return records
 
 

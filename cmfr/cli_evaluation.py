@@ -92,12 +92,12 @@ def run_anchor(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.codec} needs --binary, --cfg and --qps")
     if reference and args.preset or not reference and (args.binary or args.cfg):
         raise ValueError("--preset is not for hm and vtm, --binary and --cfg are for them only")
-    from cmfr import anchors, reference_software
+    from cmfr import anchor_sources, anchors, reference_software
 
     sources = (
-        anchors.test_sources(args.test, args.root)
+        anchor_sources.test_sources(args.test, args.root)
         if args.test
-        else anchors.video_sources(args.videos)
+        else anchor_sources.video_sources(args.videos)
     )
     common = {"frames": args.frames, "intra_period": args.intra_period, "color": args.color}
     if reference:

@@ -11,19 +11,18 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from cmfr.anchor_sources import Source, finished, request, require_420, unreached
 from cmfr.anchors import (
     Color,
-    Source,
     check_rates,
     compare_videos,
     conditions,
     describe,
-    require_420,
 )
 from cmfr.frames import RAW_FORMATS, VideoInfo
 from cmfr.results import Average, FrameResult, Record, Times, write_results
@@ -77,32 +76,41 @@ class ReferenceSettings:
 
 
 def run(sources: Sequence[Source], settings: ReferenceSettings, output: Path) -> list[Record]:
-    """Code all sequences at all QPs; the results file grows by each record that is done.
+    """Code all sequences at all QPs; the results file grows by each record that is done,
+    and what it holds already, from the same command, is not coded again.
 
     Raises ValueError where the encoder fails (with the last line that it says) or its files do not
     fit, and for videos that are not 4:2:0; OSError.
     """
+    before = finished(output, settings.codec)
     records: list[Record] = []
     for source in sources:
+        told = request(settings, source, "qps")
         with tempfile.TemporaryDirectory() as folder, source.open() as reader:
             require_420(reader.info, source.name)
             raw = Path(folder) / "source.yuv"
-            frames = _write_raw(reader, raw, settings.frames)
             for index, qp in enumerate(sorted(settings.qps, reverse=True)):
-                records.append(_code(source, reader, raw, frames, settings, qp, index))
-                write_results(output, records)
-                print(describe(records[-1]), flush=True)
+                known = before.get((source.dataset, source.name, qp))
+                if known is None or known.metadata.get("request") != told:
+                    frames = _write_raw(source, raw, settings.frames)
+                    known = _code(source, reader, raw, frames, settings, qp, index)
+                    known.metadata["request"] = told
+                    print(describe(known), flush=True)
+                records.append(replace(known, rate_index=index))
+                write_results(output, records + unreached(before, records))
     return records
 
 
-def _write_raw(reader: VideoReader, path: Path, frames: int | None) -> int:
-    count = 0
-    with path.open("wb") as file:
-        for frame in islice(reader, frames):
-            for plane in frame.planes:
-                file.write(plane.tobytes())
-            count += 1
-    return count
+def _write_raw(source: Source, path: Path, frames: int | None) -> int:
+    """The first frames as a raw file, unless it is there; returns how many."""
+    with source.open() as reader:
+        size = reader.info.frame_bytes
+        if not path.is_file():
+            with path.open("wb") as file:
+                for frame in islice(reader, frames):
+                    for plane in frame.planes:
+                        file.write(plane.tobytes())
+    return path.stat().st_size // size
 
 
 def _code(

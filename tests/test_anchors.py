@@ -17,7 +17,8 @@ from conftest import SHARED, write_yuv
 from test_published import command
 
 import cmfr.anchors as anchors
-from cmfr.anchors import ENCODERS, Settings, Source, code, frame_quality, video_sources
+from cmfr.anchor_sources import Source, video_sources
+from cmfr.anchors import ENCODERS, Settings, code, frame_quality
 from cmfr.cli_evaluation import CLASS, MEAN
 from cmfr.frames import ColorInfo, Frame, VideoInfo
 from cmfr.metrics import plane_psnr
@@ -371,3 +372,29 @@ def test_anchor_and_bdrate_commands(tmp_path, video, capsys):
         back = {row["sequence"]: float(row["bd_rate"]) for row in csv.DictReader(file)}
     there = float(rows[CLASS]["bd_rate"])
     assert (1 + there / 100) * (1 + back[CLASS] / 100) == pytest.approx(1, abs=1e-9)
+
+
+def test_an_interrupted_run_goes_on(video, tmp_path, monkeypatch, capsys):
+    output, coded = tmp_path / "out.json", []
+    one_point = anchors.code
+
+    def counted(source, settings, rate, index):
+        coded.append(rate)
+        if coded == [40, 35, 30]:
+            raise KeyboardInterrupt
+        return one_point(source, settings, rate, index)
+
+    monkeypatch.setattr(anchors, "code", counted)
+    sources, chosen = video_sources([video]), settings("x264", rates=(25.0, 30.0, 35.0, 40.0))
+    with pytest.raises(KeyboardInterrupt):
+        anchors.run(sources, chosen, output)
+    records = anchors.run(sources, chosen, output)
+    assert coded == [40, 35, 30, 30, 25]
+    assert [(r.label, r.rate_index) for r in records] == [(40, 0), (35, 1), (30, 2), (25, 3)]
+    monkeypatch.setattr(anchors, "code", one_point)
+    written = output.read_bytes()
+    assert anchors.run(sources, chosen, output) == records and output.read_bytes() == written
+    shorter = anchors.run(sources, replace(chosen, frames=2), output)  # coded anew
+    assert [len(r.frames) for r in shorter] == [2, 2, 2, 2]
+    with pytest.raises(ValueError, match="holds results of x264-"):
+        anchors.run(sources, settings("x265"), output)

@@ -1,0 +1,87 @@
+"""What anchors code, and what an interrupted run of them has coded already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import av
+
+from cmfr.frames import VideoInfo
+from cmfr.results import Record, read_results
+from cmfr.test_sets import find_sequence, load_test_set, open_sequence
+from cmfr.video_in import VideoReader, open_video
+
+
+@dataclass(frozen=True)
+class Source:
+    """A sequence to code: names for the results, and how to open it."""
+
+    dataset: str
+    name: str
+    open: Callable[[], VideoReader]
+
+
+def test_sources(name_or_yaml: str, root: Path) -> list[Source]:
+    """All sequences of a test set in a folder. Raises ValueError, FileNotFoundError."""
+    test_set = load_test_set(name_or_yaml)
+    if not test_set.sequences:
+        raise ValueError(f"the test set {test_set.name} has no sequences to code")
+    found = [(sequence, find_sequence(root, sequence)) for sequence in test_set.sequences]
+    return [Source(test_set.name, s.name, partial(open_sequence, path, s)) for s, path in found]
+
+
+def video_sources(videos: Sequence[Path], dataset: str = "videos") -> list[Source]:
+    """Video files by their names. Raises ValueError for two of one name, FileNotFoundError."""
+    names = [path.stem for path in videos]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"two videos are called {', '.join(twice)}")
+    for path in videos:
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist")
+    return [Source(dataset, path.stem, partial(open_video, path)) for path in videos]
+
+
+def require_420(info: VideoInfo, name: str) -> None:
+    """Raise ValueError for what the anchors are not run on: not 4:2:0, or odd sizes."""
+    if info.chroma != "420":
+        raise ValueError(f"{name} is {info.chroma}, anchors take 4:2:0 video only")
+    if info.width % 2 or info.height % 2:
+        raise ValueError(f"{name} has the odd size {info.width}x{info.height}")
+
+
+def request(settings: Any, source: Source, rates: str) -> dict[str, Any]:
+    """What decides a record besides its rate, as JSON values; `rates` is left out of settings."""
+    with source.open() as reader:
+        path = Path(reader.path)
+    files = path.iterdir() if path.is_dir() else [path]
+
+    def told(value: object) -> str:
+        """Files by name and size: where they lie is nobody's business."""
+        if not isinstance(value, Path):
+            return str(value)
+        return f"{value.name}, {value.stat().st_size} bytes"
+
+    found = {name: told(value) for name, value in asdict(settings).items() if name != rates}
+    return found | {"source_bytes": sum(f.stat().st_size for f in files), "pyav": av.__version__}
+
+
+def finished(output: Path, codec: str) -> dict[tuple[str, str, float], Record]:
+    """The records that a results file holds, by data set, sequence and rate.
+
+    Raises ValueError for a file that holds another codec's, which would be lost."""
+    if not output.is_file():
+        return {}
+    records = read_results(output)
+    if others := sorted({r.codec for r in records} - {codec}):
+        raise ValueError(f"{output} holds results of {others[0]}; give another file")
+    return {(r.dataset, r.sequence, float(r.label or 0)): r for r in records}
+
+
+def unreached(before: dict[tuple[str, str, float], Record], records: list[Record]) -> list[Record]:
+    """Records of an interrupted run whose place has not come up again; they must not be lost."""
+    places = {(r.dataset, r.sequence) for r in records}
+    return [r for key, r in before.items() if key[:2] not in places]
