@@ -44,6 +44,15 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def atomic_write_text(path: Path, text: str) -> None:
+    """A text file that appears complete or not at all."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    atomic_write(path, write)
+
+
 @contextlib.contextmanager
 def _as_os_error(path: Path) -> Iterator[None]:
     """safetensors and torch report a full disk as errors of their own."""

@@ -9,10 +9,9 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
-from cmfr.evaluation import on_signals
+from cmfr.evaluation import begin_measuring, on_signals
 from cmfr.results import Record, write_results
 from cmfr.sequence_evaluation import Color, SequenceTask
 from cmfr.test_sets import TestSequence, find_sequence
@@ -107,7 +106,9 @@ def _side_by_side(tasks: list[SequenceTask], processes: int, threads: int | None
             except (ValueError, OSError) as error:
                 yield task, error
         return
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin, (threads,))
+    pool = ProcessPoolExecutor(
+        processes, multiprocessing.get_context("spawn"), begin_measuring, (threads,)
+    )
     try:
         futures = {pool.submit(task.measure): task for task in tasks}
         for future in as_completed(futures):
@@ -121,10 +122,3 @@ def _side_by_side(tasks: list[SequenceTask], processes: int, threads: int | None
         raise
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _begin(threads: int | None) -> None:
-    """What a measuring process does first."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent ends it
-    if threads:
-        torch.set_num_threads(threads)

@@ -24,7 +24,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from cmfr.bitstream import BitstreamReader
-from cmfr.checkpoint import atomic_write
+from cmfr.checkpoint import atomic_write_text
 from cmfr.coding import Codec, CodingReport, load_codec
 from cmfr.color import tensor_to_planes
 from cmfr.config import QUALITIES, Strict
@@ -238,7 +238,10 @@ def measure_curves(
         return failures
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(
-        min(processes, len(missing)), multiprocessing.get_context("spawn"), _begin, (threads,)
+        min(processes, len(missing)),
+        multiprocessing.get_context("spawn"),
+        begin_measuring,
+        (threads,),
     )
     with on_signals(signal.default_int_handler):
         try:
@@ -271,10 +274,7 @@ def _write_curve(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
 
-    def write(temporary: Path) -> None:
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
-
-    atomic_write(path, write)
+    atomic_write_text(path, json.dumps(record, indent=1) + "\n")
 
 
 @contextlib.contextmanager
@@ -292,7 +292,7 @@ def on_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[Non
             signal.signal(kind, former)
 
 
-def _begin(threads: int | None) -> None:
+def begin_measuring(threads: int | None) -> None:
     """What a measuring process does first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent ends it
     if threads:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from cmfr.checkpoint import atomic_write
+from cmfr.checkpoint import atomic_write_text
 from cmfr.color import ycbcr_to_rgb
 from cmfr.state import FrameOutput
 from cmfr.training.distributed import Team
@@ -65,8 +65,7 @@ class TrainLog:
             _drop_after(folder / name, total_steps)
         self.writer = SummaryWriter(str(folder), purge_step=total_steps + 1)
         self.started = time.monotonic()
-        text = json.dumps(versions(), indent=1) + "\n"
-        atomic_write(folder / "versions.json", lambda path: _write(path, text))
+        atomic_write_text(folder / "versions.json", json.dumps(versions(), indent=1) + "\n")
         self.first_curve: Sequence[RDPoint] = ()
 
     def close(self) -> None:
@@ -155,8 +154,4 @@ def _drop_after(path: Path, total_steps: int) -> None:
             continue
         if record["total"] <= total_steps:
             kept.append(line + "\n")
-    atomic_write(path, lambda temporary: _write(temporary, "".join(kept)))
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text)
+    atomic_write_text(path, "".join(kept))

@@ -11,7 +11,6 @@ log.jsonl, validation.jsonl, events.out.*
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ import yaml
 from torch import Tensor
 
 from cmfr.checkpoint import (
-    atomic_write,
+    atomic_write_text,
     load_training_state,
     save_training_state,
     save_weights,
@@ -71,8 +70,7 @@ class RunDir:
             self.path.mkdir(parents=True, exist_ok=True)
             for leftover in self.path.glob(".*.tmp"):  # of a process killed while it saved
                 leftover.unlink()
-            text = yaml.safe_dump(mine, sort_keys=False)
-            atomic_write(config, lambda temporary: _write(temporary, text))
+            atomic_write_text(config, yaml.safe_dump(mine, sort_keys=False))
 
     def save(self, state: dict[str, Any]) -> None:
         """`state` holds "ema", the weights that are written for coding too."""
@@ -92,7 +90,3 @@ class RunDir:
         # Read to the CPU: a GPU would take the optimizer's step counts along, and then wait for
         # each of them in every step.
         return load_training_state(self.state_file, torch.device("cpu"))
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text)
