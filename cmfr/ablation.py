@@ -36,9 +36,9 @@ from cmfr.evaluation import (
     CurveTask,
     EvaluationConfig,
     measure_curves,
-    on_signals,
     write_clip,
 )
+from cmfr.signals import on_signals
 from cmfr.training.config import (
     InitConfig,
     StageConfig,

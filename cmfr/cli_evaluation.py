@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from cmfr.cli_parser import frame_size
+from cmfr.cli_parser import add_intra_period, frame_size
 
 if TYPE_CHECKING:
     from cmfr.bd_rate import Method
@@ -39,10 +39,7 @@ def add_commands(commands: Commands) -> None:
     anchor.add_argument("--crfs", nargs="+", type=float, metavar="CRF", help="one point each")
     anchor.add_argument("--qps", nargs="+", type=float, metavar="QP", help="one point each")
     anchor.add_argument("--frames", type=int, help="the first so many (default: all)")
-    anchor.add_argument(
-        "--intra-period", type=int, default=-1,
-        help="frames from one intra frame to the next; -1 (default): only the first is intra",
-    )  # fmt: skip
+    add_intra_period(anchor)
     anchor.add_argument(
         "--color", choices=("yuv420", "rgb"), default="yuv420",
         help="measure the stored samples (default), or RGB by BT.709, full range, too",

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cmfr.cli_parser import add_color, add_device, frame_size
+from cmfr.cli_parser import add_color, add_device, add_intra_period, frame_size
 from cmfr.config import LATENT_STRIDE, PRESETS, QUALITIES
 
 if TYPE_CHECKING:
@@ -36,10 +36,7 @@ def _add_evaluate(commands: Commands) -> None:
         "--qualities", type=_qualities, default=(0, 21, 42, 63), help="e.g. 0,21,42,63 (default)"
     )
     evaluate.add_argument("--frames", type=int, help="the first so many (default: all)")
-    evaluate.add_argument(
-        "--intra-period", type=int, default=-1,
-        help="frames from one intra frame to the next; -1 (default): only the first is intra",
-    )  # fmt: skip
+    add_intra_period(evaluate)
     evaluate.add_argument(
         "--color", choices=("yuv420", "rgb"), default="yuv420",
         help="measure the decoded samples (default), or RGB by BT.709, full range, not rounded",
@@ -64,7 +61,7 @@ def _add_inspect(commands: Commands) -> None:
     inspect.add_argument("-o", "--output", type=Path, required=True, help="folder for the pictures")
     inspect.add_argument("--model", default="cmfr-s", help="model name or weights file (cmfr-s)")
     inspect.add_argument("--quality", type=int, default=32, help=f"0..{QUALITIES - 1} (32)")
-    inspect.add_argument("--intra-period", type=int, default=-1, help="(-1: only the first)")
+    add_intra_period(inspect)
     inspect.add_argument("--frames", type=int, help="code only so many frames")
     inspect.add_argument("--size", type=frame_size, help="WIDTHxHEIGHT of a .yuv")
     inspect.add_argument("--pixel-format", help="of a .yuv")

@@ -24,12 +24,7 @@ def add_encode(commands: Commands, run: Run) -> None:
         "--quality", type=int, default=32,
         help=f"0 (smallest file) .. {QUALITIES - 1} (best picture), default 32",
     )  # fmt: skip
-    encode.add_argument(
-        "--intra-period",
-        type=int,
-        default=-1,
-        help="frames from one intra frame to the next; -1 (default): only the first is intra",
-    )
+    add_intra_period(encode)
     encode.add_argument("--frames", type=int, help="code only so many frames")
     encode.add_argument("--start", type=int, default=0, help="first frame to code (0)")
     source = encode.add_argument_group("what the input does not say itself")
@@ -78,6 +73,13 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto",
         help="auto (default) takes the GPU if there is one",
+    )  # fmt: skip
+
+
+def add_intra_period(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--intra-period", type=int, default=-1,
+        help="frames from one intra frame to the next; -1 (default): only the first is intra",
     )  # fmt: skip
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cmfr.evaluation import begin_measuring, on_signals
+from cmfr.evaluation import begin_measuring
 from cmfr.results import Record, write_results
 from cmfr.sequence_evaluation import Color, SequenceTask
+from cmfr.signals import on_signals
 from cmfr.test_sets import TestSequence, find_sequence
 
 

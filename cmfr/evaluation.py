@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import multiprocessing
 import signal
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import numpy as np
@@ -30,6 +27,7 @@ from cmfr.color import tensor_to_planes
 from cmfr.config import QUALITIES, Strict
 from cmfr.frames import MATRIX_CODES, ColorInfo, VideoInfo
 from cmfr.metrics import FrameQuality, compare
+from cmfr.signals import on_signals
 from cmfr.video_in import open_video
 from cmfr.video_out import open_writer
 
@@ -273,23 +271,7 @@ def _write_curve(
         "points": [asdict(point) for point in points],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-
     atomic_write_text(path, json.dumps(record, indent=1) + "\n")
-
-
-@contextlib.contextmanager
-def on_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """SIGTERM and Ctrl-C call `handler` within; no effect outside the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    kinds = (signal.SIGTERM, signal.SIGINT)
-    previous = [signal.signal(kind, handler) for kind in kinds]
-    try:
-        yield
-    finally:
-        for kind, former in zip(kinds, previous, strict=True):
-            signal.signal(kind, former)
 
 
 def begin_measuring(threads: int | None) -> None:

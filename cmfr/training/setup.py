@@ -86,7 +86,8 @@ def data_name(cfg: TrainConfig, stage: StageConfig) -> str:
 
 def plan_stages(cfg: TrainConfig, data: dict[str, ClipSet]) -> list[CutPlan]:
     """The cuts of every stage."""
-    shapes = {name: [clips.shape(i) for i in range(len(clips))] for name, clips in data.items()}
+    names = {data_name(cfg, stage) for stage in cfg.stages}  # what only validates has no cuts
+    shapes = {name: [data[name].shape(i) for i in range(len(data[name]))] for name in names}
     return [
         CutPlan(shapes[name], cfg.data[name], stage, (cfg.seed, index))
         for index, stage in enumerate(cfg.stages)

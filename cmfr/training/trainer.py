@@ -7,10 +7,8 @@ number of them. What a stage computes is in stage.py.
 from __future__ import annotations
 
 import contextlib
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -20,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cmfr.checkpoint import load_weights, weights_of
+from cmfr.signals import on_signals
 from cmfr.training.batches import batches
 from cmfr.training.config import StageConfig, TrainConfig
 from cmfr.training.distributed import Team, join, leave
@@ -114,7 +113,7 @@ class Trainer:
         self.team.wait()  # all have read before one writes
         if self.team.leads:
             self.log = TrainLog(self.cfg.run_dir, self.cfg.model.color, self.progress.total_steps)
-        with _on_terminate(self):
+        with on_signals(self._request_stop):
             while self.progress.stage < len(self.cfg.stages) and not self.stop:
                 self._stage(self.cfg.stages[self.progress.stage], optimizer_state)
                 optimizer_state = None
@@ -127,6 +126,10 @@ class Trainer:
         if self.log:
             self.log.close()
         self.team.wait()
+
+    def _request_stop(self, *_: Any) -> None:
+        """SIGTERM and Ctrl-C: finish the step, save and return."""
+        self.stop = True
 
     def _stage(self, stage: StageConfig, optimizer_state: dict[str, Any] | None) -> None:
         index, first = self.progress.stage, self.progress.step
@@ -280,25 +283,6 @@ def _seed(*numbers: int) -> int:
 def _no_sync(module: Any, wanted: bool) -> contextlib.AbstractContextManager[Any]:
     """Gradients stay in this process (DDP) until the last part of a batch."""
     return module.no_sync() if wanted and hasattr(module, "no_sync") else contextlib.nullcontext()
-
-
-@contextlib.contextmanager
-def _on_terminate(trainer: Trainer) -> Iterator[None]:
-    """SIGTERM and Ctrl-C finish the step, save and return."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals reach the main thread only
-        return
-
-    def request(*_: Any) -> None:
-        trainer.stop = True
-
-    kinds = (signal.SIGTERM, signal.SIGINT)
-    previous = [signal.signal(kind, request) for kind in kinds]
-    try:
-        yield
-    finally:
-        for kind, handler in zip(kinds, previous, strict=True):
-            signal.signal(kind, handler)
 
 
 def train(cfg: TrainConfig) -> None:
