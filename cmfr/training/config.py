@@ -125,10 +125,10 @@ class StageConfig(Strict):
     add that multiple of lambda * weight * D of the motion-compensated frame before, and after,
     the Motion Refiner (of the same picture where there is none). frame_weights: the weights on D
     by position in the hierarchical pattern, the I-frame at 0 (default: the model's).
-    qualities: the range drawn from. random_position: clips start anywhere in the pattern, so that
-    clips shorter than it train all of it. rate_warmup: in so many first steps R counts less
-    (rising linearly from 0), while latents find their use. quantization: what the decoder sees in
-    training, straight-through rounding or additive noise.
+    qualities: the range drawn from. random_position: clips start anywhere in the pattern and
+    between refreshes, so that clips shorter than these train all of them. rate_warmup: in so many
+    first steps R counts less (rising linearly from 0), while latents find their use. quantization:
+    what the decoder sees in training, straight-through rounding or additive noise.
     """
 
     name: str

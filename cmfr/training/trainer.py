@@ -7,6 +7,7 @@ number of them. What a stage computes is in stage.py.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -193,7 +194,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(stage, step)
         rng = torch.Generator().manual_seed(_seed(self.cfg.seed, self.progress.stage, step))
-        period = len(self.cfg.model.hierarchy.weights)
+        # Refreshes fall inside some clips, after frames that left latents behind.
+        period = math.lcm(self.cfg.model.hierarchy.period, self.cfg.model.refresh_period or 1)
         position = int(torch.randint(period, (), generator=rng)) if stage.random_position else 0
         clips, qualities = (x.chunk(stage.accumulate) for x in (clip, quality))
         first = self.team.share(stage.batch).start
