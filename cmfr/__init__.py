@@ -9,7 +9,8 @@ __all__ = ["Codec", "ModelConfig", "PRESETS", "load_codec", "__version__"]
 
 if TYPE_CHECKING:
     from cmfr.coding import Codec, load_codec
-    from cmfr.config import PRESETS, ModelConfig
+    from cmfr.config import ModelConfig
+    from cmfr.presets import PRESETS
 
 
 def __getattr__(name: str) -> Any:
@@ -18,8 +19,12 @@ def __getattr__(name: str) -> Any:
         from cmfr import coding
 
         return getattr(coding, name)
-    if name in ("PRESETS", "ModelConfig"):
-        from cmfr import config
+    if name == "ModelConfig":
+        from cmfr.config import ModelConfig
 
-        return getattr(config, name)
+        return ModelConfig
+    if name == "PRESETS":
+        from cmfr.presets import PRESETS
+
+        return PRESETS
     raise AttributeError(f"module 'cmfr' has no attribute {name!r}")

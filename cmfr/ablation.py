@@ -30,7 +30,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from cmfr.checkpoint import load_training_state, read_weights
-from cmfr.config import ModelConfig, Strict
+from cmfr.config import AnyModelConfig, Strict, parse_model
 from cmfr.device import pick_device
 from cmfr.evaluation import (
     CurveTask,
@@ -54,7 +54,8 @@ from cmfr.training.generated import generated_clip
 from cmfr.training.run_dir import RunDir
 
 # Model keys that the intra codec is built from or codes with.
-INTRA_KEYS = {"intra", "color", "block", "bottleneck", "skip_scale"}
+INTRA_KEYS = {"intra", "color", "block", "bottleneck", "skip_scale", "generation", "unet",
+              "quality_gains", "intra_channels", "intra_hyper", "intra_refine"}  # fmt: skip
 LOG, FINISHED = "train.log", "finished"
 
 
@@ -145,17 +146,17 @@ def common_run(cfg: AblationConfig) -> TrainConfig | None:
 
 
 def _run(
-    cfg: AblationConfig, base: TrainConfig, model: ModelConfig, folder: str,
+    cfg: AblationConfig, base: TrainConfig, model: AnyModelConfig, folder: str,
     stages: list[StageConfig], init: tuple[InitConfig, ...],
 ) -> TrainConfig:  # fmt: skip
-    update = {"model": model, "stages": tuple(stages), "init": init}
+    update: dict[str, Any] = {"model": model, "stages": tuple(stages), "init": init}
     update |= {"run_dir": cfg.run_dir / folder, "threads": cfg.threads or base.threads}
     return base.model_copy(update=update)
 
 
-def _models(cfg: AblationConfig, base: ModelConfig) -> dict[str, ModelConfig]:
+def _models(cfg: AblationConfig, base: AnyModelConfig) -> dict[str, AnyModelConfig]:
     anchor = _changed(base, cfg.variants[cfg.anchor], cfg.anchor)
-    models: dict[str, ModelConfig] = {}
+    models: dict[str, AnyModelConfig] = {}
     for name, variant in cfg.variants.items():
         if name == cfg.anchor:
             models[name] = anchor
@@ -176,11 +177,11 @@ def _models(cfg: AblationConfig, base: ModelConfig) -> dict[str, ModelConfig]:
     return models
 
 
-def _changed(model: ModelConfig, variant: VariantConfig, name: str) -> ModelConfig:
+def _changed(model: AnyModelConfig, variant: VariantConfig, name: str) -> AnyModelConfig:
     if "name" in variant.changes:
         raise ValueError(f"variant {name}: a model's name is no difference; leave it out")
     try:
-        return ModelConfig.model_validate(merged(plain(model), variant.changes))
+        return parse_model(merged(plain(model), variant.changes))
     except ValidationError as error:
         raise ValueError(f"variant {name}: {faults(error)}") from error
 

@@ -21,8 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from cmfr.config import ModelConfig
-from cmfr.entropy import HyperBottleneck
+from cmfr.config import AnyModelConfig, parse_model
+from cmfr.densities import HyperBottleneck, drop_tables
 
 FORMAT = "cmfr-weights-1"
 
@@ -90,15 +90,13 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> No
     with torch.no_grad():
         for name, value in expected.items():
             value.copy_(weights[name])
-    for part in model.modules():
-        if isinstance(part, HyperBottleneck):
-            part.tables = None
+    drop_tables(model)
 
 
 def save_weights(
     path: Path,
     weights: dict[str, Tensor],
-    cfg: ModelConfig,
+    cfg: AnyModelConfig,
     metadata: dict[str, str] | None = None,
     dtype: torch.dtype = torch.float16,
 ) -> None:
@@ -109,7 +107,7 @@ def save_weights(
         atomic_write(path, lambda temporary: save_file(tensors, temporary, head))
 
 
-def read_weights(path: Path) -> tuple[ModelConfig, dict[str, Tensor], dict[str, str]]:
+def read_weights(path: Path) -> tuple[AnyModelConfig, dict[str, Tensor], dict[str, str]]:
     """Config, tensors and metadata of a weights file. Raises ValueError with one clear sentence."""
     if not path.is_file():
         raise FileNotFoundError(f"no weights file {path}")
@@ -122,7 +120,7 @@ def read_weights(path: Path) -> tuple[ModelConfig, dict[str, Tensor], dict[str, 
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path} is safetensors, but not a cmfr weights file (no {FORMAT} mark)")
     try:
-        cfg = ModelConfig.model_validate(json.loads(metadata["config"]))
+        cfg = parse_model(json.loads(metadata["config"]))
     except (KeyError, ValueError, ValidationError) as error:
         raise ValueError(f"{path}: its model configuration cannot be read: {error}") from error
     return cfg, weights, metadata

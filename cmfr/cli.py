@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cmfr import __version__, cli_evaluation, cli_measure, cli_report
+from cmfr import __version__, cli_convert, cli_evaluation, cli_measure, cli_report
 from cmfr.cli_parser import add_decode, add_encode
 from cmfr.config import QUALITIES
 
@@ -57,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     ablate.set_defaults(run=_ablate)
 
+    cli_convert.add_commands(commands)
     cli_measure.add_commands(commands)
     cli_evaluation.add_commands(commands)
     cli_report.add_commands(commands)
@@ -79,10 +80,11 @@ def _encode(args: argparse.Namespace) -> None:
     for path in (args.input, args.output):
         if args.reconstruction and Path(path).resolve() == Path(args.reconstruction).resolve():
             raise ValueError(f"--reconstruction {path} would overwrite the input or the output")
-    codec = load_codec(args.model, args.device)
+    codec = load_codec(args.model, args.device, args.weights)
     common = {
-        "quality": args.quality, "intra_period": args.intra_period, "start": args.start,
-        "frames": args.frames, **options,
+        "quality": args.quality, "intra_period": args.intra_period,
+        "refresh_period": args.refresh_period, "start": args.start, "frames": args.frames,
+        **options,
     }  # fmt: skip
     with _Progress("encode", info.frame_count, info.width * info.height, args.quiet) as progress:
         if args.reconstruction:
@@ -104,7 +106,7 @@ def _decode(args: argparse.Namespace) -> int:
 
     with _open_stream(args.input) as file:
         header = BitstreamReader(file).header
-    codec = load_codec(args.model or header.model, args.device)
+    codec = load_codec(args.model or header.model, args.device, args.weights)
     pixels = header.width * header.height
     with _Progress("decode", header.frame_count, pixels, args.quiet) as progress:
         report = codec.decode_video(

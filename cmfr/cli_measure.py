@@ -5,11 +5,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cmfr.cli_parser import add_color, add_device, add_intra_period, frame_size
-from cmfr.config import LATENT_STRIDE, PRESETS, QUALITIES
+from cmfr.cli_parser import (
+    add_color,
+    add_device,
+    add_intra_period,
+    add_refresh_period,
+    add_weights,
+    frame_size,
+)
+from cmfr.config import LATENT_STRIDE, QUALITIES
+from cmfr.presets import PRESETS
 
 if TYPE_CHECKING:
     from cmfr.cli_parser import Commands
@@ -27,6 +38,7 @@ def _add_evaluate(commands: Commands) -> None:
         "evaluate", help="rate and distortion on a test set; the same command resumes"
     )
     evaluate.add_argument("--model", default="cmfr-s", help="model name or weights file (cmfr-s)")
+    add_weights(evaluate)
     evaluate.add_argument(
         "--test", required=True, help="test set: a name or a YAML file, see configs/test"
     )
@@ -37,6 +49,7 @@ def _add_evaluate(commands: Commands) -> None:
     )
     evaluate.add_argument("--frames", type=int, help="the first so many (default: all)")
     add_intra_period(evaluate)
+    add_refresh_period(evaluate)
     evaluate.add_argument(
         "--color", choices=("yuv420", "rgb"), default="yuv420",
         help="measure the decoded samples (default), or RGB by BT.709, full range, not rounded",
@@ -60,6 +73,7 @@ def _add_inspect(commands: Commands) -> None:
     inspect.add_argument("--frame", type=int, default=2, help="which frame, from 0 (2)")
     inspect.add_argument("-o", "--output", type=Path, required=True, help="folder for the pictures")
     inspect.add_argument("--model", default="cmfr-s", help="model name or weights file (cmfr-s)")
+    add_weights(inspect)
     inspect.add_argument("--quality", type=int, default=32, help=f"0..{QUALITIES - 1} (32)")
     add_intra_period(inspect)
     inspect.add_argument("--frames", type=int, help="code only so many frames")
@@ -99,11 +113,12 @@ def run_evaluate(args: argparse.Namespace) -> int:
     """Raises ValueError or OSError with one sentence; 1 when a measurement failed."""
     import torch
 
-    from cmfr.coding import find_weights
     from cmfr.device import pick_device
     from cmfr.evaluate import Run, evaluate, find_sequences
     from cmfr.test_sets import load_test_set
 
+    if args.refresh_period is not None and not 0 <= args.refresh_period <= 65535:
+        raise ValueError(f"--refresh-period {args.refresh_period} is not in 0..65535")
     for name in ("frames", "processes", "threads"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ValueError(f"--{name} {getattr(args, name)} is less than 1")
@@ -117,12 +132,14 @@ def run_evaluate(args: argparse.Namespace) -> int:
         raise ValueError(f"{test.name} has no sequences to evaluate on")
     device = pick_device(args.device).type
     gpus = torch.cuda.device_count() if device == "cuda" else 0
-    run = Run(
-        find_weights(args.model), test.name, find_sequences(wanted, args.root), args.qualities,
-        args.frames, args.intra_period, args.color, args.round_8bit,
-    )  # fmt: skip
     devices = [f"cuda:{i}" for i in range(gpus)] or ["cpu"]
-    failures = evaluate(run, args.output, devices, args.processes, args.threads)
+    sequences = find_sequences(wanted, args.root)
+    with _weights_file(args.model, args.weights) as weights:
+        run = Run(
+            weights, test.name, sequences, args.qualities, args.frames, args.intra_period,
+            args.refresh_period, args.color, args.round_8bit,
+        )  # fmt: skip
+        failures = evaluate(run, args.output, devices, args.processes, args.threads)
     for where, reason in failures.items():
         print(f"{where}: {reason}", file=sys.stderr)
     if failures:
@@ -137,6 +154,22 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
         export_compressai(args.compressai, read_results(args.output))
     return 0
+
+
+@contextmanager
+def _weights_file(model: str, weights: list[str] | None) -> Iterator[Path]:
+    """The weights file to measure with; published checkpoints are converted for the time being."""
+    from cmfr.checkpoint import save_weights
+    from cmfr.coding import find_weights, read_model
+
+    if not weights:
+        yield find_weights(model)
+        return
+    cfg, tensors, _ = read_model(model, weights)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "weights.safetensors"
+        save_weights(path, tensors, cfg, dtype=next(iter(tensors.values())).dtype)
+        yield path
 
 
 def _print_results(path: Path) -> None:
@@ -156,7 +189,7 @@ def run_inspect(args: argparse.Namespace) -> None:
     from cmfr.coding import load_codec
     from cmfr.inspection import inspect_video
 
-    codec = load_codec(args.model, args.device)
+    codec = load_codec(args.model, args.device, args.weights)
     rows = inspect_video(
         codec, args.input, args.frame, args.output, quality=args.quality,
         intra_period=args.intra_period, frames=args.frames, size=args.size,

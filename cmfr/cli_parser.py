@@ -20,11 +20,13 @@ def add_encode(commands: Commands, run: Run) -> None:
     )
     encode.add_argument("output", help="the .cmfr file to write")
     encode.add_argument("--model", default="cmfr-s", help="model name or weights file (cmfr-s)")
+    add_weights(encode)
     encode.add_argument(
         "--quality", type=int, default=32,
         help=f"0 (smallest file) .. {QUALITIES - 1} (best picture), default 32",
     )  # fmt: skip
     add_intra_period(encode)
+    add_refresh_period(encode)
     encode.add_argument("--frames", type=int, help="code only so many frames")
     encode.add_argument("--start", type=int, default=0, help="first frame to code (0)")
     source = encode.add_argument_group("what the input does not say itself")
@@ -51,6 +53,7 @@ def add_decode(commands: Commands, run: Run) -> None:
         "output", help="mp4, mkv, mov (lossless H.264), y4m, yuv, or a folder for PNGs"
     )
     decode.add_argument("--model", help="model name or weights file (default: the stream's name)")
+    add_weights(decode)
     decode.add_argument("--crf", type=int, help="x264 with this CRF instead of lossless")
     add_color(decode, "of the stream, where it does not say (PNGs need them)")
     decode.add_argument(
@@ -69,6 +72,14 @@ def add_color(parser: argparse._ActionsContainer, whose: str) -> None:
     parser.add_argument("--range", choices=("full", "limited"), help=f"sample range {whose}")
 
 
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--weights", nargs="+", metavar="FILE",
+        help="weights of --model: a .safetensors, or the published checkpoints of dcvc-dc or "
+        "dcvc-fm (image and video)",
+    )  # fmt: skip
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto",
@@ -80,6 +91,13 @@ def add_intra_period(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--intra-period", type=int, default=-1,
         help="frames from one intra frame to the next; -1 (default): only the first is intra",
+    )  # fmt: skip
+
+
+def add_refresh_period(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--refresh-period", type=int,
+        help="frames between temporal feature refreshes, 0 = never (default: the model's)",
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,14 @@ from cmfr.bitstream import (
 )
 from cmfr.checkpoint import atomic_write, load_weights, read_weights, weights_hash
 from cmfr.color import planes_to_tensor, tensor_to_planes
-from cmfr.config import LATENT_STRIDE, PRESETS, QUALITIES
+from cmfr.config import LATENT_STRIDE, QUALITIES, AnyModelConfig
 from cmfr.device import exact_arithmetic, full_precision, pick_device
 from cmfr.entropy import DecodeMismatch, make_tables
 from cmfr.frame_codec import FrameSize
 from cmfr.frames import Frame, VideoInfo, resolve_color
 from cmfr.layers import pad_to_multiple
+from cmfr.models.dcvc_weights import read_official
+from cmfr.presets import PRESETS
 from cmfr.state import FrameOutput, ReferenceState
 from cmfr.stream_header import StreamHeader
 from cmfr.video_codec import VideoCodec
@@ -95,6 +97,7 @@ class Codec:
         *,
         quality: int = 32,
         intra_period: int = -1,
+        refresh_period: int | None = None,
         start: int = 0,
         frames: int | None = None,
         on_frame: FrameCallback | None = None,
@@ -103,6 +106,7 @@ class Codec:
         """Code a video file, raw .yuv or folder of PNGs into a `.cmfr` file.
 
         quality 0 (smallest) .. 63 (best); intra_period -1 codes only the first frame as intra;
+        refresh_period: frames between temporal feature refreshes, 0 = never (default: the model's);
         `start` and `frames` choose a part; `source_options` as for `video_in.open_video`. The file
         appears under its name when it is complete. Raises ValueError or OSError with one sentence.
         """
@@ -110,6 +114,8 @@ class Codec:
             raise ValueError(f"quality {quality} is not in 0..{QUALITIES - 1}")
         if intra_period != -1 and intra_period < 1:
             raise ValueError(f"intra period {intra_period} is neither -1 nor at least 1")
+        if refresh_period is not None and not 0 <= refresh_period <= 65535:
+            raise ValueError(f"refresh period {refresh_period} is not in 0..65535")
         target = Path(target)
         if not target.parent.is_dir():
             raise FileNotFoundError(f"no folder {target.parent} to write {target.name} to")
@@ -123,12 +129,12 @@ class Codec:
                     f"{MAX_SIDE} pixels can be coded"
                 )
             report = CodingReport(info)
-            header = self.header(info, quality, intra_period)
+            header = self.header(info, quality, intra_period, refresh_period)
 
             def write(temporary: Path) -> None:
                 with temporary.open("w+b") as file:
                     writer = BitstreamWriter(file, header)
-                    for coded in self.encode_frames(reader, info, quality, intra_period, writer):
+                    for coded in self.encode_frames(reader, info, header, writer):
                         report.frames += 1
                         if on_frame is not None:
                             on_frame(coded)
@@ -140,13 +146,17 @@ class Codec:
             report.seconds = time.perf_counter() - began
         return report
 
-    def header(self, info: VideoInfo, quality: int, intra_period: int) -> StreamHeader:
-        """The header of a stream that this codec writes."""
+    def header(
+        self, info: VideoInfo, quality: int, intra_period: int, refresh_period: int | None = None
+    ) -> StreamHeader:
+        """The header of a stream that this codec writes; refresh_period None: the model's."""
         return StreamHeader.of(
             info,
             quality=quality,
             intra_period=intra_period,
-            refresh_period=self.model.cfg.refresh_period,
+            refresh_period=(
+                self.model.cfg.refresh_period if refresh_period is None else refresh_period
+            ),
             model=self.name,
             weights=self.weights_id,
             producer=_producer(self.device),
@@ -156,12 +166,13 @@ class Codec:
         self,
         frames: Any,
         info: VideoInfo,
-        quality: int,
-        intra_period: int,
+        header: StreamHeader,
         writer: BitstreamWriter,
     ) -> Iterator[CodedFrame]:
-        """Code `frames` of a video one by one into an open stream; see `encode_video`."""
+        """Code `frames` of a video one by one into an open stream, as its header says; see
+        `encode_video`."""
         past: ReferenceState | None = None
+        intra_period = header.intra_period
         for number, frame in enumerate(frames):
             if number == 0 or (intra_period > 0 and number % intra_period == 0):
                 past = None
@@ -169,7 +180,7 @@ class Codec:
             with exact_arithmetic():
                 x = planes_to_tensor(frame, info, self.model.cfg.color, self.device)
                 payload, frame_quality, output = self.model.encode_frame(
-                    pad_to_multiple(x, LATENT_STRIDE), quality, past
+                    pad_to_multiple(x, LATENT_STRIDE), header.quality, past, header.refresh_period
                 )
                 picture = self._picture(output.x_hat, info)
             size = writer.write_frame(intra, frame_quality, payload)
@@ -231,7 +242,7 @@ class Codec:
                 if packet is None:
                     return
                 last = self._decode_packet(
-                    packet, FrameSize(height, width), past, info, reader.header.producer
+                    packet, FrameSize(height, width), past, info, reader.header
                 )
             except DamagedFrame as damage:
                 if not keep_going:
@@ -267,17 +278,19 @@ class Codec:
         size: FrameSize,
         past: ReferenceState | None,
         info: VideoInfo,
-        producer: str,
+        header: StreamHeader,
     ) -> CodedFrame:
         if past is None and not packet.intra:
             raise DamagedFrame(packet.number, "it refers to a frame that is lost")
         reference = size if packet.intra or past is None else past
         try:
             with exact_arithmetic():
-                output = self.model.decode_frame(packet.payload, packet.quality, reference)
+                output = self.model.decode_frame(
+                    packet.payload, packet.quality, reference, header.refresh_period
+                )
                 picture = self._picture(output.x_hat, info)
         except DecodeMismatch as error:
-            raise DamagedFrame(packet.number, f"{error} (made by: {producer})") from error
+            raise DamagedFrame(packet.number, f"{error} (made by: {header.producer})") from error
         return CodedFrame(
             packet.number, packet.intra, packet.quality, 8 * packet.size, picture, output
         )
@@ -288,20 +301,39 @@ class Codec:
                 f"{source} was coded with weights {header.weights.hex()} of model "
                 f"{header.model}; these are weights {self.weights_id.hex()} of {self.name}"
             )
-        if header.refresh_period != self.model.cfg.refresh_period:
-            raise ValueError(f"{source} has a refresh period that is not the model's")
 
 
-def load_codec(model: str | Path = "cmfr-s", device: str = "auto") -> Codec:
+def load_codec(
+    model: str | Path = "cmfr-s",
+    device: str = "auto",
+    weights: Sequence[str | Path] | None = None,
+) -> Codec:
     """Load a codec by the name of shipped weights or from a weights file.
 
-    Raises FileNotFoundError or ValueError with one sentence.
+    weights: a weights file, or the published checkpoints of the `model` dcvc-dc or dcvc-fm
+    (I-frame and P-frame). Raises FileNotFoundError or ValueError with one sentence.
     """
-    path = find_weights(model)
-    cfg, weights, _ = read_weights(path)
+    cfg, tensors, where = read_model(model, weights)
     network = VideoCodec(cfg)
-    load_weights(network, weights, str(path))
-    return Codec(network, weights_hash(weights), pick_device(device))
+    load_weights(network, tensors, where)
+    return Codec(network, weights_hash(tensors), pick_device(device))
+
+
+def read_model(
+    model: str | Path, weights: Sequence[str | Path] | None = None
+) -> tuple[AnyModelConfig, dict[str, Tensor], str]:
+    """Configuration, weights and where they are from; arguments and errors as of `load_codec`."""
+    paths = [Path(path) for path in weights or ()]
+    if not paths:
+        paths = [find_weights(model)]
+    elif any(path.suffix != ".safetensors" for path in paths):
+        return *read_official(paths, str(model)), str(paths[0])
+    if len(paths) > 1:
+        raise ValueError(f"{paths[1]}: a weights file holds a whole model; give one")
+    cfg, tensors, _ = read_weights(paths[0])
+    if weights and str(model) != cfg.name:
+        raise ValueError(f"{paths[0]} holds {cfg.name}, not {model}")
+    return cfg, tensors, str(paths[0])
 
 
 def find_weights(model: str | Path) -> Path:
@@ -313,7 +345,11 @@ def find_weights(model: str | Path) -> Path:
     for folder in (package / "weights", package.parent / "checkpoints"):
         if (folder / f"{model}.safetensors").is_file():
             return folder / f"{model}.safetensors"
-    hint = "it has to be trained first" if str(model) in PRESETS else "give a file or a model name"
+    hint = "give a file or a model name"
+    if str(model).startswith("dcvc") and str(model) in PRESETS:
+        hint = "give its published checkpoints with --weights, or convert them (cmfr convert)"
+    elif str(model) in PRESETS:
+        hint = "it has to be trained first"
     if path.suffix:
         raise FileNotFoundError(f"no weights file {path}")
     raise FileNotFoundError(f"no weights are shipped for {model}: {hint}")
@@ -324,4 +360,4 @@ def _producer(device: torch.device) -> str:
     return f"torch {torch.__version__}, {name}"
 
 
-__all__ = ["Codec", "CodedFrame", "CodingReport", "find_weights", "load_codec"]
+__all__ = ["Codec", "CodedFrame", "CodingReport", "find_weights", "load_codec", "read_model"]

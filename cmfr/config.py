@@ -1,14 +1,14 @@
-"""The model's configuration: sizes and ablation switches as data, and the three presets.
+"""The models' configurations: sizes and switches as data (presets.py has the numbers).
 
-Unknown keys are errors. A weights file carries one `ModelConfig` in its metadata, and that is all
-that is needed to build the model again.
+Unknown keys are errors. A weights file carries one of these in its metadata, and that is all that
+is needed to build the model again.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, model_validator
 
 QUALITIES = 64  # quality indices 0 (smallest file) .. 63 (best), in one set of weights
 LATENT_STRIDE = 16  # pixels per latent position; frames are padded to a multiple of it
@@ -86,17 +86,29 @@ class ResidualConfig(Strict):
     generator_blocks: int = 2
 
 
-class ModelConfig(Strict):
-    """Everything that decides the network. The four ablation switches come first.
+class CodecConfig(Strict):
+    """What every model has, whatever its network.
+
+    color: what the network sees, YCbCr 4:4:4 or RGB. refresh_period: frames between temporal
+    feature refreshes; 0 = never.
+    """
+
+    name: str
+    color: Literal["ycbcr", "rgb"] = "ycbcr"
+    hierarchy: HierarchyConfig = HierarchyConfig()
+    refresh_period: int = Field(32, ge=0)
+
+
+class ModelConfig(CodecConfig):
+    """CMFR: everything that decides the network. The four ablation switches come first.
 
     residual: what is subtracted before the context encoder (design: CMFR is ``masked_feature``).
     fusion: how contexts enter the context encoder and decoder. reference: what the next frame's
     context is mined from. feature_stride: resolution of the features (1 = full, 2 = half, 4).
     block: residual block type. bottleneck: middle width of a residual block over its width.
-    color: what the network sees, YCbCr 4:4:4 or RGB.
     """
 
-    name: str
+    family: Literal["cmfr"] = "cmfr"
     residual: Literal["masked_feature", "feature", "masked_pixel", "pixel", "none"] = (
         "masked_feature"
     )
@@ -104,7 +116,6 @@ class ModelConfig(Strict):
     motion_refiner: bool = True
     reference: Literal["reconstructed_feature", "frame"] = "reconstructed_feature"
 
-    color: Literal["ycbcr", "rgb"] = "ycbcr"
     feature_stride: Literal[1, 2, 4]
     context_channels: tuple[int, int, int]
     block: Literal["residual", "depthwise"] = "residual"
@@ -112,8 +123,6 @@ class ModelConfig(Strict):
     intra: IntraConfig
     motion: MotionConfig
     inter: ResidualConfig
-    hierarchy: HierarchyConfig = HierarchyConfig()
-    refresh_period: int = Field(32, ge=0)  # frames between temporal feature refreshes; 0 = never
     skip_scale: float = Field(0.15, ge=0)  # latents of a smaller predicted scale are not coded
 
     @model_validator(mode="after")
@@ -125,64 +134,78 @@ class ModelConfig(Strict):
                     f"{part}.latent = {section.latent} is no multiple of "
                     f"{part}.spatial_steps = {section.spatial_steps}"
                 )
-        strides = [level.stride for level in self.motion.estimation]
-        halving = all(a % b == 0 for a, b in zip(strides, strides[1:], strict=False))
-        if not strides or LATENT_STRIDE % strides[0] or not halving:
-            raise ValueError(
-                f"motion.estimation: strides {strides} must divide {LATENT_STRIDE}, coarse to "
-                "fine, each a divisor of the one before"
-            )
+        _check_strides("motion.estimation", self.motion.estimation)
         return self
 
 
-def _levels(*strides: int) -> tuple[EstimationLevel, ...]:
-    return tuple(EstimationLevel(stride=s) for s in strides)
+def _check_strides(where: str, levels: tuple[EstimationLevel, ...]) -> None:
+    strides = [level.stride for level in levels]
+    halving = all(a % b == 0 for a, b in zip(strides, strides[1:], strict=False))
+    if not strides or LATENT_STRIDE % strides[0] or not halving:
+        raise ValueError(
+            f"{where}: strides {strides} must divide {LATENT_STRIDE}, coarse to fine, each a "
+            "divisor of the one before"
+        )
 
 
-# One line of numbers a model; the same classes build all three.
-PRESETS: dict[str, ModelConfig] = {
-    "cmfr": ModelConfig(
-        name="cmfr",
-        feature_stride=1,
-        context_channels=(48, 64, 96),
-        intra=IntraConfig(channels=(128, 192, 256), latent=256, hyper=128, blocks=(1, 2, 2)),
-        motion=MotionConfig(
-            estimation=_levels(8, 4, 2, 1), channels=64, latent=64, hyper=64, refiner=48
-        ),
-        inter=ResidualConfig(latent=128, hyper=128, generator_blocks=3),
-    ),
-    "cmfr-s": ModelConfig(
-        name="cmfr-s",
-        feature_stride=2,
-        context_channels=(32, 64, 96),
-        bottleneck=0.5,
-        intra=IntraConfig(channels=(32, 64, 128), latent=128, hyper=64, blocks=(2, 3, 3)),
-        motion=MotionConfig(
-            estimation=(
-                *_levels(16, 8, 4),
-                EstimationLevel(stride=2, kernel=3, widths=(24, 24)),
-            ),
-            channels=48,
-            latent=48,
-            hyper=32,
-            refiner=32,
-            spatial_steps=2,
-        ),
-        inter=ResidualConfig(latent=96, hyper=64),
-    ),
-    "cmfr-nano": ModelConfig(
-        name="cmfr-nano",
-        feature_stride=4,
-        context_channels=(8, 8, 16),
-        intra=IntraConfig(channels=(8, 8, 16), latent=16, hyper=8, blocks=(1, 1, 1)),
-        motion=MotionConfig(
-            estimation=(EstimationLevel(stride=8, kernel=3, widths=(8,)),),
-            channels=8,
-            latent=8,
-            hyper=4,
-            refiner=8,
-            spatial_steps=2,
-        ),
-        inter=ResidualConfig(latent=16, hyper=8, generator_blocks=1),
-    ),
-}
+class DCVCConfig(CodecConfig):
+    """DCVC-DC (CVPR 2023) or DCVC-FM (CVPR 2024); the defaults are the published widths.
+
+    generation: whose blocks, quality gains and I-frame parameters. quality_gains: what lies
+    between the stored gains of DCVC-DC's four rate points at the other 60 qualities: ``ends``
+    draws a geometric line from the first to the last, as the published code does when it codes
+    64 qualities; ``anchors`` goes through all four, which are then exactly qualities 0, 21, 42 and
+    63 (the published rate points), and is what trains all of them. DCVC-FM has no such choice.
+
+    context_channels at 1, 1/2 and 1/4; unet: widths of a U-Net's three levels; hyper,
+    intra_hyper: of the hyper-latents; motion_channels: width of the motion codec, its latent and
+    its hyper-latent.
+    """
+
+    family: Literal["dcvc"]
+    generation: Literal["dc", "fm"]
+    quality_gains: Literal["ends", "anchors"] = "ends"
+    estimation: tuple[EstimationLevel, ...]
+    context_channels: tuple[int, int, int] = (48, 64, 96)
+    motion_channels: int = 64
+    latent: int = 128
+    hyper: int
+    decoder_channels: int = 32
+    unet: tuple[int, int, int] = (32, 64, 128)
+    intra_channels: tuple[int, int, int] = (128, 192, 256)
+    intra_hyper: int
+    intra_refine: int = 16
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DCVCConfig:
+        _check_strides("estimation", self.estimation)
+        if self.estimation[-1].stride != 1:
+            raise ValueError("estimation: the last level must work at stride 1")
+        for name in ("motion_channels", "latent"):
+            if getattr(self, name) % 4:
+                raise ValueError(f"{name} = {getattr(self, name)} is no multiple of 4")
+        if self.intra_channels[2] % 4:
+            raise ValueError(f"intra_channels: {self.intra_channels[2]} is no multiple of 4")
+        if self.generation == "fm" and self.quality_gains != "ends":
+            raise ValueError("quality_gains: DCVC-FM has only two stored gains, its ends")
+        return self
+
+
+def _family(value: Any) -> str:
+    # Weights files from before there was more than one family do not name it.
+    if isinstance(value, dict):
+        return str(value.get("family", "cmfr"))
+    return str(getattr(value, "family", "cmfr"))
+
+
+FAMILIES = ("cmfr", "dcvc")
+AnyModelConfig = Annotated[
+    Annotated[ModelConfig, Tag("cmfr")] | Annotated[DCVCConfig, Tag("dcvc")],
+    Discriminator(_family),
+]
+_ANY_MODEL: TypeAdapter[ModelConfig | DCVCConfig] = TypeAdapter(AnyModelConfig)
+
+
+def parse_model(value: Any) -> ModelConfig | DCVCConfig:
+    """The configuration of either family from plain values. Raises ValidationError."""
+    return _ANY_MODEL.validate_python(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cmfr.config import ModelConfig
+from cmfr.config import CodecConfig, ModelConfig
 from cmfr.features import FrameStem
 from cmfr.layers import block, conv, resize_flow, upsample, warp
 from cmfr.state import ReferenceState
@@ -14,31 +14,27 @@ from cmfr.state import ReferenceState
 class FeatureAdaptor(nn.Module):
     """Reads the reference: the propagated feature, or the frame alone.
 
-    The frame alone is read after an I-frame, at a temporal feature refresh, and always when the
-    config says ``reference: frame``. Otherwise one of several 1x1 convolutions reads the feature,
-    chosen by the position in the hierarchical quality pattern.
+    The frame alone is read where there is no feature, after an I-frame and at a temporal feature
+    refresh (`VideoCodec.refreshed`), and always where none propagates. Otherwise one of several
+    1x1 convolutions reads the feature, chosen by the position in the hierarchical quality pattern.
+    CMFR's and DCVC's are the same.
     """
 
-    def __init__(self, cfg: ModelConfig) -> None:
+    def __init__(
+        self, cfg: CodecConfig, width: int, stride: int = 1, propagates: bool = True
+    ) -> None:
         super().__init__()
-        width = cfg.context_channels[0]
-        self.of_frame = FrameStem(cfg.feature_stride, width)
+        self.of_frame = FrameStem(stride, width)
         self.choice = cfg.hierarchy.adaptors
-        propagates = cfg.reference == "reconstructed_feature"
         count = max(self.choice) + 1 if propagates else 0
         self.of_feature = nn.ModuleList(conv(width, width, 1) for _ in range(count))
-        self.refresh_period = cfg.refresh_period
 
     def forward(self, state: ReferenceState, position: int) -> Tensor:
         """Reference state and the position of the frame to code -> feature [B, C0, H/s, W/s]."""
-        if state.feature is None or not self.of_feature or self._refreshes(position):
+        if state.feature is None or not self.of_feature:
             return self.of_frame(state.frame)
         adaptor = self.choice[position % len(self.choice)]
         return self.of_feature[adaptor](state.feature)
-
-    def _refreshes(self, position: int) -> bool:
-        # With position 1 = the first P-frame, which reads the frame anyway.
-        return self.refresh_period > 0 and position % self.refresh_period == 1
 
 
 class TemporalContext(nn.Module):

@@ -1,4 +1,4 @@
-"""Entropy coding: the only module that imports CompressAI.
+"""Entropy coding: the only module that imports CompressAI's rANS coder.
 
 A latent reaches its bits through one of three coders with the same two methods, so that training
 estimate, encoder and decoder run the very same network code (`LatentCoder` in latent.py):
@@ -7,135 +7,48 @@ estimate, encoder and decoder run the very same network code (`LatentCoder` in l
     BitWriter      encode:  collects symbols, `finish()` gives the bytes
     BitReader      decode:  gives symbols back from the bytes
 
-Gaussian tables and the factorized density are CompressAI's (`GaussianConditional`,
-`EntropyBottleneck`); its rANS coder is called once per frame to encode and once per latent step
-to decode. Everything here is float32 whatever autocast says.
+What a symbol costs is the densities' matter (densities.py). The rANS coder is called once per
+frame to encode and once per latent step to decode. Everything here is float32 whatever autocast
+says.
 """
 
 from __future__ import annotations
 
-import math
 import time
-import warnings
 import zlib
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from cmfr.densities import CdfTables, Density, FactorizedDensity, make_tables
 from cmfr.layers import round_ste
 
-with warnings.catch_warnings():  # of torch.jit, which CompressAI's dependencies still use
-    warnings.simplefilter("ignore")
-    from compressai.ans import BufferedRansEncoder, RansDecoder
-    from compressai.entropy_models import EntropyBottleneck, GaussianConditional
+# densities.py goes first: it silences the warnings of CompressAI's import.
+from compressai.ans import BufferedRansEncoder, RansDecoder  # isort: skip
 
-SCALE_MIN, SCALE_MAX, SCALE_LEVELS = 0.11, 64.0, 64
-_LOG_STEP = math.log(SCALE_MAX / SCALE_MIN) / (SCALE_LEVELS - 1)
-_LIKELIHOOD_FLOOR = 1e-9
 _CHECKSUM_BYTES = 2
+# The rANS coder never returns from larger ones, nor from what NaN is as an integer.
+_LARGEST_SYMBOL = 2**26
 
 
 class DecodeMismatch(ValueError):
     """The decoder's networks do not reproduce the encoder's numbers (other device or build)."""
 
 
-@dataclass(frozen=True)
-class CdfTables:
-    """Quantized cumulative distributions as the rANS coder takes them, converted once."""
-
-    cdfs: list[list[int]]
-    sizes: list[int]
-    offsets: list[int]
-
-    @classmethod
-    def of(cls, model: EntropyBottleneck | GaussianConditional) -> CdfTables:
-        return cls(
-            cast(Tensor, model._quantized_cdf).tolist(),
-            cast(Tensor, model._cdf_length).reshape(-1).int().tolist(),
-            cast(Tensor, model._offset).reshape(-1).int().tolist(),
-        )
-
-
-def _gaussian_tables() -> CdfTables:
-    levels = SCALE_MIN * np.exp(_LOG_STEP * np.arange(SCALE_LEVELS))
-    model = GaussianConditional(levels.tolist())
-    model.update_scale_table(levels.tolist(), force=True)
-    return CdfTables.of(model)
-
-
-GAUSSIAN_TABLES = _gaussian_tables()
-
-
-def scale_index(scale: Tensor) -> Tensor:
-    """Nearest entry of the scale table in the log domain, int32, same shape."""
-    index = torch.log(scale / SCALE_MIN).div(_LOG_STEP).round()
-    return index.clamp(0, SCALE_LEVELS - 1).int()
-
-
-def gaussian_bits(symbols: Tensor, scale: Tensor) -> Tensor:
-    """-log2 of the mass a zero-mean Gaussian gives to [symbol - 1/2, symbol + 1/2].
-
-    Without gradients, what the coder really spends on whole symbols: its 16-bit tables know no
-    smaller probability, and a symbol beyond them costs about another byte of escape code.
-    """
-    magnitude, inverse = symbols.abs(), 1 / (scale * math.sqrt(2))
-    upper = torch.erfc((magnitude - 0.5) * inverse)
-    lower = torch.erfc((magnitude + 0.5) * inverse)
-    mass = 0.5 * (upper - lower)
-    bits = -torch.log2(mass.clamp(min=_LIKELIHOOD_FLOOR))
-    if not bits.requires_grad:
-        return bits.clamp(max=16) + 8 * (mass < _LIKELIHOOD_FLOOR)
-    # In training a straight line in the magnitude keeps a gradient where the mass is 0.
-    return bits + (mass < _LIKELIHOOD_FLOOR) * (magnitude * inverse)
-
-
-class HyperBottleneck(EntropyBottleneck):
-    """Factorized density of hyper-latents, rounded to whole numbers (no median offset).
-
-    CompressAI learns the tails of its tables with an auxiliary loss; here they are solved for by
-    bisection when the tables are made, so that there is no second optimizer and no stale table.
-    """
-
-    # What `make_tables` computes from the weights: no part of a weights file.
-    DERIVED = ("quantiles", "target", "_quantized_cdf", "_cdf_length", "_offset")
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, tail_mass=1e-6)
-        self.quantiles.requires_grad_(False)
-        self.tables: CdfTables | None = None
-
-    def bits(self, z: Tensor) -> Tensor:
-        """-log2 likelihood of z [B, C, H, W], any real values; same shape."""
-        values = z.transpose(0, 1)
-        flat = values.reshape(z.shape[1], 1, -1)
-        likelihood, _, _ = self._likelihood(flat)
-        likelihood = likelihood.clamp(min=_LIKELIHOOD_FLOOR)
-        return -torch.log2(likelihood).reshape(values.shape).transpose(0, 1)
-
-    @torch.no_grad()
-    def make_tables(self) -> CdfTables:
-        """Solve for the tails and build the CDF tables (kept; `tables = None` drops them)."""
-        self._update_quantiles(search_radius=4096.0)
-        self.quantiles[:, 0, 1] = 0
-        self.update(force=True)
-        self.tables = CdfTables.of(self)
-        return self.tables
-
-
 class EntropyCoder:
-    """What the three coders share: `code_gaussian` and `code_factorized`.
+    """What the three coders share: `code_latent` and `code_factorized`.
 
     In both, `values` is the latent (None when decoding) and the result is its quantized form.
     `name` says under which heading the bits are counted.
     """
 
-    def code_gaussian(
-        self, name: str, values: Tensor | None, mean: Tensor, scale: Tensor, skip: float
-    ) -> Tensor:
-        """Latent values [B, C, H, W] under N(mean, scale) -> quantized values.
+    def code_latent(
+        self, name: str, values: Tensor | None, mean: Tensor, scale: Tensor,
+        density: Density, skip: float,
+    ) -> Tensor:  # fmt: skip
+        """Latent values [B, C, H, W] under a density of `mean` and `scale` -> quantized values.
 
         The whole-numbered symbol is the rounded distance from the mean; where the scale is below
         `skip` nothing is coded and the value is the mean.
@@ -146,7 +59,7 @@ class EntropyCoder:
         self,
         name: str,
         values: Tensor | None,
-        model: HyperBottleneck,
+        model: FactorizedDensity,
         shape: tuple[int, int, int, int],
     ) -> Tensor:
         """Hyper-latent [B, C, H, W] under its factorized density -> whole numbers."""
@@ -192,26 +105,26 @@ class BitEstimator(EntropyCoder):
             per_position = bits.detach().sum(1)
             self.maps[name] = self.maps[name] + per_position if name in self.maps else per_position
 
-    def code_gaussian(
-        self, name: str, values: Tensor | None, mean: Tensor, scale: Tensor, skip: float
-    ) -> Tensor:
+    def code_latent(
+        self, name: str, values: Tensor | None, mean: Tensor, scale: Tensor,
+        density: Density, skip: float,
+    ) -> Tensor:  # fmt: skip
         assert values is not None
         distance = values - mean
         if self.training:
             noisy = distance + self.noise.like(distance)
-            self._count(name, gaussian_bits(noisy, scale.clamp(min=SCALE_MIN)))
+            self._count(name, density.training_bits(noisy, scale))
             return mean + (noisy if self.noise.in_values else round_ste(distance))
         coded = scale >= skip
         symbols = torch.where(coded, distance.round(), 0.0)
-        table_scale = SCALE_MIN * torch.exp(_LOG_STEP * scale_index(scale))
-        self._count(name, gaussian_bits(symbols, table_scale) * coded)
+        self._count(name, density.coded_bits(symbols, scale) * coded)
         return mean + symbols
 
     def code_factorized(
         self,
         name: str,
         values: Tensor | None,
-        model: HyperBottleneck,
+        model: FactorizedDensity,
         shape: tuple[int, int, int, int],
     ) -> Tensor:
         assert values is not None
@@ -236,22 +149,23 @@ class BitWriter(EntropyCoder):
         self.estimator = estimator
         self.seconds = 0.0
 
-    def code_gaussian(
-        self, name: str, values: Tensor | None, mean: Tensor, scale: Tensor, skip: float
-    ) -> Tensor:
+    def code_latent(
+        self, name: str, values: Tensor | None, mean: Tensor, scale: Tensor,
+        density: Density, skip: float,
+    ) -> Tensor:  # fmt: skip
         assert values is not None and len(values) == 1
         if self.estimator:
-            self.estimator.code_gaussian(name, values, mean, scale, skip)
+            self.estimator.code_latent(name, values, mean, scale, density, skip)
         coded = scale >= skip
         symbols = torch.where(coded, (values - mean).round(), 0.0)
-        self._chunks.append((symbols[coded].int(), scale_index(scale)[coded], GAUSSIAN_TABLES))
+        self._chunks.append((symbols[coded].int(), density.index(scale)[coded], density.tables))
         return mean + symbols
 
     def code_factorized(
         self,
         name: str,
         values: Tensor | None,
-        model: HyperBottleneck,
+        model: FactorizedDensity,
         shape: tuple[int, int, int, int],
     ) -> Tensor:
         assert values is not None and len(values) == 1
@@ -268,6 +182,11 @@ class BitWriter(EntropyCoder):
         chunks = [(s.cpu().numpy(), i.cpu().numpy(), tables) for s, i, tables in self._chunks]
         began = time.perf_counter()
         for array, indexes, tables in chunks:
+            if np.abs(array.astype(np.int64)).max(initial=0) > _LARGEST_SYMBOL:
+                raise ValueError(
+                    "a latent of this frame is not finite or out of all proportion: these weights "
+                    "cannot code it"
+                )
             checksum = zlib.crc32(array.tobytes(), checksum)
             written += len(array)
             if len(array):
@@ -312,19 +231,20 @@ class BitReader(EntropyCoder):
         self.seconds += time.perf_counter() - began
         return torch.from_numpy(array).to(self._device, torch.float32)
 
-    def code_gaussian(
-        self, name: str, values: Tensor | None, mean: Tensor, scale: Tensor, skip: float
-    ) -> Tensor:
+    def code_latent(
+        self, name: str, values: Tensor | None, mean: Tensor, scale: Tensor,
+        density: Density, skip: float,
+    ) -> Tensor:  # fmt: skip
         coded = scale >= skip
         symbols = torch.zeros_like(mean)
-        symbols[coded] = self._decode(scale_index(scale)[coded].tolist(), GAUSSIAN_TABLES)
+        symbols[coded] = self._decode(density.index(scale)[coded].tolist(), density.tables)
         return mean + symbols
 
     def code_factorized(
         self,
         name: str,
         values: Tensor | None,
-        model: HyperBottleneck,
+        model: FactorizedDensity,
         shape: tuple[int, int, int, int],
     ) -> Tensor:
         tables = model.tables or model.make_tables()
@@ -347,8 +267,7 @@ def _channel_index(shape: tuple[int, int, int, int], like: Tensor) -> Tensor:
     return index.repeat_interleave(height * width)
 
 
-def make_tables(module: nn.Module) -> None:
-    """Build the entropy tables of every bottleneck in `module` (after loading or training)."""
-    for part in module.modules():
-        if isinstance(part, HyperBottleneck):
-            part.make_tables()
+__all__ = [
+    "BitEstimator", "BitReader", "BitWriter", "DecodeMismatch", "EntropyCoder", "TrainingNoise",
+    "make_tables",
+]  # fmt: skip

@@ -28,6 +28,7 @@ class Run:
     qualities: Sequence[int]
     frames: int | None = None
     intra_period: int = -1
+    refresh_period: int | None = None
     color: Color = "yuv420"
     round_8bit: bool = False
 
@@ -42,7 +43,8 @@ class Run:
         return [
             SequenceTask(
                 self.weights, devices[i % len(devices)], self.dataset, sequence, source, quality,
-                index, self.frames, self.intra_period, self.color, self.round_8bit, parts,
+                index, self.frames, self.intra_period, self.refresh_period, self.color,
+                self.round_8bit, parts,
             )
             for i, (sequence, source, index, quality) in enumerate(pairs)
         ]  # fmt: skip

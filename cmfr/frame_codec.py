@@ -11,14 +11,14 @@ same reconstruction bit for bit, on one machine.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from cmfr.entropy import BitEstimator, BitReader, BitWriter, EntropyCoder, TrainingNoise
-from cmfr.state import FrameOutput, ReferenceState
+from cmfr.state import FrameOutput, LatentReference, MotionPictures, ReferenceState
 
 
 class FrameSize(NamedTuple):
@@ -32,7 +32,7 @@ Past = TypeVar("Past", FrameSize, ReferenceState)
 
 
 class FrameCodec(nn.Module, ABC, Generic[Past]):
-    """Base of `IntraCodec` (past: the frame size) and `CMFR` (past: the reference state)."""
+    """Base of the I-frame codecs (past: the frame size) and of `InterCodec`."""
 
     # Upper bound on coded symbols per pixel, over all latents (see BitReader).
     symbols_per_pixel: int = 4
@@ -83,6 +83,54 @@ class FrameCodec(nn.Module, ABC, Generic[Past]):
         return replace(output, coder_seconds=coder.seconds)
 
     def _shown(self, x: Tensor) -> Tensor:
-        """Reconstruction in range; left alone in training, where clamping would stop gradients."""
+        """Reconstruction in range; left alone in training, where clamping would stop gradients.
+
+        A sample that overflowed is 0, so that it does not spread through all later frames.
+        """
         x = x.float()
-        return x if self.training else x.clamp(0, 1)
+        return x if self.training else x.clamp(0, 1).nan_to_num(0)
+
+
+@dataclass(frozen=True)
+class CodedMotion:
+    """The motion half of a P-frame: its pictures, and what it leaves for the next one.
+
+    latent [B, Cm, H/16, W/16]; feature [B, C, H/4, W/4]; reference: the feature that contexts are
+    mined from, [B, C0, H/s, W/s].
+    """
+
+    pictures: MotionPictures
+    latent: Tensor
+    feature: Tensor
+    reference: Tensor
+
+
+class InterCodec(FrameCodec[ReferenceState]):
+    """Base of the P-frame codecs, `CMFR` and `DCVC`."""
+
+    @staticmethod
+    def _pixels(past: ReferenceState) -> int:
+        return past.frame.shape[2] * past.frame.shape[3]
+
+    @abstractmethod
+    def _code_motion(
+        self, coder: EntropyCoder, x: Tensor | None, quality: Tensor, past: ReferenceState
+    ) -> CodedMotion:
+        """Estimate (from x, when encoding), code and use the motion."""
+
+    @abstractmethod
+    def _no_latents(self, frame: Tensor) -> LatentReference:
+        """Zeros where there was no P-frame yet."""
+
+    def estimate_motion(self, x: Tensor, quality: Tensor, past: ReferenceState) -> FrameOutput:
+        """The motion half alone, for training stages: x_hat is the prediction, bits the motion's.
+
+        The state holds what the next frame's motion needs, with the prediction as the frame.
+        """
+        coder = BitEstimator(self.training, self.noise)
+        previous = past.latents or self._no_latents(past.frame)
+        motion = self._code_motion(coder, x, quality, past)
+        latents = LatentReference(previous.residual, motion.latent, motion.feature)
+        prediction = motion.pictures.prediction
+        state = ReferenceState(prediction, None, latents, past.position + 1)
+        return FrameOutput(prediction, state, coder.bits, coder.maps, motion.pictures)

@@ -183,7 +183,7 @@ def _recorded(inter: nn.Module) -> Iterator[dict[str, Tensor]]:
     outputs: dict[str, Tensor] = {}
     hooks = []
     for name in ("feature_extractor", "predicted_features"):
-        module = getattr(inter, name)
+        module = getattr(inter, name, None)  # DCVC codes no residual
         if module is not None:
             hooks.append(
                 module.register_forward_hook(

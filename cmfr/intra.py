@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from cmfr.config import LATENT_STRIDE, ModelConfig
 from cmfr.entropy import EntropyCoder
 from cmfr.frame_codec import FrameCodec, FrameSize
-from cmfr.latent import LatentCoder
+from cmfr.latent import PriorLatentCoder
 from cmfr.layers import INVERSE_GAINS, LATENT_GAINS, QualityScaler, block, conv, upsample
 from cmfr.starts import analysis_start, pixel_start, pixel_synthesis_start, synthesis_start
 from cmfr.state import FrameOutput, ReferenceState
@@ -35,7 +35,9 @@ class IntraCodec(FrameCodec[FrameSize]):
             downs[0], *blocks[0], downs[1], *blocks[1], downs[2], *blocks[2], downs[3]
         )
         self.encoder_scale = QualityScaler(intra.latent, LATENT_GAINS)
-        self.latent = LatentCoder(cfg, "intra", intra.latent, intra.hyper, 0, intra.spatial_steps)
+        self.latent = PriorLatentCoder(
+            cfg, "intra", intra.latent, intra.hyper, 0, intra.spatial_steps
+        )
         self.decoder_scale = QualityScaler(intra.latent, INVERSE_GAINS)
         self.synthesis = nn.Sequential(
             ups[0], *blocks[3], ups[1], *blocks[4], ups[2], *blocks[5], last

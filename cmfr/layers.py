@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,42 +15,76 @@ from cmfr.starts import LEAK
 class ResidualBlock(nn.Module):
     """x + conv3(act(conv3(act(x)))), middle width ``channels * bottleneck``.
 
+    slope: of the leaky activations. last: there is one after the second convolution too (DCVC-DC's
+    context codec).
+
     Dense 3x3 convolutions: measured on a CPU with matrix units they train 3 to 4 times faster
     than a depthwise-separable block of the same width (docs/architecture.md).
     """
 
-    def __init__(self, channels: int, bottleneck: float = 1.0) -> None:
+    def __init__(
+        self, channels: int, bottleneck: float = 1.0, slope: float = 0.1, last: bool = False
+    ) -> None:
         super().__init__()
         middle = max(8, int(channels * bottleneck))
+        self.slope, self.last = slope, last
         self.conv1 = conv(channels, middle)
         self.conv2 = conv(middle, channels, gain=LEAK)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.leaky_relu(x, 0.1))
-        return x + self.conv2(F.leaky_relu(h, 0.1))
+        h = self.conv1(F.leaky_relu(x, self.slope))
+        h = self.conv2(F.leaky_relu(h, self.slope))
+        return x + (F.leaky_relu(h, self.slope) if self.last else h)
 
 
 class DepthwiseBlock(nn.Module):
-    """Depthwise-separable convolution and feed-forward, each with a skip (as in DCVC-DC)."""
+    """Depthwise-separable convolution and feed-forward, each with a skip (after DCVC-DC).
 
-    def __init__(self, channels: int, bottleneck: float = 1.0) -> None:
+    outputs: channels after the convolution (default: the inputs; else the skip is a 1x1
+    convolution). product: the depthwise branch is multiplied with a second 1x1 branch.
+    feed_forward: ``plain`` = 1x1, activation, 1x1, activation, `hidden` wide; ``gated`` and
+    ``sum`` = 1x1 to twice `hidden`, whose halves (a, b) become a act(b) or act(a) + act(b), 1x1.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int | None = None,
+        feed_forward: Literal["plain", "gated", "sum"] = "plain",
+        hidden: int | None = None,
+        product: bool = False,
+    ) -> None:
         super().__init__()
-        self.point1 = conv(channels, channels, 1)
-        self.depth = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
-        self.point2 = conv(channels, channels, 1, gain=LEAK)
-        hidden = max(8, int(2 * channels * bottleneck))
-        self.expand = conv(channels, hidden, 1)
-        self.reduce = conv(hidden, channels, 1, gain=LEAK)
+        outputs = outputs or inputs
+        hidden = hidden or 2 * outputs
+        middle = outputs if product else inputs
+        self.feed_forward = feed_forward
+        self.point1 = conv(inputs, middle, 1)
+        self.depth = nn.Conv2d(middle, middle, 3, padding=1, groups=middle)
+        self.point2 = conv(inputs if product else middle, outputs, 1, gain=LEAK)
+        self.merge = conv(outputs, outputs, 1) if product else None
+        self.skip = conv(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        self.expand = conv(outputs, hidden if feed_forward == "plain" else 2 * hidden, 1)
+        self.reduce = conv(hidden, outputs, 1, gain=LEAK)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.point2(self.depth(F.leaky_relu(self.point1(x), 0.01)))
-        return x + self.reduce(F.leaky_relu(self.expand(x), 0.1))
+        h = self.depth(F.leaky_relu(self.point1(x), 0.01))
+        h = self.point2(h) if self.merge is None else self.merge(h * self.point2(x))
+        x = self.skip(x) + h
+        h = self.expand(x)
+        if self.feed_forward == "plain":
+            return x + F.leaky_relu(self.reduce(F.leaky_relu(h, 0.1)), 0.1)
+        a, b = h.chunk(2, 1)
+        if self.feed_forward == "gated":
+            return x + self.reduce(a * F.leaky_relu(b, 0.1))
+        return x + self.reduce(F.leaky_relu(a, 0.1) + F.leaky_relu(b, 0.01))
 
 
 def block(cfg: ModelConfig, channels: int) -> nn.Module:
     """The residual block that the config asks for, C -> C."""
-    kind = ResidualBlock if cfg.block == "residual" else DepthwiseBlock
-    return kind(channels, cfg.bottleneck)
+    if cfg.block == "residual":
+        return ResidualBlock(channels, cfg.bottleneck)
+    return DepthwiseBlock(channels, hidden=max(8, int(2 * channels * cfg.bottleneck)))
 
 
 def conv(
@@ -82,24 +118,51 @@ class QualityScaler(nn.Module):
 
     Gains are kept as logarithms at a few anchors and interpolated linearly between them, so that
     all 64 indices learn from every sample. `ends` are the initial gains at quality 0 and 63. The
-    mechanism is DCVC-DC's and -FM's; the per-channel anchors are ours.
+    mechanism is DCVC-DC's and -FM's; eight anchors per channel are ours.
+
+    channels: 1 = one gain for all of them. factors: so many channels have a factor of their own
+    beside the gain. through: which anchors count, all or only the two ends (`DCVCConfig`).
     """
 
-    ANCHORS = 8
+    def __init__(
+        self,
+        channels: int,
+        ends: tuple[float, float] = (1.0, 1.0),
+        anchors: int = 8,
+        factors: int = 0,
+        through: Literal["anchors", "ends"] = "anchors",
+    ) -> None:
+        super().__init__()
+        first, last = torch.tensor(ends).log()
+        line = torch.lerp(first, last, torch.linspace(0, 1, anchors))
+        self.log_gain = nn.Parameter(line[:, None].repeat(1, channels))
+        self.factor = nn.Parameter(torch.ones(factors)) if factors else None
+        self.stride = anchors - 1 if through == "ends" else 1
+
+    def forward(self, x: Tensor, quality: Tensor) -> Tensor:
+        """x [B, C, H, W], quality [B] integers 0..63 -> x times the gain."""
+        line = self.log_gain[:: self.stride]
+        position = quality.to(line.dtype) * ((len(line) - 1) / (QUALITIES - 1))
+        low = position.floor().clamp(max=len(line) - 2).long()
+        fraction = (position - low)[:, None]
+        gain = torch.lerp(line[low], line[low + 1], fraction).exp()
+        if self.factor is not None:
+            gain = gain * self.factor
+        return x * gain[:, :, None, None].to(x.dtype)
+
+
+class QualityTable(nn.Module):
+    """A gain per channel and quality index, none shared (DCVC-FM's I-frames)."""
 
     def __init__(self, channels: int, ends: tuple[float, float] = (1.0, 1.0)) -> None:
         super().__init__()
         first, last = torch.tensor(ends).log()
-        line = torch.lerp(first, last, torch.linspace(0, 1, self.ANCHORS))
-        self.log_gain = nn.Parameter(line[:, None].repeat(1, channels))
+        line = torch.lerp(first, last, torch.linspace(0, 1, QUALITIES)).exp()
+        self.gain = nn.Parameter(line[:, None].repeat(1, channels))
 
     def forward(self, x: Tensor, quality: Tensor) -> Tensor:
         """x [B, C, H, W], quality [B] integers 0..63 -> x times the gain."""
-        position = quality.to(self.log_gain.dtype) * ((self.ANCHORS - 1) / (QUALITIES - 1))
-        low = position.floor().clamp(max=self.ANCHORS - 2).long()
-        fraction = (position - low)[:, None]
-        log_gain = torch.lerp(self.log_gain[low], self.log_gain[low + 1], fraction)
-        return x * log_gain.exp()[:, :, None, None].to(x.dtype)
+        return x * self.gain[quality][:, :, None, None].to(x.dtype)
 
 
 def warp(x: Tensor, flow: Tensor) -> Tensor:
@@ -111,10 +174,10 @@ def warp(x: Tensor, flow: Tensor) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         x, flow = x.float(), flow.float()
         height, width = flow.shape[-2:]
-        column = torch.arange(width, device=flow.device, dtype=torch.float32)
-        row = torch.arange(height, device=flow.device, dtype=torch.float32)[:, None]
-        grid_x = (flow[:, 0] + column) * (2 / max(width - 1, 1)) - 1
-        grid_y = (flow[:, 1] + row) * (2 / max(height - 1, 1)) - 1
+        column = torch.linspace(-1, 1, width, device=flow.device)
+        row = torch.linspace(-1, 1, height, device=flow.device)[:, None]
+        grid_x = column + flow[:, 0] / (max(width - 1, 1) / 2)
+        grid_y = row + flow[:, 1] / (max(height - 1, 1) / 2)
         grid = torch.stack((grid_x, grid_y), -1)
         return F.grid_sample(x, grid, "bilinear", padding_mode="border", align_corners=True)
 

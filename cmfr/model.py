@@ -10,16 +10,16 @@ from torch import Tensor
 
 from cmfr.config import LATENT_STRIDE, ModelConfig
 from cmfr.context import FeatureAdaptor, TemporalContext
-from cmfr.entropy import BitEstimator, EntropyCoder
+from cmfr.entropy import EntropyCoder
 from cmfr.features import FeatureExtractor, MaskPredictor, PredictedFeatureExtractor
-from cmfr.frame_codec import FrameCodec
+from cmfr.frame_codec import CodedMotion, InterCodec
 from cmfr.layers import resize_flow, warp
 from cmfr.motion import MotionCodec, MotionEstimation, MotionRefiner
 from cmfr.residual import FrameGenerator, ResidualCodec
 from cmfr.state import FrameOutput, LatentReference, MotionPictures, ReferenceState
 
 
-class CMFR(FrameCodec[ReferenceState]):
+class CMFR(InterCodec):
     """Conditional masked feature residual codec.
 
     Of the modules below only those exist that the config's switches use.
@@ -29,10 +29,12 @@ class CMFR(FrameCodec[ReferenceState]):
         super().__init__()
         self.cfg = cfg
         self.stride = cfg.feature_stride
-        self.motion_estimation = MotionEstimation(cfg)
+        self.motion_estimation = MotionEstimation(cfg.motion.estimation, cfg.feature_stride)
         self.motion_codec = MotionCodec(cfg)
         self.motion_refiner = MotionRefiner(cfg) if cfg.motion_refiner else None
-        self.adaptor = FeatureAdaptor(cfg)
+        self.adaptor = FeatureAdaptor(
+            cfg, cfg.context_channels[0], self.stride, cfg.reference == "reconstructed_feature"
+        )
         self.temporal_context = TemporalContext(cfg)
         self.feature_extractor = FeatureExtractor(cfg)
         masked = cfg.residual.startswith("masked")
@@ -45,20 +47,13 @@ class CMFR(FrameCodec[ReferenceState]):
         self.residual_codec = ResidualCodec(cfg)
         self.frame_generator = FrameGenerator(cfg)
 
-    @staticmethod
-    def _pixels(past: ReferenceState) -> int:
-        return past.frame.shape[2] * past.frame.shape[3]
-
     def _code(
         self, coder: EntropyCoder, x: Tensor | None, quality: Tensor, past: ReferenceState
     ) -> FrameOutput:
         previous = past.latents or self._no_latents(past.frame)
-        feature = self.adaptor(past, past.position + 1)
-        motion, motion_latent, motion_feature = self._code_motion(
-            coder, x, quality, past.frame, feature, previous
-        )
-        contexts = self.temporal_context(feature, motion.refined)
-        in_features, in_pixels, mask = self._subtrahends(motion.prediction, contexts[0])
+        motion = self._code_motion(coder, x, quality, past)
+        contexts = self.temporal_context(motion.reference, motion.pictures.refined)
+        in_features, in_pixels, mask = self._subtrahends(motion.pictures.prediction, contexts[0])
 
         # r = f_x - m * f_p, or what the `residual` switch puts in its place
         residual = None
@@ -76,45 +71,27 @@ class CMFR(FrameCodec[ReferenceState]):
             frame = frame + in_pixels
 
         x_hat = self._shown(frame)
-        latents = LatentReference(residual_latent, motion_latent, motion_feature)
+        latents = LatentReference(residual_latent, motion.latent, motion.feature)
         state = ReferenceState(x_hat, reconstructed, latents, past.position + 1)
-        return FrameOutput(x_hat, state, motion=replace(motion, mask=mask))
+        return FrameOutput(x_hat, state, motion=replace(motion.pictures, mask=mask))
 
     def _code_motion(
-        self,
-        coder: EntropyCoder,
-        x: Tensor | None,
-        quality: Tensor,
-        reference: Tensor,
-        feature: Tensor,
-        previous: LatentReference,
-    ) -> tuple[MotionPictures, Tensor, Tensor]:
-        """Estimated, decoded and refined flow (v, v_hat, v_bar); motion latent and feature."""
+        self, coder: EntropyCoder, x: Tensor | None, quality: Tensor, past: ReferenceState
+    ) -> CodedMotion:
+        """Estimated, decoded and refined flow (v, v_hat, v_bar)."""
+        previous = past.latents or self._no_latents(past.frame)
+        reference, feature = past.frame, self.adaptor(past, past.position + 1)
         flow = None if x is None else self.motion_estimation(x, reference)
         decoded, latent, motion_feature = self.motion_codec(
             coder, flow, quality, previous.motion, previous.motion_feature
         )
         warped = warp(reference, resize_flow(decoded, self.stride))
-        if self.motion_refiner is None:
-            return MotionPictures(decoded, decoded, warped, warped), latent, motion_feature
-        refined = self.motion_refiner(decoded, reference, warped, feature)
-        prediction = warp(reference, resize_flow(refined, self.stride))
-        return MotionPictures(decoded, refined, warped, prediction), latent, motion_feature
-
-    def estimate_motion(self, x: Tensor, quality: Tensor, past: ReferenceState) -> FrameOutput:
-        """The motion half alone, for training stages: x_hat is the prediction, bits the motion's.
-
-        The state holds what the next frame's motion needs, with the prediction as the frame.
-        """
-        coder = BitEstimator(self.training, self.noise)
-        previous = past.latents or self._no_latents(past.frame)
-        feature = self.adaptor(past, past.position + 1)
-        motion, latent, motion_feature = self._code_motion(
-            coder, x, quality, past.frame, feature, previous
-        )
-        latents = LatentReference(previous.residual, latent, motion_feature)
-        state = ReferenceState(motion.prediction, None, latents, past.position + 1)
-        return FrameOutput(motion.prediction, state, coder.bits, coder.maps, motion)
+        refined, prediction = decoded, warped
+        if self.motion_refiner is not None:
+            refined = self.motion_refiner(decoded, reference, warped, feature)
+            prediction = warp(reference, resize_flow(refined, self.stride))
+        pictures = MotionPictures(decoded, refined, warped, prediction)
+        return CodedMotion(pictures, latent, motion_feature, feature)
 
     def _subtrahends(
         self, prediction: Tensor, context: Tensor
@@ -140,7 +117,6 @@ class CMFR(FrameCodec[ReferenceState]):
         return None, mask * prediction, mask
 
     def _no_latents(self, frame: Tensor) -> LatentReference:
-        """Zeros where there was no P-frame yet."""
         batch, _, height, width = frame.shape
         h, w = height // LATENT_STRIDE, width // LATENT_STRIDE
         motion = self.cfg.motion

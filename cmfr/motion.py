@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cmfr.config import EstimationLevel, ModelConfig
 from cmfr.entropy import EntropyCoder
-from cmfr.latent import LatentCoder
+from cmfr.latent import PriorLatentCoder
 from cmfr.layers import QualityScaler, block, conv, resize_flow, upsample, warp
 
 
@@ -31,26 +31,37 @@ class MotionEstimation(nn.Module):
     """Coarse-to-fine optical flow (SpyNet, CVPR 2017), encoder only.
 
     Each level sees the target, the reference warped with the flow so far, and that flow. The
-    finest level need not be full resolution: the result is resized to the feature stride.
+    finest level need not be full resolution: the result is resized to `output_stride`.
     """
 
-    def __init__(self, cfg: ModelConfig) -> None:
+    def __init__(self, levels: tuple[EstimationLevel, ...], output_stride: int = 1) -> None:
         super().__init__()
-        self.strides = [level.stride for level in cfg.motion.estimation]
-        self.levels = nn.ModuleList(EstimationNetwork(level) for level in cfg.motion.estimation)
-        self.output_stride = cfg.feature_stride
+        self.strides = [level.stride for level in levels]
+        self.levels = nn.ModuleList(EstimationNetwork(level) for level in levels)
+        self.output_stride = output_stride
 
     def forward(self, x: Tensor, reference: Tensor) -> Tensor:
         """x, reference [B, 3, H, W] -> flow [B, 2, H/s, W/s] that warps the reference to x."""
         first = self.strides[0]
         flow = x.new_zeros(len(x), 2, x.shape[2] // first, x.shape[3] // first)
         previous = first
-        for stride, level in zip(self.strides, self.levels, strict=True):
+        pictures = zip(self._pyramid(x), self._pyramid(reference), strict=True)
+        for stride, level, (target, source) in zip(
+            self.strides, self.levels, pictures, strict=True
+        ):
             flow = resize_flow(flow, previous / stride)
-            target, source = (F.avg_pool2d(p, stride) if stride > 1 else p for p in (x, reference))
             correction = level(torch.cat([target, warp(source, flow), flow], 1))
             flow, previous = flow + correction.float(), stride
         return resize_flow(flow, previous / self.output_stride)
+
+    def _pyramid(self, x: Tensor) -> list[Tensor]:
+        """The frame at every level's resolution, coarse to fine."""
+        pictures, stride = [], 1
+        for wanted in reversed(self.strides):
+            while stride < wanted:
+                x, stride = F.avg_pool2d(x, 2), 2 * stride
+            pictures.append(x)
+        return pictures[::-1]
 
 
 class MotionCodec(nn.Module):
@@ -72,7 +83,7 @@ class MotionCodec(nn.Module):
             conv(width, latent, stride=2, gain=4.0),
         )  # fmt: skip
         self.encoder_scale = QualityScaler(latent, (0.35, 3.5))
-        self.latent = LatentCoder(
+        self.latent = PriorLatentCoder(
             cfg, "motion", latent, cfg.motion.hyper, latent, cfg.motion.spatial_steps
         )
         self.decoder_scale = QualityScaler(latent, (1 / 0.35, 1 / 3.5))

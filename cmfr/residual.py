@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cmfr.config import LATENT_STRIDE, ModelConfig
 from cmfr.entropy import EntropyCoder
 from cmfr.features import fusion
-from cmfr.latent import LatentCoder
+from cmfr.latent import PriorLatentCoder
 from cmfr.layers import INVERSE_GAINS, LATENT_GAINS, QualityScaler, block, conv, upsample
 from cmfr.starts import (
     analysis_start,
@@ -111,7 +111,7 @@ class TemporalPrior(nn.Module):
         self.net = nn.Sequential(*layers, conv(c2, latent, 1 if levels else 3))
 
     def forward(self, context: Tensor) -> Tensor:
-        # Feeds entropy parameters: float32, like everything in LatentCoder.
+        # Feeds entropy parameters: float32, like everything in PriorLatentCoder.
         with torch.autocast(context.device.type, enabled=False):
             return self.net(context.float())
 
@@ -124,7 +124,7 @@ class ResidualCodec(nn.Module):
         latent = cfg.inter.latent
         self.encoder = ContextEncoder(cfg)
         self.temporal_prior = TemporalPrior(cfg)
-        self.latent = LatentCoder(
+        self.latent = PriorLatentCoder(
             cfg, "residual", latent, cfg.inter.hyper, 2 * latent, cfg.inter.spatial_steps
         )
         self.decoder = ContextDecoder(cfg)

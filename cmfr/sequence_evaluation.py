@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from cmfr.bitstream import BitstreamReader, BitstreamWriter
+from cmfr.checkpoint import read_weights, weights_hash
 from cmfr.coding import Codec, CodingReport, load_codec
 from cmfr.color import planes_to_tensor, ycbcr_to_rgb
 from cmfr.complexity import count
@@ -50,6 +51,7 @@ class SequenceTask:
     rate_index: int
     frames: int | None = None
     intra_period: int = -1
+    refresh_period: int | None = None  # None: the model's
     color: Color = "yuv420"
     round_8bit: bool = False
     parts: Path | None = None  # folder of finished measurements
@@ -57,7 +59,7 @@ class SequenceTask:
     def key(self) -> str:
         """Hash of weights, source and conditions: the same key, the same record."""
         told = asdict(self) | {
-            "weights": content_hash(self.weights), "source": content_hash(self.source),
+            "weights": _weights_identity(self.weights), "source": content_hash(self.source),
             "device": torch.device(self.device).type, "parts": None,
         }  # fmt: skip
         return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
@@ -86,6 +88,13 @@ class SequenceTask:
 def _codec(weights: Path, device: str) -> Codec:
     """One codec per process; the tasks of a run share it."""
     return load_codec(weights, device)
+
+
+@lru_cache(maxsize=16)
+def _weights_identity(path: Path) -> str:
+    """Hash of what a weights file says, however its bytes are ordered."""
+    cfg, weights, _ = read_weights(path)
+    return weights_hash(weights).hex() + hashlib.sha256(cfg.model_dump_json().encode()).hexdigest()
 
 
 @lru_cache(maxsize=256)
@@ -117,7 +126,7 @@ def evaluate_sequence(codec: Codec, task: SequenceTask) -> Record:
     if info.bit_depth == 10 and not rgb:
         rounding = "10bit"
     return Record(
-        dataset=task.dataset, sequence=task.sequence.name, codec=codec.name,
+        dataset=task.dataset, sequence=task.sequence.name, codec=_codec_name(codec, task),
         rate_index=task.rate_index, label=task.quality, width=info.width, height=info.height,
         frame_rate=info.frame_rate,
         conditions=Conditions(
@@ -140,6 +149,14 @@ def evaluate_sequence(codec: Codec, task: SequenceTask) -> Record:
     )  # fmt: skip
 
 
+def _codec_name(codec: Codec, task: SequenceTask) -> str:
+    """The model's name, and the refresh period where it is not the model's."""
+    period = task.refresh_period
+    if period is None or period == codec.model.cfg.refresh_period:
+        return codec.name
+    return f"{codec.name}-refresh{period}"
+
+
 def _encode(
     codec: Codec, task: SequenceTask, stream: Path
 ) -> tuple[list[tuple[str, float, float]], dict[str, float]]:
@@ -151,10 +168,10 @@ def _encode(
     try:
         with open_sequence(task.source, task.sequence) as reader, stream.open("w+b") as file:
             info = reader.info
-            header = codec.header(info, task.quality, task.intra_period)
+            header = codec.header(info, task.quality, task.intra_period, task.refresh_period)
             writer = BitstreamWriter(file, header)
             frames = clock.reading(_first(reader, task.frames))
-            for frame in codec.encode_frames(frames, info, task.quality, task.intra_period, writer):
+            for frame in codec.encode_frames(frames, info, header, writer):
                 assert frame.output is not None
                 clock.entropy += frame.output.coder_seconds
                 estimate = float(frame.output.total_bits)

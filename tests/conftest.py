@@ -12,7 +12,8 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-from cmfr.config import PRESETS, ModelConfig  # noqa: E402
+from cmfr.config import DCVCConfig, ModelConfig  # noqa: E402
+from cmfr.presets import PRESETS  # noqa: E402
 from cmfr.video_codec import VideoCodec  # noqa: E402
 
 torch.set_num_threads(2)
@@ -60,6 +61,21 @@ def lively(cfg: ModelConfig, seed: int = 0) -> VideoCodec:
                 model(clip, quality)
                 rescale(2 / seen[0].std())
             hook.remove()
+    return model
+
+
+def lively_dcvc(cfg: DCVCConfig, seed: int = 0) -> VideoCodec:
+    """An untrained DCVC whose hyper-latents are spread, and that predicts no scale below 3.
+
+    Of random weights half would be negative, and the published estimate is no good there.
+    """
+    torch.manual_seed(seed)
+    model = VideoCodec(cfg).eval()
+    inter = model.inter
+    with torch.no_grad():
+        for latent in (model.intra.latent, inter.motion_codec.latent, inter.residual_codec.latent):
+            latent.hyper_encoder[-1].weight.mul_(4)
+            latent.positive = lambda scale: scale.clamp(min=3)
     return model
 
 

@@ -8,7 +8,7 @@ from conftest import lively
 
 from cmfr.checkpoint import save_weights, weights_of
 from cmfr.cli import build_parser, main
-from cmfr.config import PRESETS
+from cmfr.presets import PRESETS
 
 
 @pytest.fixture(scope="module")

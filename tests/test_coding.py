@@ -7,8 +7,9 @@ from conftest import lively, write_yuv
 
 from cmfr.bitstream import BitstreamReader, DamagedFrame
 from cmfr.coding import Codec
-from cmfr.config import PRESETS, ModelConfig
+from cmfr.config import ModelConfig
 from cmfr.frames import ColorInfo, Frame, VideoInfo
+from cmfr.presets import PRESETS
 from cmfr.video_in import open_video
 from cmfr.video_out import open_writer
 
@@ -49,6 +50,27 @@ def test_decoded_video_is_the_encoders_reconstruction(codec, tmp_path, width, he
     back = codec.decode_video(stream, decoded)
     assert back.frames == 4
     assert same(frames_of(decoded), shown)
+
+
+def test_the_stream_says_when_features_are_refreshed(codec, tmp_path, yuv_file):
+    """Another period than the model's decodes without being told again, and changes the stream."""
+    payloads = []
+    for period in (None, 0, 2):
+        shown, path = [], tmp_path / f"{period}.cmfr"
+        codec.encode_video(
+            yuv_file, path, refresh_period=period,
+            on_frame=lambda coded, shown=shown: shown.append(coded.reconstruction.planes),
+        )  # fmt: skip
+        back = tmp_path / f"back_{period}_80x48.yuv"
+        codec.decode_video(path, back)
+        assert same(frames_of(back), shown)
+        with path.open("rb") as file:
+            reader = BitstreamReader(file)
+            assert reader.header.refresh_period == (32 if period is None else period)
+            payloads.append([packet.payload for packet in reader])
+    assert payloads[0] == payloads[1] != payloads[2]
+    with pytest.raises(ValueError, match="refresh period 70000"):
+        codec.encode_video(yuv_file, tmp_path / "x.cmfr", refresh_period=70000)
 
 
 def test_start_and_frames_choose_a_part(codec, tmp_path, yuv_file):

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from cmfr.complexity import attributed, count, count_parts
-from cmfr.config import PRESETS
+from cmfr.presets import PRESETS
 from cmfr.video_codec import VideoCodec
 
 

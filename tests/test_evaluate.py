@@ -12,8 +12,8 @@ from cmfr.checkpoint import save_weights, weights_of
 from cmfr.cli import main
 from cmfr.coding import load_codec
 from cmfr.color import planes_to_tensor, ycbcr_to_rgb
-from cmfr.config import PRESETS
 from cmfr.metrics import compare
+from cmfr.presets import PRESETS
 from cmfr.results import read_results
 from cmfr.video_in import open_video
 

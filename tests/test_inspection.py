@@ -8,10 +8,10 @@ from conftest import lively, moving_clip
 from PIL import Image
 
 from cmfr.coding import Codec
-from cmfr.config import PRESETS
 from cmfr.frames import ColorInfo, Frame, VideoInfo
 from cmfr.inspection import inspect_video
 from cmfr.metrics import compare
+from cmfr.presets import PRESETS
 from cmfr.video_in import open_video
 from cmfr.video_out import open_writer
 

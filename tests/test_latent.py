@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from cmfr.entropy import BitEstimator
-from cmfr.latent import LatentCoder, step_masks
+from cmfr.latent import PriorLatentCoder, step_masks
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
@@ -16,7 +16,7 @@ def test_each_channel_group_is_coded_once_at_every_position(steps, size):
 
 def coder_of(config, steps):
     torch.manual_seed(0)
-    return LatentCoder(config, "y", 8, 4, 3, steps).eval()
+    return PriorLatentCoder(config, "y", 8, 4, 3, steps).eval()
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])

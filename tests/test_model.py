@@ -1,10 +1,13 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import lively, moving_clip
 
-from cmfr.config import PRESETS, ModelConfig
+from cmfr.config import ModelConfig
 from cmfr.entropy import DecodeMismatch
 from cmfr.frame_codec import FrameSize
+from cmfr.presets import PRESETS
 from cmfr.video_codec import VideoCodec
 
 HEIGHT, WIDTH = 208, 240  # 13 x 15 latent positions: odd, so that every crop is exercised
@@ -111,17 +114,17 @@ def test_decoder_needs_the_right_reference(nano):
 
 
 def test_refresh_mines_the_frame_alone():
-    model = lively(variant({"refresh_period": 4})).inter
+    model = lively(variant({"refresh_period": 4}))
     with torch.no_grad():
-        state = model(
-            moving_clip(1, 64, 64)[:, 0], torch.tensor([30]), lively(model.cfg).code_intra(
-                moving_clip(1, 64, 64)[:, 0], torch.tensor([30])
-            ).state,
-        ).state  # fmt: skip
-        of_frame = model.adaptor.of_frame(state.frame)
-        for position in range(1, 12):
-            refreshed = torch.equal(model.adaptor(state, position), of_frame)
-            assert refreshed == (position % 4 == 1)
+        past = model(moving_clip(2, 64, 64), torch.tensor([30]))[1].state
+        adaptor = model.inter.adaptor
+        of_frame = adaptor.of_frame(past.frame)
+        for position in range(1, 12):  # of the frame to code
+            state = model.refreshed(replace(past, position=position - 1))
+            assert torch.equal(adaptor(state, position), of_frame) == (position % 4 == 1)
+            assert state.latents is past.latents
+            never = model.refreshed(replace(past, position=position - 1), 0)
+            assert never.feature is past.feature
 
 
 def test_hierarchy_is_applied_by_position_with_the_intra_frame_at_zero(nano_config):

@@ -9,10 +9,10 @@ from conftest import SHARED
 from cmfr.checkpoint import read_weights
 from cmfr.coding import find_weights, load_codec
 from cmfr.color import planes_to_tensor
-from cmfr.config import PRESETS
 from cmfr.device import exact_arithmetic
 from cmfr.layers import pad_to_multiple
 from cmfr.metrics import compare
+from cmfr.presets import PRESETS
 from cmfr.video_in import open_video
 
 CLIP = SHARED / "data" / "devtest" / "davis_parkour_416x240.mp4"

@@ -3,8 +3,8 @@ import torch
 from conftest import moving_clip
 from torch import nn
 
-from cmfr.config import PRESETS
 from cmfr.layers import conv, upsample
+from cmfr.presets import PRESETS
 from cmfr.starts import (
     analysis_start,
     haar_bands,

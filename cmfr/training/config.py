@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from cmfr.config import PRESETS, QUALITIES, ModelConfig, Strict
+from cmfr.config import FAMILIES, QUALITIES, AnyModelConfig, CodecConfig, Strict
+from cmfr.presets import PRESETS
 
 
 class DataConfig(Strict):
@@ -198,7 +199,7 @@ class TrainConfig(Strict):
     codecs. threads: CPU threads per process.
     """
 
-    model: ModelConfig
+    model: AnyModelConfig
     data: dict[str, DataConfig] = Field(min_length=1)
     stages: tuple[StageConfig, ...] = Field(min_length=1)
     run_dir: Path
@@ -248,7 +249,7 @@ class TrainConfig(Strict):
 
 def model_config(value: Any) -> Any:
     """A preset name, a mapping with ``preset`` and changes to it, or a complete mapping."""
-    if isinstance(value, ModelConfig):
+    if isinstance(value, CodecConfig):
         return value
     name = (
         value
@@ -322,9 +323,18 @@ def load_train_config(path: str | Path, overrides: list[str] | None = None) -> T
 def faults(error: ValidationError) -> str:
     """All faults of a configuration in one line, each with its place."""
     return "; ".join(
-        f"{'.'.join(str(part) for part in fault['loc']) or 'configuration'}: {fault['msg']}"
+        f"{'.'.join(_place(fault['loc'])) or 'configuration'}: {fault['msg']}"
         for fault in error.errors()
     )
+
+
+def _place(parts: tuple[int | str, ...]) -> list[str]:
+    """Where a fault is, as the file has it: without the name of the model's family."""
+    return [
+        str(part)
+        for i, part in enumerate(parts)
+        if part not in FAMILIES or (i > 0 and parts[i - 1] != "model")
+    ]
 
 
 def plain(cfg: Strict) -> dict[str, Any]:

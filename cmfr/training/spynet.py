@@ -8,12 +8,14 @@ import numpy as np
 import torch
 
 from cmfr.color import ycbcr_to_rgb
+from cmfr.motion import MotionEstimation
 from cmfr.video_codec import VideoCodec
 
 
 def load_spynet(model: VideoCodec, folder: Path) -> None:
-    """Initialize the coarsest three estimation levels from SpyNet arrays (`modelL1_F-1-weight.npy`
-    ...). The arrays are for RGB: with YCbCr inside, the conversion is folded into the first layer.
+    """Initialize the coarsest estimation levels, three at most, from SpyNet arrays
+    (`modelL1_F-1-weight.npy` ...). The arrays are for RGB: with YCbCr inside, the conversion is
+    folded into the first layer.
     """
     color = torch.eye(3)
     shift = torch.zeros(3)
@@ -23,8 +25,12 @@ def load_spynet(model: VideoCodec, folder: Path) -> None:
         shift = rgb[3]
         color = (rgb[:3] - shift).T  # rgb = color @ ycbcr + shift
     with torch.no_grad():
-        for number, level in enumerate(list(model.inter.motion_estimation.levels)[:3], 1):
+        estimation = model.inter.motion_estimation
+        assert isinstance(estimation, MotionEstimation)
+        for number, level in enumerate(list(estimation.levels)[:3], 1):
             layers = [layer for layer in level.children() if isinstance(layer, torch.nn.Conv2d)]
+            if layers[0].kernel_size != (7, 7):  # DCVC-FM's finer levels are not SpyNet's
+                break
             for position, layer in enumerate(layers, 1):
                 arrays = {}
                 for kind in ("weight", "bias"):

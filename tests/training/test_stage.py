@@ -2,8 +2,8 @@ import pytest
 import torch
 from conftest import moving_clip
 
-from cmfr.config import PRESETS
 from cmfr.entropy import TrainingNoise
+from cmfr.presets import PRESETS
 from cmfr.training.config import LossConfig, StageConfig
 from cmfr.training.stage import StageModel, learning_rate, rate_weight
 from cmfr.video_codec import VideoCodec

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cmfr.config import PRESETS
+from cmfr.presets import PRESETS
 from cmfr.training.config import differences, load_train_config, plain
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "train").glob("*.yaml"))

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from cmfr.config import PRESETS
 from cmfr.device import exact_arithmetic
 from cmfr.entropy import make_tables
+from cmfr.presets import PRESETS
 from cmfr.training.batches import to_network
 from cmfr.training.config import DataConfig, LossConfig, ValidationConfig
 from cmfr.training.datasets import GeneratedClips

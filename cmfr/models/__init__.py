@@ -1,0 +1,1 @@
+"""Published codecs to compare with, written on this project's building blocks."""

@@ -1,0 +1,71 @@
+"""The I-frame codec of DCVC-DC and DCVC-FM."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from cmfr.config import LATENT_STRIDE, DCVCConfig
+from cmfr.entropy import EntropyCoder
+from cmfr.frame_codec import FrameCodec, FrameSize
+from cmfr.layers import QualityScaler, QualityTable, conv
+from cmfr.models.dcvc_blocks import PatchDown, ResidualDown, ResidualUp, UNet, depth_block
+from cmfr.models.dcvc_latent import IntraLatentCoder
+from cmfr.state import FrameOutput, ReferenceState
+
+# Gains at quality 0 and 63 of a model that is trained from scratch (ours).
+ENCODER_GAINS, DECODER_GAINS = (1.0, 8.0), (1.0, 1 / 8)
+
+
+def channel_gain(cfg: DCVCConfig, channels: int, ends: tuple[float, float]) -> QualityScaler:
+    """DCVC-DC's gain: one number at each of four rates, and a factor for each channel."""
+    return QualityScaler(1, ends, anchors=4, factors=channels, through=cfg.quality_gains)
+
+
+class DCVCIntra(FrameCodec[FrameSize]):
+    """Transform coder with quality gains at 1/2 of the resolution and a latent at 1/16."""
+
+    def __init__(self, cfg: DCVCConfig) -> None:
+        super().__init__()
+        (a, b, n), refined = cfg.intra_channels, cfg.intra_refine
+        fm = cfg.generation == "fm"
+        down, kind = (PatchDown, "product") if fm else (ResidualDown, "gated")
+
+        def block(channels: int) -> nn.Module:
+            return depth_block(kind, channels)  # type: ignore[arg-type]
+
+        self.encoder_head = nn.Sequential(down(3, a), block(a))
+        self.encoder_tail = nn.Sequential(
+            down(a, b), block(b), down(b, n), block(n), conv(n, n, stride=2)
+        )
+        self.latent = IntraLatentCoder(cfg, "intra")
+        self.decoder_head = nn.Sequential(
+            block(n), ResidualUp(n, n), block(n), ResidualUp(n, b), block(b), ResidualUp(b, a)
+        )
+        self.decoder_tail = nn.Sequential(block(a), ResidualUp(a, refined))
+        self.refine = nn.Sequential(
+            UNet(refined, refined, cfg.unet, "gated", "conv" if fm else "max"), conv(refined, 3)
+        )
+        self.encoder_gain: nn.Module
+        self.decoder_gain: nn.Module
+        if fm:
+            self.encoder_gain = QualityTable(a, ENCODER_GAINS)
+            self.decoder_gain = QualityTable(a, DECODER_GAINS)
+        else:
+            self.encoder_gain = channel_gain(cfg, a, ENCODER_GAINS)
+            self.decoder_gain = channel_gain(cfg, a, DECODER_GAINS)
+
+    @staticmethod
+    def _pixels(past: FrameSize) -> int:
+        return past.height * past.width
+
+    def _code(
+        self, coder: EntropyCoder, x: Tensor | None, quality: Tensor, past: FrameSize
+    ) -> FrameOutput:
+        y = None
+        if x is not None:
+            y = self.encoder_tail(self.encoder_gain(self.encoder_head(x), quality))
+        size = (past.height // LATENT_STRIDE, past.width // LATENT_STRIDE)
+        y_hat = self.latent(coder, y, [], size, quality)
+        h = self.decoder_tail(self.decoder_gain(self.decoder_head(y_hat), quality))
+        x_hat = self._shown(self.refine(h))
+        return FrameOutput(x_hat, ReferenceState(x_hat))

@@ -1,0 +1,108 @@
+"""The models by name: one table of numbers.
+
+CMFR's three sizes are ours; the widths of DCVC-DC and DCVC-FM are those that were published.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cmfr.config import (
+    DCVCConfig,
+    EstimationLevel,
+    HierarchyConfig,
+    IntraConfig,
+    ModelConfig,
+    MotionConfig,
+    ResidualConfig,
+)
+
+
+def _levels(*strides: int) -> tuple[EstimationLevel, ...]:
+    return tuple(EstimationLevel(stride=s) for s in strides)
+
+
+# DCVC-DC codes P-frames at the I-frame's quality index: the pattern only chooses the adaptor.
+_DC_HIERARCHY = HierarchyConfig(quality_offsets=(0, 0, 0, 0))
+_FM_HIERARCHY = HierarchyConfig(
+    weights=(0.5, 1.2, 0.5, 0.9, 0.5, 0.9, 0.5, 0.9),
+    quality_offsets=(0,) * 8,
+    adaptors=(0, 1, 0, 2, 0, 2, 0, 2),
+)
+# For tests and smoke runs.
+_DCVC_NANO: dict[str, Any] = dict(
+    context_channels=(8, 8, 16), motion_channels=8, latent=16, hyper=8, decoder_channels=8,
+    unet=(8, 8, 16), intra_channels=(8, 8, 16), intra_hyper=8, intra_refine=8,
+    estimation=(EstimationLevel(stride=8, kernel=3, widths=(8,)),
+                EstimationLevel(stride=1, kernel=3, widths=(8,))),
+)  # fmt: skip
+
+
+def _dcvc_dc(name: str, **changes: Any) -> DCVCConfig:
+    widths = {"estimation": _levels(8, 4, 2, 1), "hyper": 128, "intra_hyper": 256, **changes}
+    return DCVCConfig(
+        name=name, family="dcvc", generation="dc", color="rgb", hierarchy=_DC_HIERARCHY,
+        refresh_period=0, **widths,
+    )  # fmt: skip
+
+
+def _dcvc_fm(name: str, **changes: Any) -> DCVCConfig:
+    fine = tuple(EstimationLevel(stride=s, kernel=5) for s in (2, 1))
+    widths = {"estimation": (*_levels(8, 4), *fine), "hyper": 64, "intra_hyper": 128, **changes}
+    return DCVCConfig(
+        name=name, family="dcvc", generation="fm", hierarchy=_FM_HIERARCHY, refresh_period=32,
+        **widths,
+    )  # fmt: skip
+
+
+# One line of numbers a model; the same classes build all of a family.
+PRESETS: dict[str, ModelConfig | DCVCConfig] = {
+    "cmfr": ModelConfig(
+        name="cmfr",
+        feature_stride=1,
+        context_channels=(48, 64, 96),
+        intra=IntraConfig(channels=(128, 192, 256), latent=256, hyper=128, blocks=(1, 2, 2)),
+        motion=MotionConfig(
+            estimation=_levels(8, 4, 2, 1), channels=64, latent=64, hyper=64, refiner=48
+        ),
+        inter=ResidualConfig(latent=128, hyper=128, generator_blocks=3),
+    ),
+    "cmfr-s": ModelConfig(
+        name="cmfr-s",
+        feature_stride=2,
+        context_channels=(32, 64, 96),
+        bottleneck=0.5,
+        intra=IntraConfig(channels=(32, 64, 128), latent=128, hyper=64, blocks=(2, 3, 3)),
+        motion=MotionConfig(
+            estimation=(
+                *_levels(16, 8, 4),
+                EstimationLevel(stride=2, kernel=3, widths=(24, 24)),
+            ),
+            channels=48,
+            latent=48,
+            hyper=32,
+            refiner=32,
+            spatial_steps=2,
+        ),
+        inter=ResidualConfig(latent=96, hyper=64),
+    ),
+    "cmfr-nano": ModelConfig(
+        name="cmfr-nano",
+        feature_stride=4,
+        context_channels=(8, 8, 16),
+        intra=IntraConfig(channels=(8, 8, 16), latent=16, hyper=8, blocks=(1, 1, 1)),
+        motion=MotionConfig(
+            estimation=(EstimationLevel(stride=8, kernel=3, widths=(8,)),),
+            channels=8,
+            latent=8,
+            hyper=4,
+            refiner=8,
+            spatial_steps=2,
+        ),
+        inter=ResidualConfig(latent=16, hyper=8, generator_blocks=1),
+    ),
+    "dcvc-dc": _dcvc_dc("dcvc-dc"),
+    "dcvc-fm": _dcvc_fm("dcvc-fm"),
+    "dcvc-dc-nano": _dcvc_dc("dcvc-dc-nano", **_DCVC_NANO),
+    "dcvc-fm-nano": _dcvc_fm("dcvc-fm-nano", **_DCVC_NANO),
+}
