@@ -26,7 +26,7 @@ from cmfr.checkpoint import read_weights, weights_hash
 from cmfr.coding import Codec, CodingReport, load_codec
 from cmfr.color import planes_to_tensor, ycbcr_to_rgb
 from cmfr.complexity import count
-from cmfr.frames import Frame, VideoInfo
+from cmfr.frames import UNSPECIFIED, Frame, VideoInfo, resolve_color
 from cmfr.metrics import rgb_quality, stored_quality
 from cmfr.results import Conditions, FrameResult, Record, Times, read_results, write_results
 from cmfr.test_sets import TestSequence, open_sequence
@@ -149,6 +149,15 @@ def evaluate_sequence(codec: Codec, task: SequenceTask) -> Record:
     )  # fmt: skip
 
 
+def _coded_as(info: VideoInfo, codec: Codec, task: SequenceTask) -> VideoInfo:
+    """The sequence as an RGB network takes it: BT.709, full range, as the field converts its test
+    sets, where RGB is measured or the file says nothing."""
+    if codec.model.cfg.color != "rgb" or info.chroma == "rgb":
+        return info
+    told = UNSPECIFIED not in (info.color.matrix, info.color.range)
+    return info if told and task.color != "rgb" else resolve_color(info, "bt709", "full")
+
+
 def _codec_name(codec: Codec, task: SequenceTask) -> str:
     """The model's name, and the refresh period where it is not the model's."""
     period = task.refresh_period
@@ -167,7 +176,7 @@ def _encode(
     model.intra.estimates = model.inter.estimates = True
     try:
         with open_sequence(task.source, task.sequence) as reader, stream.open("w+b") as file:
-            info = reader.info
+            info = _coded_as(reader.info, codec, task)
             header = codec.header(info, task.quality, task.intra_period, task.refresh_period)
             writer = BitstreamWriter(file, header)
             frames = clock.reading(_first(reader, task.frames))
@@ -192,7 +201,7 @@ def _decode(
     """Quality of each decoded frame; seconds by kind of work, without the comparison."""
     clock, measured = _Clock(), []
     with open_sequence(task.source, task.sequence) as source, stream.open("rb") as file:
-        info = source.info
+        info = _coded_as(source.info, codec, task)
         packets = BitstreamReader(file)
         decoded = codec.decode_frames(packets, info, CodingReport(info), keep_going=False)
         for original in _first(source, task.frames):
