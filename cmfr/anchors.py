@@ -110,6 +110,8 @@ class Settings:
                 f"keyint={keyint}:min-keyint={last}:scenecut=0:bframes=0:frame-threads=1:info=0"
                 f":pools={self.threads}:log-level=error:{self.mode}={value}"
             )
+            # At a constant QP its weighted prediction comes out differently from run to run.
+            parameters += ":weightp=0" if self.mode == "qp" else ""
             return {"preset": preset, "tune": "zerolatency", "x265-params": parameters}
         if self.codec == "svt-av1":
             keyint = keyint.replace("infinite", "-1")

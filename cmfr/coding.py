@@ -150,13 +150,12 @@ class Codec:
         self, info: VideoInfo, quality: int, intra_period: int, refresh_period: int | None = None
     ) -> StreamHeader:
         """The header of a stream that this codec writes; refresh_period None: the model's."""
+        period = self.model.cfg.refresh_period if refresh_period is None else refresh_period
         return StreamHeader.of(
             info,
             quality=quality,
             intra_period=intra_period,
-            refresh_period=(
-                self.model.cfg.refresh_period if refresh_period is None else refresh_period
-            ),
+            refresh_period=period,
             model=self.name,
             weights=self.weights_id,
             producer=_producer(self.device),
@@ -345,11 +344,9 @@ def find_weights(model: str | Path) -> Path:
     for folder in (package / "weights", package.parent / "checkpoints"):
         if (folder / f"{model}.safetensors").is_file():
             return folder / f"{model}.safetensors"
-    hint = "give a file or a model name"
-    if str(model).startswith("dcvc") and str(model) in PRESETS:
+    hint = "it has to be trained first" if str(model) in PRESETS else "give a file or a model name"
+    if model in ("dcvc-dc", "dcvc-fm"):
         hint = "give its published checkpoints with --weights, or convert them (cmfr convert)"
-    elif str(model) in PRESETS:
-        hint = "it has to be trained first"
     if path.suffix:
         raise FileNotFoundError(f"no weights file {path}")
     raise FileNotFoundError(f"no weights are shipped for {model}: {hint}")

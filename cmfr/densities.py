@@ -294,10 +294,14 @@ class _BitEstimatorAt:
 
     @property
     def tables(self) -> CdfTables | None:
-        return self.estimator.tables_of.get(int(self.chosen[0]))
+        return self.estimator.tables_of.get(self._set())
 
     def make_tables(self) -> CdfTables:
-        return self.estimator.make_tables(int(self.chosen[0]))
+        return self.estimator.make_tables(self._set())
+
+    def _set(self) -> int:
+        """The set of a batch of one. Only where there is a choice is the device waited for."""
+        return int(self.chosen[0]) if self.estimator.sets > 1 else 0
 
 
 def make_tables(module: nn.Module) -> None:

@@ -58,16 +58,16 @@ def step_masks(steps: int, height: int, width: int, device: torch.device) -> Ten
 class Prediction:
     """What the hyperprior and the temporal priors say of a latent [B, C, H, W].
 
-    step, and step_back where the decoder's differs: y is divided by the one before and multiplied
-    with the other after quantization (broadcastable); scale, mean of the first spatial step;
-    shared: what the later steps see besides the known values.
+    step: what quantized values are multiplied with; y is divided by it before, or multiplied with
+    `gain` where there is one (both broadcastable); scale, mean of the first spatial step; shared:
+    what the later steps see besides the known values.
     """
 
     step: Tensor
     scale: Tensor
     mean: Tensor
     shared: Tensor
-    step_back: Tensor | None = None
+    gain: Tensor | None = None
 
 
 class LatentCoder(nn.Module, ABC):
@@ -140,8 +140,9 @@ class LatentCoder(nn.Module, ABC):
         )
         told = self.predict(z_hat, priors, size)
         scale, mean = told.scale, told.mean
-        scaled = None if y is None else y / told.step
-
+        scaled = None
+        if y is not None:
+            scaled = y / told.step if told.gain is None else y * told.gain
         masks = step_masks(self.steps, height, width, mean.device)
         known = torch.zeros_like(mean)
         for k in range(self.steps):
@@ -157,7 +158,7 @@ class LatentCoder(nn.Module, ABC):
                 self.skip,
             )
             known = known + self._scatter(coded, mask)
-        return known * (told.step if told.step_back is None else told.step_back)
+        return known * told.step
 
     def _gather(self, x: Tensor, mask: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C/groups, H, W]: at each position the group that this step codes."""

@@ -65,7 +65,7 @@ def lively(cfg: ModelConfig, seed: int = 0) -> VideoCodec:
 
 
 def lively_dcvc(cfg: DCVCConfig, seed: int = 0) -> VideoCodec:
-    """An untrained DCVC whose hyper-latents are spread, and that predicts no scale below 3.
+    """An untrained DCVC whose hyper-latents are spread, and that predicts no scale below 4.
 
     Of random weights half would be negative, and the published estimate is no good there.
     """
@@ -75,7 +75,7 @@ def lively_dcvc(cfg: DCVCConfig, seed: int = 0) -> VideoCodec:
     with torch.no_grad():
         for latent in (model.intra.latent, inter.motion_codec.latent, inter.residual_codec.latent):
             latent.hyper_encoder[-1].weight.mul_(4)
-            latent.positive = lambda scale: scale.clamp(min=3)
+            latent.positive = lambda scale: scale.clamp(min=4)
     return model
 
 

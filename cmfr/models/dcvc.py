@@ -15,10 +15,16 @@ from cmfr.context import FeatureAdaptor
 from cmfr.entropy import EntropyCoder
 from cmfr.frame_codec import CodedMotion, InterCodec
 from cmfr.layers import ResidualBlock, conv, upsample, warp
-from cmfr.models.dcvc_blocks import UNet, depth_block, inter_kind
-from cmfr.models.dcvc_intra import DECODER_GAINS, ENCODER_GAINS
+from cmfr.models.dcvc_blocks import (
+    DECODER_GAINS,
+    ENCODER_GAINS,
+    UNet,
+    depth_block,
+    inter_gain,
+    inter_kind,
+)
 from cmfr.models.dcvc_latent import InterLatentCoder
-from cmfr.models.dcvc_motion import AlignedContext, Contexts, DCVCMotionCodec, inter_gain
+from cmfr.models.dcvc_motion import AlignedContext, Contexts, DCVCMotionCodec
 from cmfr.motion import MotionEstimation
 from cmfr.state import FrameOutput, LatentReference, MotionPictures, ReferenceState
 

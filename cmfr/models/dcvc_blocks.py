@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmfr.config import DCVCConfig
-from cmfr.layers import DepthwiseBlock, conv, upsample
+from cmfr.layers import DepthwiseBlock, QualityScaler, QualityTable, conv, upsample
 
 Kind = Literal["plain", "gated", "sum", "product"]
 
@@ -30,6 +30,25 @@ def depth_block(kind: Kind, inputs: int, outputs: int | None = None) -> Depthwis
 def inter_kind(cfg: DCVCConfig) -> Kind:
     """Blocks of the P-frame codec, but for its priors, which are ``plain`` in both."""
     return "plain" if cfg.generation == "dc" else "sum"
+
+
+# Gains at quality 0 and 63 of a model that is trained from scratch (ours).
+ENCODER_GAINS, DECODER_GAINS = (1.0, 8.0), (1.0, 1 / 8)
+
+
+def intra_gain(cfg: DCVCConfig, channels: int, ends: tuple[float, float]) -> nn.Module:
+    """Gain of an I-frame feature. DCVC-DC's is one number at each of four rates, and a factor for
+    each channel; DCVC-FM's a number for each quality and channel."""
+    if cfg.generation == "fm":
+        return QualityTable(channels, ends)
+    return QualityScaler(1, ends, anchors=4, factors=channels, through=cfg.quality_gains)
+
+
+def inter_gain(cfg: DCVCConfig, channels: int, ends: tuple[float, float]) -> nn.Module:
+    """Gain of a P-frame feature: DCVC-DC's as of its I-frames, DCVC-FM's one number between two."""
+    if cfg.generation == "fm":
+        return QualityScaler(1, ends, anchors=2)
+    return intra_gain(cfg, channels, ends)
 
 
 class ResidualDown(nn.Module):

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor, nn
 
 from cmfr.config import LATENT_STRIDE, DCVCConfig
 from cmfr.entropy import EntropyCoder
 from cmfr.frame_codec import FrameCodec, FrameSize
-from cmfr.layers import QualityScaler, QualityTable, conv
-from cmfr.models.dcvc_blocks import PatchDown, ResidualDown, ResidualUp, UNet, depth_block
+from cmfr.layers import conv
+from cmfr.models.dcvc_blocks import (
+    DECODER_GAINS,
+    ENCODER_GAINS,
+    PatchDown,
+    ResidualDown,
+    ResidualUp,
+    UNet,
+    depth_block,
+    intra_gain,
+)
 from cmfr.models.dcvc_latent import IntraLatentCoder
 from cmfr.state import FrameOutput, ReferenceState
-
-# Gains at quality 0 and 63 of a model that is trained from scratch (ours).
-ENCODER_GAINS, DECODER_GAINS = (1.0, 8.0), (1.0, 1 / 8)
-
-
-def channel_gain(cfg: DCVCConfig, channels: int, ends: tuple[float, float]) -> QualityScaler:
-    """DCVC-DC's gain: one number at each of four rates, and a factor for each channel."""
-    return QualityScaler(1, ends, anchors=4, factors=channels, through=cfg.quality_gains)
 
 
 class DCVCIntra(FrameCodec[FrameSize]):
@@ -28,10 +31,8 @@ class DCVCIntra(FrameCodec[FrameSize]):
         super().__init__()
         (a, b, n), refined = cfg.intra_channels, cfg.intra_refine
         fm = cfg.generation == "fm"
-        down, kind = (PatchDown, "product") if fm else (ResidualDown, "gated")
-
-        def block(channels: int) -> nn.Module:
-            return depth_block(kind, channels)  # type: ignore[arg-type]
+        down = PatchDown if fm else ResidualDown
+        block = partial(depth_block, "product" if fm else "gated")
 
         self.encoder_head = nn.Sequential(down(3, a), block(a))
         self.encoder_tail = nn.Sequential(
@@ -45,14 +46,8 @@ class DCVCIntra(FrameCodec[FrameSize]):
         self.refine = nn.Sequential(
             UNet(refined, refined, cfg.unet, "gated", "conv" if fm else "max"), conv(refined, 3)
         )
-        self.encoder_gain: nn.Module
-        self.decoder_gain: nn.Module
-        if fm:
-            self.encoder_gain = QualityTable(a, ENCODER_GAINS)
-            self.decoder_gain = QualityTable(a, DECODER_GAINS)
-        else:
-            self.encoder_gain = channel_gain(cfg, a, ENCODER_GAINS)
-            self.decoder_gain = channel_gain(cfg, a, DECODER_GAINS)
+        self.encoder_gain = intra_gain(cfg, a, ENCODER_GAINS)
+        self.decoder_gain = intra_gain(cfg, a, DECODER_GAINS)
 
     @staticmethod
     def _pixels(past: FrameSize) -> int:

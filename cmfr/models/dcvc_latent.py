@@ -14,7 +14,7 @@ from cmfr.densities import (
 )
 from cmfr.latent import LatentCoder, Prediction
 from cmfr.layers import conv
-from cmfr.models.dcvc_blocks import block_hyper, depth_block, plain_hyper
+from cmfr.models.dcvc_blocks import Kind, block_hyper, depth_block, plain_hyper
 
 SMALLEST_STEP = 0.5
 
@@ -77,7 +77,7 @@ class InterLatentCoder(DCVCLatentCoder):
             depth_block("plain", 3 * channels),
             depth_block("plain", 3 * channels, 2 * channels),
         )
-        self.temporal = bool(context)
+        self.temporal, self.inverts = bool(context), cfg.generation == "fm"
 
     def predict(self, z_hat: Tensor, priors: list[Tensor], size: tuple[int, int]) -> Prediction:
         """priors: [temporal prior (contextual latent only)] [+ previous latent]."""
@@ -86,7 +86,9 @@ class InterLatentCoder(DCVCLatentCoder):
         adaptor = self.with_previous if previous else self.without_previous
         shared = self.fusion(adaptor(torch.cat([*before, hyper, *previous], 1)))
         step, scale, mean = shared.chunk(3, 1)
-        return Prediction(step.clamp(min=SMALLEST_STEP), scale, mean, shared)
+        step = step.clamp(min=SMALLEST_STEP)
+        # Rounded as published: DCVC-FM multiplies with the inverse, DCVC-DC divides.
+        return Prediction(step, scale, mean, shared, gain=1 / step if self.inverts else None)
 
 
 class IntraLatentCoder(DCVCLatentCoder):
@@ -102,11 +104,12 @@ class IntraLatentCoder(DCVCLatentCoder):
     def __init__(self, cfg: DCVCConfig, name: str) -> None:
         n, hyper, fm = cfg.intra_channels[2], cfg.intra_hyper, cfg.generation == "fm"
         super().__init__(name, n, hyper, sets=64 if fm else 1)
-        kind, predicted = ("sum", 2 * n + 2) if fm else ("gated", 3 * n)
-        self.hyper_encoder, self.hyper_decoder = block_hyper(n, hyper, kind)  # type: ignore[arg-type]
+        kind: Kind = "sum" if fm else "gated"
+        predicted = 2 * n + 2 if fm else 3 * n
+        self.hyper_encoder, self.hyper_decoder = block_hyper(n, hyper, kind)
         self.fusion = nn.Sequential(
-            depth_block(kind, n, 2 * n), depth_block(kind, 2 * n, predicted)  # type: ignore[arg-type]
-        )  # fmt: skip
+            depth_block(kind, n, 2 * n), depth_block(kind, 2 * n, predicted)
+        )
         self.reduction = conv(predicted, n, 1) if fm else None
         if fm:
             self.adaptors = nn.ModuleList(depth_block("gated", 2 * n) for _ in range(3))
@@ -125,6 +128,4 @@ class IntraLatentCoder(DCVCLatentCoder):
             return Prediction(step.clamp(min=SMALLEST_STEP), scale, mean, shared)
         factors = torch.sigmoid(shared[:, :2]) * 1.5 + 0.5
         scale, mean = shared[:, 2:].chunk(2, 1)
-        return Prediction(
-            1 / factors[:, :1], scale, mean, self.reduction(shared), step_back=factors[:, 1:]
-        )
+        return Prediction(factors[:, 1:], scale, mean, self.reduction(shared), gain=factors[:, :1])

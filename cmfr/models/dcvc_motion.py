@@ -8,20 +8,20 @@ from torch import Tensor, nn
 
 from cmfr.config import DCVCConfig
 from cmfr.entropy import EntropyCoder
-from cmfr.layers import QualityScaler, ResidualBlock, conv, resize_flow, upsample, warp
-from cmfr.models.dcvc_blocks import ResidualDown, ResidualUp, depth_block, inter_kind
-from cmfr.models.dcvc_intra import DECODER_GAINS, ENCODER_GAINS, channel_gain
+from cmfr.layers import ResidualBlock, conv, resize_flow, upsample, warp
+from cmfr.models.dcvc_blocks import (
+    DECODER_GAINS,
+    ENCODER_GAINS,
+    ResidualDown,
+    ResidualUp,
+    depth_block,
+    inter_gain,
+    inter_kind,
+)
 from cmfr.models.dcvc_latent import InterLatentCoder
 from cmfr.state import LatentReference
 
 Contexts = tuple[Tensor, Tensor, Tensor]
-
-
-def inter_gain(cfg: DCVCConfig, channels: int, ends: tuple[float, float]) -> QualityScaler:
-    """Gain of a P-frame feature: DCVC-FM's is one number between two ends."""
-    if cfg.generation == "fm":
-        return QualityScaler(1, ends, anchors=2)
-    return channel_gain(cfg, channels, ends)
 
 
 class MotionEncoder(nn.Module):
