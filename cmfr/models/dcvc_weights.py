@@ -168,8 +168,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     try:
         tree = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds here
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} is no PyTorch file of tensors: {reason}") from error
+        raise ValueError(f"{path} is no PyTorch file of nothing but tensors") from error
     while isinstance(tree, dict):
         inner = [tree[key] for key in ("state_dict", "net", "model") if key in tree]
         if not inner or not isinstance(inner[0], dict):
