@@ -27,6 +27,11 @@ class FrameSize(NamedTuple):
     height: int
     width: int
 
+    @property
+    def pixels(self) -> int:
+        """Of one frame."""
+        return self.height * self.width
+
 
 Past = TypeVar("Past", FrameSize, ReferenceState)
 
@@ -46,11 +51,6 @@ class FrameCodec(nn.Module, ABC, Generic[Past]):
         self, coder: EntropyCoder, x: Tensor | None, quality: Tensor, past: Past
     ) -> FrameOutput:
         """One frame through the codec; `x` is None when decoding."""
-
-    @staticmethod
-    @abstractmethod
-    def _pixels(past: Past) -> int:
-        """Pixels of one frame."""
 
     def forward(self, x: Tensor, quality: Tensor, past: Past) -> FrameOutput:
         """x [B, 3, H, W] in [0, 1], quality [B] integers -> output with bits per sample."""
@@ -76,7 +76,7 @@ class FrameCodec(nn.Module, ABC, Generic[Past]):
     def decode(self, payload: bytes, quality: Tensor, past: Past) -> FrameOutput:
         """Payload -> frame and next state. Raises DecodeMismatch, or ValueError on garbage."""
         assert not self.training, "decode needs eval()"
-        limit = self.symbols_per_pixel * self._pixels(past)
+        limit = self.symbols_per_pixel * past.pixels
         coder = BitReader(payload, limit, quality.device)
         output = self._code(coder, None, quality, past)
         coder.finish()
@@ -107,10 +107,6 @@ class CodedMotion:
 
 class InterCodec(FrameCodec[ReferenceState]):
     """Base of the P-frame codecs, `CMFR` and `DCVC`."""
-
-    @staticmethod
-    def _pixels(past: ReferenceState) -> int:
-        return past.frame.shape[2] * past.frame.shape[3]
 
     @abstractmethod
     def _code_motion(

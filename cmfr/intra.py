@@ -48,10 +48,6 @@ class IntraCodec(FrameCodec[FrameSize]):
             channels = analysis_start(down, channels)
         pixel_synthesis_start(last, 2)
 
-    @staticmethod
-    def _pixels(past: FrameSize) -> int:
-        return past.height * past.width
-
     def _code(
         self, coder: EntropyCoder, x: Tensor | None, quality: Tensor, past: FrameSize
     ) -> FrameOutput:

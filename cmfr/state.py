@@ -50,6 +50,11 @@ class ReferenceState:
     latents: LatentReference | None = None
     position: int = 0
 
+    @property
+    def pixels(self) -> int:
+        """Of one frame, padded."""
+        return self.frame.shape[2] * self.frame.shape[3]
+
 
 @dataclass(frozen=True)
 class MotionPictures:

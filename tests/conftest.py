@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
@@ -62,6 +65,24 @@ def lively(cfg: ModelConfig, seed: int = 0) -> VideoCodec:
                 rescale(2 / seen[0].std())
             hook.remove()
     return model
+
+
+def published(generation: str) -> tuple[Any, dict, dict]:
+    """The formulas of tests/data, what is told of a published DCVC ("dc", "fm"), and its state
+    dicts ("image", "video") filled by formula."""
+    data = Path(__file__).parent / "data"
+    spec = importlib.util.spec_from_file_location("formulas", data / "formulas.py")
+    formulas = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(formulas)
+    told = json.loads((data / f"dcvc_{generation}.json").read_text())
+    states = {
+        network: {
+            name: torch.from_numpy(formulas.weights(name, tuple(shape), told["seed"], told["gain"]))
+            for name, shape in entries.items()
+        }
+        for network, entries in told["state_dict"].items()
+    }
+    return formulas, told, states
 
 
 def lively_dcvc(cfg: DCVCConfig, seed: int = 0) -> VideoCodec:

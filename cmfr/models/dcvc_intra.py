@@ -49,10 +49,6 @@ class DCVCIntra(FrameCodec[FrameSize]):
         self.encoder_gain = intra_gain(cfg, a, ENCODER_GAINS)
         self.decoder_gain = intra_gain(cfg, a, DECODER_GAINS)
 
-    @staticmethod
-    def _pixels(past: FrameSize) -> int:
-        return past.height * past.width
-
     def _code(
         self, coder: EntropyCoder, x: Tensor | None, quality: Tensor, past: FrameSize
     ) -> FrameOutput:

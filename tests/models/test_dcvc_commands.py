@@ -1,20 +1,18 @@
 """Every command works on DCVC as it does on CMFR."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from conftest import lively_dcvc, write_yuv
+from conftest import lively_dcvc, published, write_yuv
 
 from cmfr.checkpoint import read_weights, save_weights, weights_of
 from cmfr.cli import main
 from cmfr.presets import PRESETS
 from cmfr.results import read_results
 
-DATA = Path(__file__).parents[1] / "data"
 NAMES = ["dcvc-dc-nano", "dcvc-fm-nano"]
 
 
@@ -40,20 +38,12 @@ def evaluate(place, output, *options):
 
 
 def test_published_checkpoints_are_evaluated_as_they_are(place, tmp_path, capsys):
-    spec = importlib.util.spec_from_file_location("formulas", DATA / "formulas.py")
-    formulas = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(formulas)
-    told = json.loads((DATA / "dcvc_dc.json").read_text())
+    _, _, states = published("dc")
     files = []
-    for network, entries in told["state_dict"].items():
+    for network, state in states.items():
         files.append(str(tmp_path / f"cvpr2023_{network}_yuv420_psnr.pth.tar"))
-        values = {
-            f"module.{name}": torch.from_numpy(
-                formulas.weights(name, tuple(shape), told["seed"], told["gain"])
-            )
-            for name, shape in entries.items()
-        }
-        torch.save({"state_dict": values}, files[-1])
+        wrapped = {f"module.{name}": value for name, value in state.items()}
+        torch.save({"state_dict": wrapped}, files[-1])
     output = tmp_path / "dc.json"
     options = ["--model", "dcvc-dc", "--weights", *files, "--qualities", "21", "--frames", "2"]
     assert evaluate(place, output, *options) == 0

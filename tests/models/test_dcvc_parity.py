@@ -4,15 +4,13 @@ tests/data/dcvc_*.npz hold outputs of the published code with weights and frames
 (tests/data/formulas.py).
 """
 
-import importlib.util
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import SHARED
+from conftest import SHARED, published
 
 from cmfr.bitstream import BitstreamReader
 from cmfr.checkpoint import load_weights
@@ -25,30 +23,20 @@ from cmfr.presets import PRESETS
 from cmfr.video_codec import VideoCodec
 
 DATA = Path(__file__).parents[1] / "data"
-spec = importlib.util.spec_from_file_location("formulas", DATA / "formulas.py")
-formulas = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(formulas)
 
 
 @pytest.fixture(scope="module", params=["dc", "fm"])
-def published(request):
-    """Network by formula, what is known of the published one, its outputs."""
-    told = json.loads((DATA / f"dcvc_{request.param}.json").read_text())
-    states = {
-        network: {
-            name: torch.from_numpy(formulas.weights(name, tuple(shape), told["seed"], told["gain"]))
-            for name, shape in entries.items()
-        }
-        for network, entries in told["state_dict"].items()
-    }
+def network(request):
+    """Network by formula, the formulas, what is known of the published one, its outputs."""
+    formulas, told, states = published(request.param)
     cfg = PRESETS[f"dcvc-{request.param}"]
     model = VideoCodec(cfg).eval()
     load_weights(model, convert_state_dicts(states["image"], states["video"], cfg), "formula")
-    return model, told, np.load(DATA / f"dcvc_{request.param}.npz")
+    return model, formulas, told, np.load(DATA / f"dcvc_{request.param}.npz")
 
 
-def test_every_frame_is_the_published_networks(published):
-    model, told, outputs = published
+def test_every_frame_is_the_published_networks(network):
+    model, formulas, told, outputs = network
     quality, past = torch.tensor([told["q_index"]]), None
     for t, figures in enumerate(told["frames"]):
         x = torch.from_numpy(formulas.frame(t, told["height"], told["width"], told["seed"]))
@@ -75,8 +63,8 @@ def test_every_frame_is_the_published_networks(published):
                 assert bpp == pytest.approx(figures[f"bpp_{name}"], rel=1e-4), (t, name)
 
 
-def test_complexity_is_the_published_one(published):
-    model, _, _ = published
+def test_complexity_is_the_published_one(network):
+    model, _, _, _ = network
     parameters, macs = {
         "dc": ((31.00, 19.78), ((549, 393), (1336, 910))),
         "fm": ((26.59, 18.34), ((521, 367), (1129, 859))),
@@ -89,9 +77,9 @@ def test_complexity_is_the_published_one(published):
         assert row.decode_kmac_per_pixel == pytest.approx(decode, rel=0.01)
 
 
-def test_real_video_survives_the_file_bit_for_bit(published, tmp_path):
+def test_real_video_survives_the_file_bit_for_bit(network, tmp_path):
     """Three frames of a real clip through encode, file and decode."""
-    model, _, _ = published
+    model, _, _, _ = network
     source = SHARED / "data/devtest/carphone_qcif_176x144.mp4"
     if not source.is_file():
         pytest.skip("no development sequences here")
@@ -109,9 +97,9 @@ def test_real_video_survives_the_file_bit_for_bit(published, tmp_path):
         assert all(np.array_equal(p, q) for p, q in planes)
 
 
-def test_frames_of_any_size_agree_in_encoder_and_decoder(published):
+def test_frames_of_any_size_agree_in_encoder_and_decoder(network):
     """Latents that are no multiple of 4, and other qualities."""
-    model, told, _ = published
+    model, formulas, _, _ = network
     for height, width, quality in ((48, 80, 0), (20, 37, 63)):
         past = None
         for t in range(2):
