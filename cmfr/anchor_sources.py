@@ -4,34 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import av
 
-from cmfr.frames import VideoInfo
+from cmfr.frames import Frame, VideoInfo, samples_hash
 from cmfr.results import Record, read_results
-from cmfr.test_sets import find_sequence, load_test_set, open_sequence
+from cmfr.test_sets import find_all, load_test_set, open_sequence
+from cmfr.versions import code_hash
 from cmfr.video_in import VideoReader, open_video
 
 
 @dataclass(frozen=True)
 class Source:
-    """A sequence to code: names for the results, and how to open it."""
+    """A sequence to code: names for the results, how to open it, how many frames it has (None: all
+    of the file), and the names of all sequences of its set, where it is of one."""
 
     dataset: str
     name: str
     open: Callable[[], VideoReader]
+    frames: int | None = None
+    set_sequences: tuple[str, ...] = ()
 
 
-def test_sources(name_or_yaml: str, root: Path) -> list[Source]:
-    """All sequences of a test set in a folder. Raises ValueError, FileNotFoundError."""
+def test_sources(
+    name_or_yaml: str, root: Path, frames: int | None, tell: Callable[[str], None]
+) -> list[Source]:
+    """All sequences of a test set in a folder, of which `frames` are wanted; see
+    test_sets.find_all. Raises ValueError, FileNotFoundError."""
     test_set = load_test_set(name_or_yaml)
     if not test_set.sequences:
         raise ValueError(f"the test set {test_set.name} has no sequences to code")
-    found = [(sequence, find_sequence(root, sequence)) for sequence in test_set.sequences]
-    return [Source(test_set.name, s.name, partial(open_sequence, path, s)) for s, path in found]
+    names = tuple(s.name for s in test_set.sequences)
+    return [
+        Source(test_set.name, s.name, partial(open_sequence, path, s), frames or s.frames, names)
+        for s, path in find_all(test_set.sequences, root, frames, tell)
+    ]
 
 
 def video_sources(videos: Sequence[Path], dataset: str = "videos") -> list[Source]:
@@ -53,11 +64,27 @@ def require_420(info: VideoInfo, name: str) -> None:
         raise ValueError(f"{name} has the odd size {info.width}x{info.height}")
 
 
-def request(settings: Any, source: Source, rates: str) -> dict[str, Any]:
-    """What decides a record besides its rate, as JSON values; `rates` is left out of settings."""
+@lru_cache(maxsize=256)
+def source_hash(source: Source, frames: int | None) -> str:
+    """Of the samples of its first `frames` frames (None: all). Raises ValueError where there are
+    fewer."""
+    count = 0
+
+    def counted(frame: Frame) -> Frame:
+        nonlocal count
+        count += 1
+        return frame
+
     with source.open() as reader:
-        path = Path(reader.path)
-    files = path.iterdir() if path.is_dir() else [path]
+        found = samples_hash(map(counted, islice(reader, frames)))
+    if frames is not None and count < frames:
+        raise ValueError(f"{source.name} has {count} frames, not {frames}")
+    return found
+
+
+def request(settings: Any, source: Source, rates: str, module: str) -> dict[str, Any]:
+    """What decides a record besides its rate, as JSON values: settings without their `rates`, the
+    samples that are coded, and the code of the module that does it."""
 
     def told(value: object) -> str:
         """Files by name and size: where they lie is nobody's business."""
@@ -65,8 +92,9 @@ def request(settings: Any, source: Source, rates: str) -> dict[str, Any]:
             return str(value)
         return f"{value.name}, {value.stat().st_size} bytes"
 
+    samples = source_hash(source, settings.frames or source.frames)
     found = {name: told(value) for name, value in asdict(settings).items() if name != rates}
-    return found | {"source_bytes": sum(f.stat().st_size for f in files), "pyav": av.__version__}
+    return found | {"source": samples, "code": code_hash(module), "pyav": av.__version__}
 
 
 def finished(output: Path, codec: str) -> dict[tuple[str, str, float], Record]:

@@ -17,21 +17,28 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import av
 import av.error
 import numpy as np
 from av.bitstream import BitStreamFilterContext
 
-from cmfr.anchor_sources import Source, finished, request, require_420, unreached
-from cmfr.color import planes_to_tensor
+from cmfr.anchor_sources import (
+    Source,
+    finished,
+    request,
+    require_420,
+    source_hash,
+    unreached,
+)
+from cmfr.color import planes_to_tensor, yuv_to_rgb
+from cmfr.conditions import Conditions, Measurement
 from cmfr.frames import Frame, VideoInfo, matrix_code, resolve_color
 from cmfr.metrics import rgb_quality, stored_quality
-from cmfr.results import Conditions, FrameResult, Record, Times, write_results
+from cmfr.results import FrameResult, Record, Times, write_results
 from cmfr.video_in import VideoReader, open_video
 
-Color = Literal["yuv420", "rgb"]
 _SPEEDS = tuple("ultrafast superfast veryfast faster fast medium slow slower veryslow".split())
 _RANGES = {"limited": 1, "full": 2}  # FFmpeg's; 0: unspecified
 _NEVER = 2**30  # an intra period that no video reaches
@@ -59,9 +66,9 @@ ENCODERS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """How to code: `rates` are CRFs or QPs by `mode`; frames: the first so many, None: all;
-    intra_period: frames from one I-frame to the next, -1: only the first; color: what to measure
-    on, RGB by BT.709, full range; preset None is the first of the encoder. Raises ValueError."""
+    """How to code: `rates` are CRFs or QPs by `mode`; frames: the first so many, None: all that the
+    source has; intra_period: frames from one I-frame to the next, -1: only the first; preset None
+    is the first of the encoder. Raises ValueError."""
 
     codec: str
     rates: tuple[float, ...]
@@ -69,7 +76,7 @@ class Settings:
     mode: str = "crf"
     frames: int | None = None
     intra_period: int = -1
-    color: Color = "yuv420"
+    measurement: Measurement = Measurement()
     threads: int = 1
 
     def __post_init__(self) -> None:
@@ -139,34 +146,41 @@ def check_rates(rates: Sequence[float], intra_period: int, frames: int | None) -
 # --- quality
 
 
-def frame_quality(source: Frame, decoded: Frame, info: VideoInfo, color: Color) -> dict[str, float]:
-    """Metrics by name: of the stored samples, and for color "rgb" of RGB made of both by BT.709,
-    full range, as floats in [0, 1], chroma repeated 2x2."""
+def frame_quality(
+    source: Frame, decoded: Frame, info: VideoInfo, measurement: Measurement
+) -> dict[str, float]:
+    """Metrics by name: of the stored samples, and where RGB is measured of what both become in RGB.
+
+    The source then is the 8-bit picture that RGB networks are fed and judged against too; the
+    decoded samples are not rounded unless `measurement` says so.
+    """
     quality = stored_quality(source, decoded, info)
-    if color == "rgb":
-        info = resolve_color(info, "bt709", "full")
-        x, y = (planes_to_tensor(f, info, "rgb").clamp(0, 1) for f in (source, decoded))
+    if measurement.color == "rgb":
+        info = resolve_color(info, measurement.matrix, measurement.range)
+        x = planes_to_tensor(source, info, "rgb")
+        rounded = measurement.round_8bit
+        y = planes_to_tensor(decoded, info, "rgb") if rounded else yuv_to_rgb(decoded, info)
         quality |= rgb_quality(x, y)
     return quality
 
 
+def conditions(source: Source, info: VideoInfo, settings: Any, frames: int) -> Conditions:
+    """As results state them; settings: of a program that codes 4:2:0 samples as they are stored."""
+    measured, period = settings.measurement, settings.intra_period
+    note = "coded as stored, in 4:2:0" if measured.color == "rgb" else ""
+    samples = source_hash(source, settings.frames or source.frames)
+    return measured.conditions(info, period, frames, samples, note)
+
+
 def compare_videos(
-    source: VideoReader, decoded: VideoReader, frames: int, color: Color
+    source: VideoReader, decoded: VideoReader, frames: int, measurement: Measurement
 ) -> list[dict[str, float]]:
     """Quality of the first `frames` frames. Raises ValueError if `decoded` is another video."""
     one, other = source.info, decoded.info
     if (one.plane_shapes, one.bit_depth) != (other.plane_shapes, other.bit_depth):
         raise ValueError(f"{source.path} was coded, but {other.width}x{other.height} decoded")
     pairs = zip(islice(source, frames), decoded, strict=True)
-    return [frame_quality(a, b, one, color) for a, b in pairs]
-
-
-def conditions(info: VideoInfo, color: Color, intra_period: int, frames: int) -> Conditions:
-    """As results state them."""
-    if color == "rgb":
-        note = "chroma repeated 2x2"
-        return Conditions("rgb", "bt709", "full", intra_period, frames, "float", note)
-    return Conditions("yuv420", None, None, intra_period, frames, f"{info.bit_depth}bit")
+    return [frame_quality(a, b, one, measurement) for a, b in pairs]
 
 
 # --- coding
@@ -182,7 +196,7 @@ def run(sources: Sequence[Source], settings: Settings, output: Path) -> list[Rec
     before = finished(output, settings.name)
     records: list[Record] = []
     for source in sources:
-        told = request(settings, source, "rates")
+        told = request(settings, source, "rates", __name__)
         for index, rate in enumerate(sorted(settings.rates, reverse=True)):
             known = before.get((source.dataset, source.name, rate))
             if known is None or known.metadata.get("request") != told:
@@ -205,12 +219,13 @@ def describe(record: Record) -> str:
 def code(source: Source, settings: Settings, rate: float, rate_index: int) -> Record:
     """Code one sequence at one rate, decode what was written, compare."""
     encoder, options, began = ENCODERS[settings.codec], settings.options(rate), time.perf_counter()
+    count = settings.frames or source.frames
     with source.open() as reader, tempfile.TemporaryDirectory() as folder:
         info = reader.info
         require_420(info, source.name)
         stream = Path(folder) / f"stream.{encoder.format}"
         try:
-            packets = list(_encode(reader, settings, options, stream))
+            packets = list(_encode(reader, count, settings, options, stream))
         except av.error.FFmpegError as error:
             reason = f"{encoder.library} fails on {source.name}: {error.strerror}"
             raise ValueError(reason) from error
@@ -220,7 +235,7 @@ def code(source: Source, settings: Settings, rate: float, rate_index: int) -> Re
         if keys != list(range(0, len(packets), period)):
             raise ValueError(f"{encoder.library} coded frames {keys} of {source.name} as intra")
         with open_video(stream, frame_rate=info.frame_rate) as decoded:
-            quality = compare_videos(reader, decoded, len(packets), settings.color)
+            quality = compare_videos(reader, decoded, len(packets), settings.measurement)
     frames = tuple(
         FrameResult("I" if intra else "P", 8 * size, values)
         for (size, intra), values in zip(packets, quality, strict=True)
@@ -229,17 +244,18 @@ def code(source: Source, settings: Settings, rate: float, rate_index: int) -> Re
     return Record(
         source.dataset, source.name, settings.name, rate_index,
         int(rate) if rate == int(rate) else rate, info.width, info.height, info.frame_rate,
-        conditions(info, settings.color, settings.intra_period, len(frames)), frames,
+        conditions(source, info, settings, len(frames)), frames,
         metadata={
             "encoder": encoder.library, "parameters": options, "threads": settings.threads,
             "bit_depth": info.bit_depth, **library_versions(encoder.library),
         },
         times=Times(encode=(encoded - began) / len(frames), total=done - began),
+        set_sequences=source.set_sequences,
     )  # fmt: skip
 
 
 def _encode(
-    reader: VideoReader, settings: Settings, options: dict[str, str], path: Path
+    reader: VideoReader, count: int | None, settings: Settings, options: dict[str, str], path: Path
 ) -> Iterator[tuple[int, bool]]:
     """Write the raw stream; yields bytes and whether it is an intra frame of every packet."""
     encoder, info = ENCODERS[settings.codec], reader.info
@@ -257,7 +273,7 @@ def _encode(
         context.colorspace = matrix_code(info.color)
         context.color_range = _RANGES.get(info.color.range, 0)
         tidy = BitStreamFilterContext(encoder.filter, stream) if encoder.filter else None
-        frames = enumerate(islice(reader, settings.frames))
+        frames = enumerate(islice(reader, count))
         pictures = (_picture(frame, info, pixels, number) for number, frame in frames)
         for picture in chain(pictures, (None,)):
             for packet in stream.encode(picture):

@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from cmfr.cli_options import add_list, add_measurement, measurement, tell
 from cmfr.cli_parser import add_intra_period, frame_size
 
 if TYPE_CHECKING:
@@ -36,14 +37,12 @@ def add_commands(commands: Commands) -> None:
     anchor.add_argument("--test", help="test set: a name or a YAML file, see configs/test")
     anchor.add_argument("--root", type=Path, help="folder of the test set's sequences")
     anchor.add_argument("--videos", nargs="+", type=Path, help="video files, instead of a test set")
-    anchor.add_argument("--crfs", nargs="+", type=float, metavar="CRF", help="one point each")
-    anchor.add_argument("--qps", nargs="+", type=float, metavar="QP", help="one point each")
-    anchor.add_argument("--frames", type=int, help="the first so many (default: all)")
+    for name, of in (("--crfs", "CRF"), ("--qps", "QP")):
+        help = "one point each, as 22 27 32 37 or 22,27,32,37"
+        add_list(anchor, name, float, f"{of}s", metavar=of, help=help)
+    anchor.add_argument("--frames", type=int, help="the first so many (default: all listed)")
     add_intra_period(anchor)
-    anchor.add_argument(
-        "--color", choices=("yuv420", "rgb"), default="yuv420",
-        help="measure the stored samples (default), or RGB by BT.709, full range, too",
-    )  # fmt: skip
+    add_measurement(anchor)
     anchor.add_argument("--threads", type=int, default=1, help="(1; x264 makes slices of more)")
     anchor.add_argument("--binary", type=Path, help="encoder of hm or vtm")
     anchor.add_argument("--cfg", type=Path, help="low-delay configuration of hm or vtm")
@@ -89,14 +88,17 @@ def run_anchor(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.codec} needs --binary, --cfg and --qps")
     if reference and args.preset or not reference and (args.binary or args.cfg):
         raise ValueError("--preset is not for hm and vtm, --binary and --cfg are for them only")
+    measured = measurement(args)
+    if args.frames is not None and args.frames < 1:
+        raise ValueError(f"frames must be 1 or more, not {args.frames}")
     from cmfr import anchor_sources, anchors, reference_software
 
     sources = (
-        anchor_sources.test_sources(args.test, args.root)
+        anchor_sources.test_sources(args.test, args.root, args.frames, tell)
         if args.test
         else anchor_sources.video_sources(args.videos)
     )
-    common = {"frames": args.frames, "intra_period": args.intra_period, "color": args.color}
+    common = {"frames": args.frames, "intra_period": args.intra_period, "measurement": measured}
     if reference:
         qps = tuple(int(qp) for qp in args.qps)
         if list(qps) != args.qps:
@@ -273,7 +275,8 @@ def _row(
 ) -> Row:
     """With numbers, or with the reason why there are none."""
     from cmfr.bd_rate import SMALL_OVERLAP, bd_rate
-    from cmfr.results import DATASET_MEAN, check_comparable, class_curve
+    from cmfr.conditions import check_comparable
+    from cmfr.results import DATASET_MEAN, class_curve
 
     try:
         said: list[str] = []

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cmfr.cli_options import add_list, add_measurement, measurement, tell
 from cmfr.cli_parser import (
     add_color,
     add_device,
@@ -43,18 +44,15 @@ def _add_evaluate(commands: Commands) -> None:
         "--test", required=True, help="test set: a name or a YAML file, see configs/test"
     )
     evaluate.add_argument("--root", type=Path, required=True, help="folder of its sequences")
-    evaluate.add_argument("--sequences", nargs="+", help="only these (default: all)")
-    evaluate.add_argument(
-        "--qualities", type=_qualities, default=(0, 21, 42, 63), help="e.g. 0,21,42,63 (default)"
-    )
-    evaluate.add_argument("--frames", type=int, help="the first so many (default: all)")
+    add_list(evaluate, "--sequences", str, "names", help="only these (default: all)")
+    add_list(
+        evaluate, "--qualities", quality_index, f"qualities 0..{QUALITIES - 1}",
+        default=[0, 21, 42, 63], metavar="Q", help="e.g. 0,21,42,63 (default)",
+    )  # fmt: skip
+    evaluate.add_argument("--frames", type=int, help="the first so many (default: all listed)")
     add_intra_period(evaluate)
     add_refresh_period(evaluate)
-    evaluate.add_argument(
-        "--color", choices=("yuv420", "rgb"), default="yuv420",
-        help="measure the decoded samples (default), or RGB by BT.709, full range, not rounded",
-    )  # fmt: skip
-    evaluate.add_argument("--round-8bit", action="store_true", help="round RGB before measuring")
+    add_measurement(evaluate)
     evaluate.add_argument("--processes", type=int, default=1, help="side by side (1)")
     evaluate.add_argument("--threads", type=int, help="CPU threads of each process")
     add_device(evaluate)
@@ -102,11 +100,11 @@ def _add_bench(commands: Commands) -> None:
     bench.set_defaults(run=run_bench)
 
 
-def _qualities(text: str) -> tuple[int, ...]:
-    parts = text.split(",")
-    if not all(p.strip().isdigit() and int(p) < QUALITIES for p in parts):
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of qualities 0..{QUALITIES - 1}")
-    return tuple(sorted({int(p) for p in parts}))
+def quality_index(text: str) -> int:
+    """A quality index, 0..63. Raises ValueError."""
+    if not 0 <= int(text) < QUALITIES:
+        raise ValueError(f"{text} is not in 0..{QUALITIES - 1}")
+    return int(text)
 
 
 def run_evaluate(args: argparse.Namespace) -> int:
@@ -114,8 +112,8 @@ def run_evaluate(args: argparse.Namespace) -> int:
     import torch
 
     from cmfr.device import pick_device
-    from cmfr.evaluate import Run, evaluate, find_sequences
-    from cmfr.test_sets import load_test_set
+    from cmfr.evaluate import Run, evaluate
+    from cmfr.test_sets import find_all, load_test_set
 
     if args.refresh_period is not None and not 0 <= args.refresh_period <= 65535:
         raise ValueError(f"--refresh-period {args.refresh_period} is not in 0..65535")
@@ -130,14 +128,16 @@ def run_evaluate(args: argparse.Namespace) -> int:
         wanted = tuple(s for s in wanted if s.name in args.sequences)
     if not wanted:
         raise ValueError(f"{test.name} has no sequences to evaluate on")
+    measured = measurement(args)
     device = pick_device(args.device).type
     gpus = torch.cuda.device_count() if device == "cuda" else 0
     devices = [f"cuda:{i}" for i in range(gpus)] or ["cpu"]
-    sequences = find_sequences(wanted, args.root)
+    sequences = find_all(wanted, args.root, args.frames, tell)
+    names = tuple(s.name for s in test.sequences)
     with _weights_file(args.model, args.weights) as weights:
         run = Run(
-            weights, test.name, sequences, args.qualities, args.frames, args.intra_period,
-            args.refresh_period, args.color, args.round_8bit,
+            weights, test.name, sequences, sorted(set(args.qualities)), args.frames,
+            args.intra_period, args.refresh_period, measured, names,
         )  # fmt: skip
         failures = evaluate(run, args.output, devices, args.processes, args.threads)
     for where, reason in failures.items():

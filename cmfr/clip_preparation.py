@@ -117,8 +117,10 @@ def shrink(frame: Frame, info: VideoInfo, target: VideoInfo) -> Frame:
 def _codes_of_8_bit(frame: Frame, info: VideoInfo) -> list[np.ndarray]:
     """YUV planes in units of 8-bit codes: uint8, or float32 where they came from something else."""
     if info.chroma == "rgb":
-        x = rgb_to_ycbcr(planes_to_tensor(frame, info, "rgb"), "bt709", "full", 8)
-        return [plane.numpy() for plane in x[0] * 255]
+        x = rgb_to_ycbcr(planes_to_tensor(frame, info, "rgb"), "bt709", "full")
+        y, u, v = (x[0] * 255).numpy()
+        # Neutral chroma lies between two codes: all of it becomes the upper one, as H.273 has it.
+        return [y, u + 0.5, v + 0.5]
     if info.bit_depth == 8:
         return list(frame.planes)
     unit = 255 / 1023 if info.color.range == "full" else 1 / 4  # as H.273 defines the levels

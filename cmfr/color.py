@@ -3,24 +3,32 @@
 The network works on float32 tensors [B, 3, H, W], nominally in [0, 1], in the space "ycbcr"
 or "rgb". A YUV video in the space "ycbcr" is taken as it is stored: its matrix and range are
 then only metadata, and planes -> tensor -> planes is the identity.
+
+Where a YUV video becomes RGB there is one conversion, the one by which DCVC makes the PNGs that
+the field measures on (`yuv_to_rgb`), and the picture has 8 bit as those have (`rgb_picture`):
+networks, anchors, metrics and PNG files all take it.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cmfr.frames import Frame, VideoInfo, require_known_color
+from cmfr.frames import RGB_COLOR, Frame, VideoInfo, require_known_color
 
 __all__ = [
     "downsample_chroma",
     "planes_to_tensor",
+    "rgb_picture",
     "rgb_to_ycbcr",
     "tensor_to_planes",
     "upsample_chroma",
     "ycbcr_to_rgb",
+    "yuv_to_rgb",
 ]
 
 SPACES = ("ycbcr", "rgb")
@@ -37,16 +45,17 @@ def _weights(matrix: str) -> tuple[float, float]:
 def _levels(range: str, bit_depth: int | None) -> tuple[float, float, float, float]:
     """(luma offset, luma span, chroma center, chroma span) as fractions of the largest code.
 
-    Without a bit depth, "full" is continuous (chroma center exactly 1/2) and "limited" has the
-    levels of 8 bit. With one, the center is the code 2^(bits-1), as H.273 says.
+    The chroma center of "full" is exactly 1/2 for all bit depths: DCVC's, and with it that of all
+    published RGB figures (H.273 has the code 2^(bits-1), half a code above). "limited" has the
+    levels of the bit depth, by default of 8 bit.
     """
     if range not in ("full", "limited"):
         raise ValueError(f"color range {range!r} is not one of full, limited")
+    if range == "full":
+        return 0.0, 1.0, 0.5, 1.0
     bits = bit_depth or 8
     top, unit = float(2**bits - 1), float(2 ** (bits - 8))
-    if range == "limited":
-        return 16 * unit / top, 219 * unit / top, 128 * unit / top, 224 * unit / top
-    return 0.0, 1.0, 0.5 if bit_depth is None else 128 * unit / top, 1.0
+    return 16 * unit / top, 219 * unit / top, 128 * unit / top, 224 * unit / top
 
 
 def rgb_to_ycbcr(x: Tensor, matrix: str, range: str, bit_depth: int | None = None) -> Tensor:
@@ -97,15 +106,45 @@ def downsample_chroma(chroma: Tensor) -> Tensor:
     return F.avg_pool2d(chroma, 2)
 
 
+def yuv_to_rgb(frame: Frame, info: VideoInfo) -> Tensor:
+    """A YUV picture as float32 RGB [1, 3, H, W] in [0, 1] on the CPU: clamped, not rounded.
+
+    DCVC's conversion by the matrix and range of `info`: the samples of 4:2:0 chroma are spread
+    over the picture from corner to corner and interpolated linearly between. The arithmetic is
+    DCVC's down to the order of float32 operations, so that `rgb_picture` gives its very PNGs.
+    Raises ValueError where the video does not say its matrix or range (frames.resolve_color).
+    """
+    require_known_color(info)
+    top = float(2**info.bit_depth - 1)
+    y, u, v = (_plane_to_device(plane, "cpu") / top for plane in frame.planes)
+    if info.chroma == "420":
+        # Twice the stored size, cropped where the picture's is odd. In float64, as scipy's zoom.
+        size = [2 * side for side in u.shape[-2:]]
+        chroma = torch.cat((u, v), 1).double()
+        chroma = F.interpolate(chroma, size, mode="bilinear", align_corners=True).float()
+        u, v = chroma[..., : info.height, : info.width].chunk(2, 1)
+    x = torch.cat((y, u, v), dim=1)
+    return ycbcr_to_rgb(x, info.color.matrix, info.color.range, info.bit_depth).clamp(0, 1)
+
+
+def rgb_picture(frame: Frame, info: VideoInfo) -> Frame:
+    """A YUV picture as one of 8-bit RGB planes, by `yuv_to_rgb`, same errors."""
+    r, g, b = (yuv_to_rgb(frame, info)[0] * 255).round().to(torch.uint8).numpy()
+    return Frame((r, g, b))
+
+
 def planes_to_tensor(
     frame: Frame, info: VideoInfo, space: str, device: str | torch.device = "cpu"
 ) -> Tensor:
     """One stored picture as a float32 tensor [1, 3, H, W], nominally in [0, 1], on `device`.
 
-    Raises ValueError for an unknown space, or if YUV is to become RGB and the video does not
-    say its matrix or range (see frames.resolve_color).
+    YUV in the space "rgb" is `rgb_picture`'s. Raises ValueError for an unknown space, or if YUV is
+    to become RGB and the video does not say its matrix or range (see frames.resolve_color).
     """
     _check_space(info, space)
+    if info.chroma != "rgb" and space == "rgb":
+        frame = rgb_picture(frame, info)
+        info = replace(info, chroma="rgb", bit_depth=8, color=RGB_COLOR)
     top = float(2**info.bit_depth - 1)
     planes = [_plane_to_device(plane, device) / top for plane in frame.planes]
     if info.chroma == "420":
@@ -115,15 +154,14 @@ def planes_to_tensor(
         x = torch.cat(planes, dim=1)
     if info.chroma == "rgb" and space == "ycbcr":
         return rgb_to_ycbcr(x, "bt709", "full")
-    if info.chroma != "rgb" and space == "rgb":
-        return ycbcr_to_rgb(x, info.color.matrix, info.color.range, info.bit_depth)
     return x
 
 
 def tensor_to_planes(x: Tensor, info: VideoInfo, space: str) -> Frame:
-    """The inverse of planes_to_tensor for x [1, 3, H, W]: clamped, rounded to whole codes.
+    """x [1, 3, H, W] as a picture of `info`: clamped, rounded to whole codes.
 
-    Raises the same ValueErrors as planes_to_tensor.
+    The inverse of planes_to_tensor, but where it made RGB of YUV: that has fewer codes and smoother
+    chroma, so it does not come back exactly. Raises the same ValueErrors.
     """
     _check_space(info, space)
     assert tuple(x.shape) == (1, 3, info.height, info.width), (x.shape, info)

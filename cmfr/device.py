@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,3 +50,29 @@ def full_precision() -> Iterator[None]:
     finally:
         for (place, name, _), value in zip(wanted, saved, strict=True):
             setattr(place, name, value)
+
+
+# --- memory
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """From here on `peak_memory` counts."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass  # not Linux, or not allowed: then `peak_memory` knows nothing
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Bytes: the most that PyTorch had allocated on a GPU, or that the process had in memory on a
+    CPU, since `reset_peak_memory`. None where the system cannot tell."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status, resettable = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not (status.is_file() and os.access(resettable, os.W_OK)):
+        return None
+    line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
+from cmfr.conditions import Measurement
 from cmfr.evaluation import begin_measuring
 from cmfr.results import Record, write_results
-from cmfr.sequence_evaluation import Color, SequenceTask
+from cmfr.sequence_evaluation import SequenceTask
 from cmfr.signals import on_signals
-from cmfr.test_sets import TestSequence, find_sequence
+from cmfr.test_sets import TestSequence
+
+Progress = Callable[[int], None]  # takes the pixels that were coded or decoded since the last call
+Outcome = tuple[SequenceTask, "Record | Exception"]
 
 
 @dataclass(frozen=True)
 class Run:
-    """What to measure and how; see `SequenceTask`. qualities: in rising order."""
+    """What to measure and how; see `SequenceTask`. qualities: in rising order; frames: the first so
+    many of every sequence (None: all that its entry lists)."""
 
     weights: Path
     dataset: str
@@ -29,8 +35,8 @@ class Run:
     frames: int | None = None
     intra_period: int = -1
     refresh_period: int | None = None
-    color: Color = "yuv420"
-    round_8bit: bool = False
+    measurement: Measurement = Measurement()
+    set_sequences: tuple[str, ...] = ()
 
     def tasks(self, devices: Sequence[str], parts: Path) -> list[SequenceTask]:
         """A task for each sequence and quality, the devices in turn, slow ones first."""
@@ -39,32 +45,15 @@ class Run:
             for sequence, source in self.sequences
             for index, quality in enumerate(sorted(self.qualities))
         ]
-        pairs.sort(key=lambda p: -p[0].width * p[0].height * min(p[0].frames, self.frames or 10**9))
+        pairs.sort(key=lambda p: -p[0].width * p[0].height * (self.frames or p[0].frames))
         return [
             SequenceTask(
                 self.weights, devices[i % len(devices)], self.dataset, sequence, source, quality,
-                index, self.frames, self.intra_period, self.refresh_period, self.color,
-                self.round_8bit, parts,
+                index, self.frames or sequence.frames, self.intra_period, self.refresh_period,
+                self.measurement, self.set_sequences, parts,
             )
             for i, (sequence, source, index, quality) in enumerate(pairs)
         ]  # fmt: skip
-
-
-def find_sequences(
-    sequences: Sequence[TestSequence], root: Path
-) -> list[tuple[TestSequence, Path]]:
-    """Each sequence with its file. Raises FileNotFoundError that names all that are missing."""
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root} is no folder")
-    found, missing = [], []
-    for sequence in sequences:
-        try:
-            found.append((sequence, find_sequence(root, sequence)))
-        except (FileNotFoundError, ValueError) as error:
-            missing.append(str(error))
-    if missing:
-        raise FileNotFoundError("; ".join(missing))
-    return found
 
 
 def evaluate(
@@ -84,10 +73,15 @@ def evaluate(
     for task in tasks:
         record = task.finished()
         waiting.append(task) if record is None else records.append(record)
-    bar = tqdm(total=len(tasks), initial=len(records), unit="point", disable=None)
+    done = len(records)
+    bar = tqdm(
+        total=sum(map(_pixels, waiting)), desc=f"{done} of {len(tasks)} points", unit="pixel",
+        unit_scale=True, disable=None, dynamic_ncols=True,
+    )  # fmt: skip
     with bar, on_signals(signal.default_int_handler):
-        for task, result in _side_by_side(waiting, processes, threads):
-            bar.update()
+        for task, result in _measured(waiting, processes, threads, bar.update):
+            done += 1
+            bar.set_description(f"{done} of {len(tasks)} points")
             if isinstance(result, Record):
                 records.append(result)
             else:
@@ -100,28 +94,67 @@ def evaluate(
     return failures
 
 
-def _side_by_side(tasks: list[SequenceTask], processes: int, threads: int | None):  # type: ignore[no-untyped-def]
-    """(task, its record or the error that prevented it), as they are done."""
-    if processes == 1:
-        for task in tasks:
-            try:
-                yield task, task.measure()
-            except (ValueError, OSError) as error:
-                yield task, error
+def _pixels(task: SequenceTask) -> int:
+    """How much work a task is: the pixels that are coded, and those that are decoded."""
+    return 2 * task.frames * task.sequence.width * task.sequence.height
+
+
+def _measured(
+    tasks: list[SequenceTask], processes: int, threads: int | None, progress: Progress
+) -> Iterator[Outcome]:
+    """(task, its record or the error that prevented it), as they are done; `progress` is told
+    frame by frame."""
+    if processes > 1:
+        yield from _side_by_side(tasks, processes, threads, progress)
         return
-    pool = ProcessPoolExecutor(
-        processes, multiprocessing.get_context("spawn"), begin_measuring, (threads,)
-    )
+    for task in tasks:
+        pixels = task.sequence.width * task.sequence.height
+        try:
+            yield task, task.measure(lambda pixels=pixels: progress(pixels))  # type: ignore[misc]
+        except (ValueError, OSError) as error:
+            yield task, error
+
+
+def _side_by_side(
+    tasks: list[SequenceTask], processes: int, threads: int | None, progress: Progress
+) -> Iterator[Outcome]:
+    spawn = multiprocessing.get_context("spawn")
+    counter, told = spawn.Value("Q", 0), 0
+    pool = ProcessPoolExecutor(processes, spawn, _begin, (threads, counter))
     try:
-        futures = {pool.submit(task.measure): task for task in tasks}
-        for future in as_completed(futures):
-            try:
-                yield futures[future], future.result()
-            except (ValueError, OSError, RuntimeError) as error:
-                yield futures[future], error
+        futures = {pool.submit(_measure_here, task): task for task in tasks}
+        while futures:
+            finished, _ = wait(futures, timeout=0.5, return_when=FIRST_COMPLETED)
+            progress(counter.value - told)
+            told = counter.value
+            for future in finished:
+                task = futures.pop(future)
+                try:
+                    yield task, future.result()
+                except (ValueError, OSError, RuntimeError) as error:
+                    yield task, error
     except BaseException:
         for process in multiprocessing.active_children():
             process.terminate()
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+_counter: Any = None  # in a measuring process: the pixels of all of them, shared
+
+
+def _begin(threads: int | None, counter: Any) -> None:
+    global _counter
+    begin_measuring(threads)
+    _counter = counter
+
+
+def _measure_here(task: SequenceTask) -> Record:
+    pixels = task.sequence.width * task.sequence.height
+
+    def on_frame() -> None:
+        with _counter.get_lock():
+            _counter.value += pixels
+
+    return task.measure(on_frame)

@@ -10,9 +10,10 @@ same reconstruction bit for bit, on one machine.
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,32 @@ class FrameSize(NamedTuple):
 
 
 Past = TypeVar("Past", FrameSize, ReferenceState)
+
+
+class TimedEstimator(BitEstimator):
+    """Counts bits beside a `BitWriter`; seconds: that took, which is no part of encoding."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(training=False)
+        self.device, self.seconds = device, 0.0
+
+    def code_latent(self, *latent: Any) -> Tensor:
+        began = self._now()
+        coded = super().code_latent(*latent)
+        self.seconds += self._now() - began
+        return coded
+
+    def code_factorized(self, *latent: Any) -> Tensor:
+        began = self._now()
+        coded = super().code_factorized(*latent)
+        self.seconds += self._now() - began
+        return coded
+
+    def _now(self) -> float:
+        """When all that was asked of the device before is done."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
 
 
 class FrameCodec(nn.Module, ABC, Generic[Past]):
@@ -64,13 +91,16 @@ class FrameCodec(nn.Module, ABC, Generic[Past]):
     def encode(self, x: Tensor, quality: Tensor, past: Past) -> tuple[bytes, FrameOutput]:
         """x [1, 3, H, W], quality [1] -> payload and what the decoder will have."""
         assert not self.training, "encode needs eval()"
-        coder = BitWriter(BitEstimator(False) if self.estimates else None)
+        estimator = TimedEstimator(x.device) if self.estimates else None
+        coder = BitWriter(estimator)
         output = self._code(coder, x, quality, past)
         payload = coder.finish()
-        if coder.estimator:
-            output.bits.update(coder.estimator.bits)
-            output.bit_maps.update(coder.estimator.maps)
-        return payload, replace(output, coder_seconds=coder.seconds)
+        output = replace(output, coder_seconds=coder.seconds)
+        if estimator:
+            output.bits.update(estimator.bits)
+            output.bit_maps.update(estimator.maps)
+            output = replace(output, estimate_seconds=estimator.seconds)
+        return payload, output
 
     @torch.no_grad()
     def decode(self, payload: bytes, quality: Tensor, past: Past) -> FrameOutput:

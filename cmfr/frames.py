@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -98,6 +100,16 @@ class Frame:
     """
 
     planes: tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def samples_hash(frames: Iterable[Frame]) -> str:
+    """SHA-256 of the samples of pictures, in hexadecimal; it does not depend on their file."""
+    digest = hashlib.sha256()
+    for frame in frames:
+        for plane in frame.planes:
+            digest.update(f"{plane.shape} {plane.dtype.str};".encode())
+            digest.update(np.ascontiguousarray(plane).tobytes())
+    return digest.hexdigest()
 
 
 def check_frame(frame: Frame, info: VideoInfo) -> None:

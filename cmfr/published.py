@@ -83,7 +83,9 @@ def _published_curve(
     said = content["conditions"] | content.get("dataset_conditions", {}).get(dataset, {})
     frames = columns.get("frames", said["frames"])
     alone = sequence != DATASET_MEAN
-    conditions = Conditions(**{**said, "frames": frames if alone else None})
+    conditions = Conditions(
+        **{**said, "frames": frames if alone else None, "publication": content["source"]}
+    )
     kinds = {"all": ("", frames)}  # the end of its columns' names, how many frames
     if "bpp_i" in columns:
         intra = content["i_frames"]

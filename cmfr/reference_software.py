@@ -18,12 +18,12 @@ from typing import Any
 
 from cmfr.anchor_sources import Source, finished, request, require_420, unreached
 from cmfr.anchors import (
-    Color,
     check_rates,
     compare_videos,
     conditions,
     describe,
 )
+from cmfr.conditions import Measurement
 from cmfr.frames import RAW_FORMATS, VideoInfo
 from cmfr.results import Average, FrameResult, Record, Times, write_results
 from cmfr.video_in import VideoReader, open_video
@@ -47,7 +47,7 @@ class ReferenceSettings:
     qps: tuple[int, ...]
     frames: int | None = None
     intra_period: int = -1
-    color: Color = "yuv420"
+    measurement: Measurement = Measurement()
 
     def __post_init__(self) -> None:
         check_rates(self.qps, self.intra_period, self.frames)
@@ -85,14 +85,14 @@ def run(sources: Sequence[Source], settings: ReferenceSettings, output: Path) ->
     before = finished(output, settings.codec)
     records: list[Record] = []
     for source in sources:
-        told = request(settings, source, "qps")
+        told = request(settings, source, "qps", __name__)
         with tempfile.TemporaryDirectory() as folder, source.open() as reader:
             require_420(reader.info, source.name)
             raw = Path(folder) / "source.yuv"
             for index, qp in enumerate(sorted(settings.qps, reverse=True)):
                 known = before.get((source.dataset, source.name, qp))
                 if known is None or known.metadata.get("request") != told:
-                    frames = _write_raw(source, raw, settings.frames)
+                    frames = _write_raw(source, raw, settings.frames or source.frames)
                     known = _code(source, reader, raw, frames, settings, qp, index)
                     known.metadata["request"] = told
                     print(describe(known), flush=True)
@@ -139,7 +139,7 @@ def _code(
         )
     size = (info.width, info.height)
     with open_video(result, size=size, pixel_format=layout, frame_rate=info.frame_rate) as decoded:
-        quality = compare_videos(reader, decoded, frames, settings.color)
+        quality = compare_videos(reader, decoded, frames, settings.measurement)
     bits, pictures = 8 * stream.stat().st_size, _pictures(log, frames)
     known: dict[str, Any] = {}
     if pictures:
@@ -156,12 +156,13 @@ def _code(
     done = time.perf_counter()
     return Record(
         source.dataset, source.name, settings.codec, rate_index, qp, *size, info.frame_rate,
-        conditions(info, settings.color, settings.intra_period, frames),
+        conditions(source, info, settings, frames),
         metadata={
             "encoder": settings.binary.name, "configuration": settings.config.name,
             "parameters": parameters, "version": version[1] if version else None,
         },
-        times=Times(encode=(encoded - began) / frames, total=done - began), **known,
+        times=Times(encode=(encoded - began) / frames, total=done - began),
+        set_sequences=source.set_sequences, **known,
     )  # fmt: skip
 
 

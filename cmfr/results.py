@@ -21,16 +21,14 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from cmfr.conditions import Conditions
+
 Quality = Mapping[str, float]
 Kind = Literal["all", "I", "P"]
 Point = tuple[float, float]  # bits per pixel, quality
 Json = dict[str, Any]
 
 DATASET_MEAN = "(mean)"  # in place of a sequence's name: a figure of the whole data set
-
-
-class DifferentConditions(ValueError):
-    """Two results that were not measured alike; the message says what differs."""
 
 
 @dataclass(frozen=True)
@@ -59,25 +57,6 @@ class Average:
 
 
 @dataclass(frozen=True)
-class Conditions:
-    """How a sequence was coded and measured; None: not known.
-
-    color: what quality was measured on. matrix, range: of the conversion between YUV and RGB
-    ("bt709", "full"; matrix "rgb": the source is RGB). intra_period: frames from one I-frame to
-    the next, -1: only the first. frames: coded. rounding: of the decoded samples before they were
-    measured, "float" (none), "8bit" or "10bit". note: what else is to be known.
-    """
-
-    color: Literal["rgb", "yuv420"]
-    matrix: str | None = None
-    range: str | None = None
-    intra_period: int | None = None
-    frames: int | None = None
-    rounding: str | None = None
-    note: str = ""
-
-
-@dataclass(frozen=True)
 class Times:
     """Mean seconds per frame to encode and decode, and their parts ("network", "entropy", "io");
     total: seconds for the sequence with everything. None: not measured."""
@@ -96,7 +75,8 @@ class Record:
     rate_index: 0 is the lowest rate; label: quality index, QP or CRF. width, height: of the source,
     0 where unknown; frame_rate: per second. frames: one by one; where only means are known they
     are in `averages`, by kind. metadata: commit, weights_sha256, model, device, torch, encoder
-    parameters and the like, as JSON values. peak_memory: bytes.
+    parameters and the like, as JSON values. peak_memory: bytes. set_sequences: names of all
+    sequences of the data set, measured or not; empty where unknown.
     """
 
     dataset: str
@@ -113,6 +93,7 @@ class Record:
     metadata: Json = field(default_factory=dict)
     times: Times = field(default_factory=Times)
     peak_memory: int | None = None
+    set_sequences: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "frames", tuple(self.frames))
@@ -325,32 +306,3 @@ def class_curve(records: Iterable[Record], metric: str, db: bool = False) -> lis
 
 def _scaled(value: float, db: bool) -> float:
     return value if not db else -10 * math.log10(1 - value) if value < 1 else math.inf
-
-
-def check_comparable(a: Record, b: Record, force: bool = False) -> list[str]:
-    """What was different when two sequences were measured, in words:
-    color, matrix and range (of RGB), intra period, frames and size; a condition that one of them
-    does not state counts as different. Raises DifferentConditions unless `force`.
-    """
-    x, y = _stated(a), _stated(b)
-    said = [
-        f"the {what} is {x[what]} for {a.codec} and {y[what]} for {b.codec}"
-        for what in x
-        if x[what] != y[what]
-    ]
-    if said and not force:
-        raise DifferentConditions(f"{a.sequence}: {'; '.join(said)}")
-    return said
-
-
-def _stated(record: Record) -> dict[str, object]:
-    said, rgb = record.conditions, record.conditions.color == "rgb"
-    known = {
-        "color of the measurement": said.color,
-        "color matrix": said.matrix if rgb else None,
-        "color range": said.range if rgb else None,
-        "intra period": said.intra_period,
-        "number of frames": said.frames,
-        "size": f"{record.width}x{record.height}" if record.width else None,
-    }
-    return {what: "not stated" if value is None else value for what, value in known.items()}

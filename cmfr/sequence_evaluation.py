@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import resource
-import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,23 +22,27 @@ from torch import Tensor
 from cmfr.bitstream import BitstreamReader, BitstreamWriter
 from cmfr.checkpoint import read_weights, weights_hash
 from cmfr.coding import Codec, CodingReport, load_codec
-from cmfr.color import planes_to_tensor, ycbcr_to_rgb
+from cmfr.color import planes_to_tensor, rgb_picture, ycbcr_to_rgb
 from cmfr.complexity import count
-from cmfr.frames import UNSPECIFIED, Frame, VideoInfo, resolve_color
+from cmfr.conditions import Measurement
+from cmfr.device import peak_memory, reset_peak_memory
+from cmfr.frames import RGB_COLOR, UNSPECIFIED, Frame, VideoInfo, resolve_color, samples_hash
 from cmfr.metrics import rgb_quality, stored_quality
-from cmfr.results import Conditions, FrameResult, Record, Times, read_results, write_results
+from cmfr.results import FrameResult, Record, Times, read_results, write_results
 from cmfr.test_sets import TestSequence, open_sequence
-from cmfr.versions import versions
+from cmfr.versions import code_hash, versions
 from cmfr.video_in import VideoReader
 
-Color = Literal["rgb", "yuv420"]
+OnFrame = Callable[[], None]
 
 
 @dataclass(frozen=True)
 class SequenceTask:
-    """One measurement. color: what quality is measured on; rgb: BT.709 full range, on what the
-    network gives, clamped and not rounded, or with `round_8bit` rounded; yuv420: the stored samples
-    of the decoded video. rate_index: 0 for the lowest quality of the run."""
+    """One measurement: `frames` frames of a sequence at a quality.
+
+    rate_index: 0 for the lowest quality of the run; refresh_period None: the model's;
+    set_sequences: names of all sequences of the set; parts: folder of finished measurements.
+    """
 
     weights: Path
     device: str
@@ -49,18 +51,19 @@ class SequenceTask:
     source: Path
     quality: int
     rate_index: int
-    frames: int | None = None
+    frames: int
     intra_period: int = -1
-    refresh_period: int | None = None  # None: the model's
-    color: Color = "yuv420"
-    round_8bit: bool = False
-    parts: Path | None = None  # folder of finished measurements
+    refresh_period: int | None = None
+    measurement: Measurement = Measurement()
+    set_sequences: tuple[str, ...] = ()
+    parts: Path | None = None
 
     def key(self) -> str:
-        """Hash of weights, source and conditions: the same key, the same record."""
+        """Hash of weights, source, conditions and the code that measures: the same key, the same
+        record."""
         told = asdict(self) | {
-            "weights": _weights_identity(self.weights), "source": content_hash(self.source),
-            "device": torch.device(self.device).type, "parts": None,
+            "weights": _weights_identity(self.weights), "source": _samples_hash(self),
+            "device": torch.device(self.device).type, "parts": None, "code": code_hash(__name__),
         }  # fmt: skip
         return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -73,11 +76,12 @@ class SequenceTask:
         path = self.part()
         return read_results(path)[0] if path and path.is_file() else None
 
-    def measure(self) -> Record:
-        """Code, decode, compare; the record is kept. Raises ValueError or OSError."""
+    def measure(self, on_frame: OnFrame | None = None) -> Record:
+        """Code, decode, compare; the record is kept. on_frame: called after each frame, once when
+        it is coded and once when it is decoded. Raises ValueError or OSError."""
         record = self.finished()
         if record is None:
-            record = evaluate_sequence(_codec(self.weights, self.device), self)
+            record = evaluate_sequence(_codec(self.weights, self.device), self, on_frame)
             if path := self.part():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_results(path, [record])
@@ -97,42 +101,42 @@ def _weights_identity(path: Path) -> str:
     return weights_hash(weights).hex() + hashlib.sha256(cfg.model_dump_json().encode()).hexdigest()
 
 
+def _samples_hash(task: SequenceTask) -> str:
+    return _file_samples_hash(task.source, task.sequence.model_dump_json(), task.frames)
+
+
 @lru_cache(maxsize=256)
-def content_hash(path: Path) -> str:
-    """SHA-256 of a file, or of the files of a folder with their names."""
-    digest = hashlib.sha256()
-    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-        digest.update(file.name.encode() if path.is_dir() else b"")
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+def _file_samples_hash(path: Path, sequence: str, frames: int) -> str:
+    """Of the stored samples that are coded; `sequence` as JSON, which can be kept under."""
+    with open_sequence(path, TestSequence.model_validate_json(sequence)) as reader:
+        return samples_hash(islice(reader, frames))
 
 
-def evaluate_sequence(codec: Codec, task: SequenceTask) -> Record:
+@lru_cache(maxsize=16)
+def _file_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def evaluate_sequence(codec: Codec, task: SequenceTask, on_frame: OnFrame | None = None) -> Record:
     """Code a sequence into a file, decode the file, compare frame by frame."""
     began = time.perf_counter()
+    reset_peak_memory(codec.device)
     with tempfile.TemporaryDirectory() as folder:
         stream = Path(folder) / "a.cmfr"
-        coded, encode = _encode(codec, task, stream)
-        quality, decode, info = _decode(codec, task, stream)
+        coded, encode = _encode(codec, task, stream, on_frame)
+        quality, decode = _decode(codec, task, stream, on_frame)
         overhead = 8 * stream.stat().st_size - sum(bits for _, bits, _ in coded)
     kind, bits, estimate = coded[0]
     coded[0] = (kind, bits + overhead, estimate)  # header and index count to the first frame
     count = len(coded)
-    rgb = task.color == "rgb"
-    is_rgb = info.chroma == "rgb"
-    rounding = "8bit" if not rgb or task.round_8bit else "float"
-    if info.bit_depth == 10 and not rgb:
-        rounding = "10bit"
+    with open_sequence(task.source, task.sequence) as reader:
+        stored = reader.info
     return Record(
         dataset=task.dataset, sequence=task.sequence.name, codec=_codec_name(codec, task),
-        rate_index=task.rate_index, label=task.quality, width=info.width, height=info.height,
-        frame_rate=info.frame_rate,
-        conditions=Conditions(
-            color=task.color, matrix=("rgb" if is_rgb else "bt709") if rgb else None,
-            range="full" if rgb else None, intra_period=task.intra_period, frames=count,
-            rounding=rounding,
+        rate_index=task.rate_index, label=task.quality, width=stored.width, height=stored.height,
+        frame_rate=stored.frame_rate,
+        conditions=task.measurement.conditions(
+            stored, task.intra_period, count, _samples_hash(task)
         ),
         frames=[
             FrameResult(kind, bits, values, estimate)  # type: ignore[arg-type]
@@ -145,17 +149,32 @@ def evaluate_sequence(codec: Codec, task: SequenceTask) -> Record:
             {name: seconds / count for name, seconds in decode.items()},
             time.perf_counter() - began,
         ),
-        peak_memory=_peak_bytes(codec.device),
+        peak_memory=peak_memory(codec.device), set_sequences=task.set_sequences,
     )  # fmt: skip
 
 
-def _coded_as(info: VideoInfo, codec: Codec, task: SequenceTask) -> VideoInfo:
-    """The sequence as an RGB network takes it: BT.709, full range, as the field converts its test
-    sets, where RGB is measured or the file says nothing."""
-    if codec.model.cfg.color != "rgb" or info.chroma == "rgb":
-        return info
-    told = UNSPECIFIED not in (info.color.matrix, info.color.range)
-    return info if told and task.color != "rgb" else resolve_color(info, "bt709", "full")
+def open_pictures(codec: Codec, task: SequenceTask) -> VideoReader:
+    """The sequence as it is coded and measured: as it is stored, or as 8-bit RGB pictures where RGB
+    is measured. An RGB network takes YUV that does not say its colors as BT.709, full range."""
+    reader, measured = open_sequence(task.source, task.sequence), task.measurement
+    if reader.info.chroma == "rgb":
+        if measured.color != "rgb":
+            reader.close()
+            raise ValueError(f"{task.source} is RGB; measure it with --color rgb")
+        return reader
+    if measured.color == "rgb":
+        return _as_rgb(reader, resolve_color(reader.info, measured.matrix, measured.range))
+    if codec.model.cfg.color == "rgb" and UNSPECIFIED in (
+        reader.info.color.matrix, reader.info.color.range
+    ):  # fmt: skip
+        reader.info = resolve_color(reader.info, "bt709", "full")
+    return reader
+
+
+def _as_rgb(reader: VideoReader, info: VideoInfo) -> VideoReader:
+    """`reader`, of YUV with the colors of `info`, as a reader of RGB pictures."""
+    target = replace(info, chroma="rgb", bit_depth=8, color=RGB_COLOR)
+    return VideoReader(reader.path, target, lambda: (rgb_picture(f, info) for f in reader))
 
 
 def _codec_name(codec: Codec, task: SequenceTask) -> str:
@@ -167,7 +186,7 @@ def _codec_name(codec: Codec, task: SequenceTask) -> str:
 
 
 def _encode(
-    codec: Codec, task: SequenceTask, stream: Path
+    codec: Codec, task: SequenceTask, stream: Path, on_frame: OnFrame | None
 ) -> tuple[list[tuple[str, float, float]], dict[str, float]]:
     """(type, bits, estimated bits) of each frame; seconds by kind of work."""
     clock = _Clock()
@@ -175,36 +194,40 @@ def _encode(
     model = codec.model
     model.intra.estimates = model.inter.estimates = True
     try:
-        with open_sequence(task.source, task.sequence) as reader, stream.open("w+b") as file:
-            info = _coded_as(reader.info, codec, task)
-            header = codec.header(info, task.quality, task.intra_period, task.refresh_period)
+        with open_pictures(codec, task) as reader, stream.open("w+b") as file:
+            header = codec.header(reader.info, task.quality, task.intra_period, task.refresh_period)
             writer = BitstreamWriter(file, header)
-            frames = clock.reading(_first(reader, task.frames))
-            for frame in codec.encode_frames(frames, info, header, writer):
+            frames = clock.reading(islice(reader, task.frames))
+            for frame in codec.encode_frames(frames, reader.info, header, writer):
+                clock.hold()
                 assert frame.output is not None
                 clock.entropy += frame.output.coder_seconds
+                clock.held += frame.output.estimate_seconds
                 estimate = float(frame.output.total_bits)
                 coded.append(("I" if frame.intra else "P", float(frame.bits), estimate))
+                if on_frame is not None:
+                    on_frame()
+                clock.go_on()
             writer.close()
     finally:
         model.intra.estimates = model.inter.estimates = False
     if not coded:
         raise ValueError(f"{task.source} holds no frames")
-    if task.frames is not None and len(coded) < task.frames:
+    if len(coded) < task.frames:
         raise ValueError(f"{task.source} has {len(coded)} frames, not {task.frames}")
     return coded, clock.seconds()
 
 
 def _decode(
-    codec: Codec, task: SequenceTask, stream: Path
-) -> tuple[list[dict[str, float]], dict[str, float], VideoInfo]:
+    codec: Codec, task: SequenceTask, stream: Path, on_frame: OnFrame | None
+) -> tuple[list[dict[str, float]], dict[str, float]]:
     """Quality of each decoded frame; seconds by kind of work, without the comparison."""
     clock, measured = _Clock(), []
-    with open_sequence(task.source, task.sequence) as source, stream.open("rb") as file:
-        info = _coded_as(source.info, codec, task)
-        packets = BitstreamReader(file)
-        decoded = codec.decode_frames(packets, info, CodingReport(info), keep_going=False)
-        for original in _first(source, task.frames):
+    with open_pictures(codec, task) as source, stream.open("rb") as file:
+        info = source.info
+        decoded = codec.decode_frames(BitstreamReader(file), info, CodingReport(info), False)
+        clock.hold()
+        for original in islice(source, task.frames):
             clock.go_on()
             frame = next(decoded)
             clock.hold()
@@ -212,44 +235,35 @@ def _decode(
             clock.entropy += frame.output.coder_seconds
             x_hat = frame.output.x_hat[..., : info.height, : info.width]
             measured.append(frame_quality(original, frame.reconstruction, x_hat, info, codec, task))
-    return measured, clock.seconds(), info
+            if on_frame is not None:
+                on_frame()
+        clock.go_on()
+    return measured, clock.seconds()
 
 
 def frame_quality(
     original: Frame, decoded: Frame, x_hat: Tensor, info: VideoInfo, codec: Codec,
     task: SequenceTask,
 ) -> dict[str, float]:  # fmt: skip
-    """Metrics of one frame by name; x_hat [1, 3, H, W] is what the network gave, clamped."""
-    is_rgb = info.chroma == "rgb"
-    if task.color == "yuv420":
-        if is_rgb:
-            raise ValueError(f"{task.source} is RGB; measure it with --color rgb")
+    """Metrics of one frame of `open_pictures` by name; x_hat [1, 3, H, W] is what the network gave,
+    clamped."""
+    if task.measurement.color == "yuv420":
         return stored_quality(original, decoded, info)
-    x = planes_to_tensor(original, info, "rgb" if is_rgb else "ycbcr", codec.device)
-    x = x if is_rgb else ycbcr_to_rgb(x, "bt709", "full")
     if codec.model.cfg.color == "ycbcr":
         x_hat = ycbcr_to_rgb(x_hat, "bt709", "full")
-    x, x_hat = x.clamp(0, 1), x_hat.float().clamp(0, 1)
-    if task.round_8bit:
+    x_hat = x_hat.float().clamp(0, 1)
+    if task.measurement.round_8bit:
         x_hat = (x_hat * 255).round() / 255
-    values = {} if is_rgb else stored_quality(original, decoded, info)
-    return values | rgb_quality(x, x_hat)
-
-
-def _first(frames: VideoReader, count: int | None) -> Iterator[Frame]:
-    for number, frame in enumerate(frames):
-        if count is not None and number >= count:
-            return
-        yield frame
+    return rgb_quality(planes_to_tensor(original, info, "rgb", codec.device), x_hat)
 
 
 class _Clock:
-    """Seconds of coding, apart: reading files ("io"), the rANS coder ("entropy"), the rest."""
+    """Seconds of coding, apart: reading files ("io"), the rANS coder ("entropy"), the rest. What is
+    done between `hold` and `go_on` does not count, nor does what is added to `held`."""
 
     def __init__(self) -> None:
         self.began = time.perf_counter()
-        self.held = 0.0
-        self.io = self.entropy = 0.0
+        self.held = self.io = self.entropy = 0.0
         self._since = self.began
 
     def reading(self, frames: Iterable[Frame]) -> Iterator[Frame]:
@@ -263,16 +277,15 @@ class _Clock:
                 return
             yield frame
 
-    def go_on(self) -> None:
-        self.held += time.perf_counter() - self._since
-
     def hold(self) -> None:
         self._since = time.perf_counter()
 
+    def go_on(self) -> None:
+        self.held += time.perf_counter() - self._since
+
     def seconds(self) -> dict[str, float]:
         """The parts and their total."""
-        held = self.held + (time.perf_counter() - self._since if self.held else 0.0)
-        total = time.perf_counter() - self.began - held
+        total = time.perf_counter() - self.began - self.held
         network = total - self.io - self.entropy
         return {"total": total, "network": network, "entropy": self.entropy, "io": self.io}
 
@@ -290,18 +303,10 @@ def _complexity(codec: Codec) -> dict[str, float]:
 
 def _metadata(codec: Codec, task: SequenceTask) -> dict[str, object]:
     return {
-        "weights_sha256": content_hash(task.weights),
+        "weights_sha256": _file_hash(task.weights),
         "weights_id": codec.weights_id.hex(),
-        "source_sha256": content_hash(task.source),
         "model": codec.model.cfg.model_dump(mode="json"),
         "device": str(codec.device),
         **_complexity(codec),
         **versions(),
     }
-
-
-def _peak_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -80,7 +80,7 @@ class FrameOutput:
     bits: name ("motion_y", "motion_z", "residual_y", "residual_z", "intra_y", "intra_z") ->
     bits per sample [B], empty when real bytes were written or read (unless the codec `estimates`);
     bit_maps: the same per latent position [B, h, w], outside training. coder_seconds: spent in the
-    rANS coder.
+    rANS coder; estimate_seconds: spent on estimates beside real bytes.
     """
 
     x_hat: Tensor
@@ -89,6 +89,7 @@ class FrameOutput:
     bit_maps: dict[str, Tensor] = field(default_factory=dict)
     motion: MotionPictures | None = None
     coder_seconds: float = 0.0
+    estimate_seconds: float = 0.0
 
     @property
     def total_bits(self) -> Tensor:

@@ -7,7 +7,8 @@ lie in one folder, each as a raw .yuv file, a folder of numbered PNGs or a video
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -16,19 +17,17 @@ from typing import Annotated, Literal
 import av
 import av.error
 import yaml
-from PIL import Image
 from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, model_validator
 
+from cmfr.clip_lists import ClipLists, Positive, Track, check_clips
 from cmfr.config import Strict
-from cmfr.frames import RAW_FORMATS, ColorInfo, VideoInfo, parse_frame_rate
+from cmfr.frames import RAW_FORMATS, ColorInfo, VideoInfo, parse_frame_rate, parse_raw_name
 from cmfr.video_in import VideoReader, open_video
 
 VIDEO_SUFFIXES = (".mkv", ".mp4", ".y4m")
-Positive = Annotated[int, Field(ge=1)]
 FrameRate = Annotated[
     Fraction, PlainValidator(parse_frame_rate), PlainSerializer(str, return_type=str)
 ]
-Track = Callable[[list[str]], Iterable[str]]  # iterates over names, e.g. with a progress bar
 
 
 class TestSequence(Strict):
@@ -69,21 +68,6 @@ class TestSequence(Strict):
         """The layout of a raw file, one of frames.RAW_FORMATS; None for RGB, which has none."""
         layout = (self.chroma, self.bit_depth)
         return next((name for name, value in RAW_FORMATS.items() if value == layout), None)
-
-
-class ClipLists(Strict):
-    """A set of many short clips of one size, as Vimeo-90k septuplets.
-
-    lists: list file -> number of its lines, each a folder below `folder`; picture: name of a
-    frame in it, numbered from 1; width x height in pixels.
-    """
-
-    lists: dict[str, Positive] = Field(min_length=1)
-    folder: str
-    picture: str
-    frames: Positive
-    width: Positive
-    height: Positive
 
 
 class TestSet(Strict):
@@ -199,58 +183,109 @@ def check_test_set(
     if not root.is_dir():
         return [f"{root} is not a folder"]
     if test_set.clips is not None:
-        return _check_clips(test_set.clips, root, full, track)
+        return check_clips(test_set.clips, root, full, track)
     sequences = {sequence.name: sequence for sequence in test_set.sequences}
-    faults = []
+    faults: list[str] = []
     for name in track(list(sequences)):
-        faults += _check_sequence(root, sequences[name], full)
+        faults += check_sequence(root, sequences[name], full=full).faults
     return faults
 
 
-def _check_sequence(root: Path, sequence: TestSequence, full: bool) -> list[str]:
+@dataclass(frozen=True)
+class SequenceCheck:
+    """A sequence held against its entry. path: its file, None where there is none; found: what is
+    in it, in a few words; faults: a sentence each."""
+
+    sequence: TestSequence
+    path: Path | None
+    found: str = ""
+    faults: tuple[str, ...] = ()
+
+
+def find_all(
+    sequences: Sequence[TestSequence], root: Path, frames: int | None, tell: Callable[[str], None]
+) -> list[tuple[TestSequence, Path]]:
+    """Each sequence with its file, of which the first `frames` (None: all that are listed) are
+    wanted. All are held against their entries first, and `tell` gets a line for each.
+
+    Raises FileNotFoundError for a folder that is not there, ValueError where a sequence has not so
+    many frames, is missing, or is not what its entry says.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root} is no folder")
+    for sequence in sequences:
+        if frames is not None and frames > sequence.frames:
+            raise ValueError(f"{sequence.name} has {sequence.frames} frames, not {frames}")
+    checks = [check_sequence(root, s, wanted=frames) for s in sequences]
+    for check in checks:
+        tell("; ".join(check.faults) or check.found)
+    if bad := [check.sequence.name for check in checks if check.faults]:
+        raise ValueError(
+            f"{', '.join(bad)}: not what the test set says, see above; nothing was coded"
+        )
+    return [(check.sequence, check.path) for check in checks if check.path is not None]
+
+
+def check_sequence(
+    root: Path, sequence: TestSequence, *, wanted: int | None = None, full: bool = False
+) -> SequenceCheck:
+    """Size, samples, number of frames and frame rate of a sequence's file. wanted: as many frames
+    will do, where there are fewer than listed; `full` decodes every frame as well."""
+    path: Path | None = None
+    faults: list[str] = []
     try:
         path = find_sequence(root, sequence)
         if path.is_file() and path.suffix.lower() == ".yuv":
-            faults = _check_raw(path, sequence)
+            if sequence.pixel_format is None:
+                raise ValueError(f"{path} is a .yuv file, which {sequence.name} (RGB) cannot be in")
+            info = sequence.info
+            frames, faults = _check_raw(path, sequence, wanted)
         else:
-            faults = _check_video(path, sequence)
+            with open_sequence(path, sequence) as reader:
+                info = reader.info
+            frames, faults = _check_video(path, sequence, info, wanted)
+        faults += _check_rate(path, sequence)
         if full and not faults:
             with open_sequence(path, sequence) as reader:
                 for _ in islice(reader, sequence.frames):
                     pass
     except (ValueError, OSError) as error:
-        return [str(error)]
-    return faults
+        return SequenceCheck(sequence, path, faults=(str(error),))
+    layout = "RGB" if info.chroma == "rgb" else f"4:{info.chroma[1]}:{info.chroma[2]}"
+    found = f"{path}: {info.width}x{info.height}, {layout}, {info.bit_depth} bit, "
+    found += f"{float(sequence.frame_rate):g} frames per second, {frames} frames"
+    if (count := wanted or sequence.frames) != frames:
+        found += f", of which the first {count} are coded"
+    return SequenceCheck(sequence, path, found, tuple(faults))
 
 
-def _check_raw(path: Path, sequence: TestSequence) -> list[str]:
-    """The size of a raw file tells its number of frames, and often its bit depth."""
-    if sequence.pixel_format is None:
-        return [f"{path} is a .yuv file, which {sequence.name} (RGB) cannot be in"]
+def _check_raw(path: Path, sequence: TestSequence, wanted: int | None) -> tuple[int, list[str]]:
+    """Frames and faults. The size of a raw file tells its number of frames, and often its bit
+    depth."""
     unit, found = sequence.info.frame_bytes, path.stat().st_size
     frames, rest = divmod(found, unit)
     expected = (
         f"expected {sequence.frames * unit} bytes ({sequence.frames} frames of "
         f"{sequence.width}x{sequence.height} {sequence.pixel_format}), found {found}"
     )
-    if not rest and _count_fits(frames, sequence):
-        return []
     if sequence.bit_depth == 8 and found == 2 * sequence.frames * unit:
-        return [f"{path}: {expected}, twice as many, as a 10-bit file has"]
+        return frames, [f"{path}: {expected}, twice as many, as a 10-bit file has"]
     if sequence.bit_depth == 10 and 2 * found == sequence.frames * unit:
-        return [f"{path}: {expected}, half as many, as an 8-bit file has"]
+        return frames, [f"{path}: {expected}, half as many, as an 8-bit file has"]
     if rest:
         kind = "truncated" if frames < sequence.frames else "of another size or format"
-        return [f"{path}: {expected}, which is {frames} frames and {rest} bytes: it looks {kind}"]
-    return [f"{path}: {expected}, which is {frames} frames"]
+        said = f"{path}: {expected}, which is {frames} frames and {rest} bytes: it looks {kind}"
+        return frames, [said]
+    fits = _count_fits(frames, sequence, wanted)
+    return frames, [] if fits else [f"{path}: {expected}, which is {frames} frames"]
 
 
-def _check_video(path: Path, sequence: TestSequence) -> list[str]:
-    """Size, count and sample layout of a folder of PNGs or of a video file."""
+def _check_video(
+    path: Path, sequence: TestSequence, info: VideoInfo, wanted: int | None
+) -> tuple[int, list[str]]:
+    """Frames and faults in size, count and sample layout, of a folder of PNGs or a video file."""
     pictures = path.is_dir()
-    with open_sequence(path, sequence) as reader:
-        info = reader.info
-    faults = []
+    faults: list[str] = []
     if (info.width, info.height) != (sequence.width, sequence.height):
         faults.append(
             f"{path}: expected {sequence.width}x{sequence.height}, found {info.width}x{info.height}"
@@ -262,15 +297,32 @@ def _check_video(path: Path, sequence: TestSequence) -> list[str]:
             f"found {found[0]} of {found[1]} bit"
         )
     frames = _count_packets(path) if info.frame_count is None or not pictures else info.frame_count
-    if not _count_fits(frames, sequence):
+    if not _count_fits(frames, sequence, wanted):
         faults.append(f"{path}: expected {sequence.frames} frames, found {frames}")
     if pictures and (gaps := _missing_numbers(path)):
         faults.append(f"{path}: the numbered pictures have gaps: {_shortened(gaps)} missing")
-    return faults
+    return frames, faults
 
 
-def _count_fits(frames: int, sequence: TestSequence) -> bool:
-    return frames == sequence.frames or (sequence.may_be_longer and frames > sequence.frames)
+def _check_rate(path: Path, sequence: TestSequence) -> list[str]:
+    """Against the rate that a video file states, or that the name of a raw file says."""
+    if path.is_dir():
+        return []
+    if path.suffix.lower() == ".yuv":
+        said = parse_raw_name(path.stem).rate
+        rate = parse_frame_rate(said) if said else sequence.frame_rate
+    else:
+        with open_video(path) as reader:
+            rate = reader.info.frame_rate
+    if abs(rate / sequence.frame_rate - 1) < 1e-3:
+        return []
+    expected, found = (f"{float(r):.6g}" for r in (sequence.frame_rate, rate))
+    return [f"{path}: expected {expected} frames per second, found {found}"]
+
+
+def _count_fits(frames: int, sequence: TestSequence, wanted: int | None) -> bool:
+    least, most = wanted or sequence.frames, sequence.frames
+    return least <= frames and (frames <= most or sequence.may_be_longer)
 
 
 def _count_packets(path: Path) -> int:
@@ -290,56 +342,3 @@ def _missing_numbers(folder: Path) -> list[str]:
 
 def _shortened(names: list[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-
-
-def _check_clips(clips: ClipLists, root: Path, full: bool, track: Track) -> list[str]:
-    """Lists, files of every clip, and the size of its first picture (of all, if `full`)."""
-    folder = root / clips.folder
-    names, faults = _read_lists(clips, root)
-    if not folder.is_dir():
-        return [*faults, f"{folder} is missing"]
-    pictures = [clips.picture.format(n) for n in range(1, clips.frames + 1)]
-    for name in track(names):
-        clip = folder / name
-        if not clip.is_dir():
-            faults.append(f"{clip} is missing")
-            continue
-        present = {file.name for file in clip.iterdir()}
-        if missing := [picture for picture in pictures if picture not in present]:
-            faults.append(f"{clip}: {', '.join(missing)} missing")
-        there = [picture for picture in pictures if picture in present]
-        for picture in there if full else there[:1]:
-            fault = _picture_fault(clip / picture, (clips.width, clips.height), full)
-            if fault:
-                faults.append(fault)
-    return faults
-
-
-def _read_lists(clips: ClipLists, root: Path) -> tuple[list[str], list[str]]:
-    """(names of clips, faults) of the list files."""
-    names, faults = [], []
-    for list_file, expected in clips.lists.items():
-        path = root / list_file
-        if not path.is_file():
-            faults.append(f"{path} is missing (a list of {expected} clips)")
-            continue
-        lines = path.read_text(encoding="utf-8", errors="replace").split()
-        if len(lines) != expected:
-            faults.append(f"{path}: expected {expected} lines, found {len(lines)}")
-        names += lines
-    return list(dict.fromkeys(names)), faults
-
-
-def _picture_fault(path: Path, size: tuple[int, int], full: bool) -> str | None:
-    try:
-        with Image.open(path) as image:  # reads the header only
-            if image.format != "PNG":
-                return f"{path}: expected a PNG, found {image.format}"
-            if image.size != size:
-                found = f"{image.width}x{image.height}"
-                return f"{path}: expected {size[0]}x{size[1]}, found {found}"
-            if full:
-                image.load()
-    except (OSError, SyntaxError) as error:
-        return f"{path} is not a picture that can be read: {error}"
-    return None

@@ -13,9 +13,11 @@ from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+import scipy.ndimage  # noqa: E402
 import torch  # noqa: E402
 
 from cmfr.config import DCVCConfig, ModelConfig  # noqa: E402
+from cmfr.frames import Frame  # noqa: E402
 from cmfr.presets import PRESETS  # noqa: E402
 from cmfr.video_codec import VideoCodec  # noqa: E402
 
@@ -98,6 +100,18 @@ def lively_dcvc(cfg: DCVCConfig, seed: int = 0) -> VideoCodec:
             latent.hyper_encoder[-1].weight.mul_(4)
             latent.positive = lambda scale: scale.clamp(min=4)
     return model
+
+
+def dcvc_png(frame: Frame) -> np.ndarray:
+    """The 8-bit RGB picture [3, H, W] that DCVC's conversion of test data writes for an 8-bit 4:2:0
+    picture of even size (github.com/microsoft/DCVC: BT.709, full range, chroma by scipy's zoom of
+    order 1, all in float32), in its own order of operations."""
+    y, u, v = (plane.astype(np.float32) / 255 for plane in frame.planes)
+    cb, cr = scipy.ndimage.zoom(np.stack([u, v]), (1, 2, 2), order=1)
+    kr, kg, kb = 0.2126, 0.7152, 0.0722
+    r, b = y + (2 - 2 * kr) * (cr - 0.5), y + (2 - 2 * kb) * (cb - 0.5)
+    rgb = np.clip(np.stack([r, (y - kr * r - kb * b) / kg, b]), 0, 1)
+    return np.clip(np.rint(rgb * 255), 0, 255).astype(np.uint8)
 
 
 def moving_clip(frames: int, height: int, width: int, seed: int = 0) -> torch.Tensor:

@@ -13,6 +13,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import scipy.ndimage
 from conftest import SHARED, write_yuv
 from test_published import command
 
@@ -20,12 +21,14 @@ import cmfr.anchors as anchors
 from cmfr.anchor_sources import Source, video_sources
 from cmfr.anchors import ENCODERS, Settings, code, frame_quality
 from cmfr.cli_evaluation import CLASS, MEAN
+from cmfr.conditions import Measurement
 from cmfr.frames import ColorInfo, Frame, VideoInfo
 from cmfr.metrics import plane_psnr
 from cmfr.results import read_results
 from cmfr.video_in import VideoReader, open_video
 
 DEVTEST = SHARED / "data" / "devtest"
+RGB = Measurement("rgb")
 
 
 @pytest.fixture
@@ -122,8 +125,8 @@ def test_10_bit(tmp_path, codec):
     assert r.mean("psnr_y") > 25
 
 
-def test_rgb_is_measured_by_bt709_full_range_as_floats():
-    """Against the matrix written out in numpy."""
+def test_rgb_is_measured_against_the_pictures_that_networks_get():
+    """The source as DCVC's 8-bit PNG; what was decoded by the same conversion, not rounded."""
     info = VideoInfo(8, 6, Fraction(25), ColorInfo("bt601", "limited"), "420", 8)
     rng = np.random.default_rng(1)
     pictures = []
@@ -133,23 +136,34 @@ def test_rgb_is_measured_by_bt709_full_range_as_floats():
 
     def rgb(frame):
         y, u, v = (plane / 255 for plane in frame.planes)
-        u, v = (np.repeat(np.repeat(c, 2, 0), 2, 1) - 128 / 255 for c in (u, v))
+        u, v = (scipy.ndimage.zoom(c, 2, order=1) - 0.5 for c in (u, v))
         r, b = y + 1.5748 * v, y + 1.8556 * u
         return np.clip([r, (y - 0.2126 * r - 0.0722 * b) / 0.7152, b], 0, 1)
 
-    mse = np.mean((rgb(pictures[0]) - rgb(pictures[1])) ** 2)
-    found = frame_quality(*pictures, info, "rgb")
+    source, decoded = map(rgb, pictures)
+    reference = np.rint(source * 255) / 255
+    mse = np.mean((reference - decoded) ** 2)
+    found = frame_quality(*pictures, info, RGB)
     assert found["psnr_rgb"] == pytest.approx(-10 * math.log10(mse), abs=1e-4)
     assert found["psnr_y"] == plane_psnr(pictures[0].planes[0], pictures[1].planes[0], 255)
-    assert "ms_ssim_rgb" not in found and "psnr_rgb" not in frame_quality(*pictures, info, "yuv420")
+    rounded = frame_quality(*pictures, info, replace(RGB, round_8bit=True))["psnr_rgb"]
+    mse = np.mean((reference - np.rint(decoded * 255) / 255) ** 2)
+    assert rounded == pytest.approx(-10 * math.log10(mse), abs=1e-4) != found["psnr_rgb"]
+    limited = Measurement("rgb", "bt601", "limited")
+    assert abs(frame_quality(*pictures, info, limited)["psnr_rgb"] - found["psnr_rgb"]) > 0.5
+    yuv = frame_quality(*pictures, info, Measurement())
+    assert "ms_ssim_rgb" not in found and "psnr_rgb" not in yuv
 
 
 def test_ms_ssim_of_equal_pictures_that_are_large_enough():
     info = VideoInfo(176, 162, Fraction(25), ColorInfo(), "420", 8)
     planes = tuple(np.full(s, 90, np.uint8) for s in info.plane_shapes)
-    found = frame_quality(Frame(planes), Frame(planes), info, "rgb")
+    same = (Frame(planes), Frame(planes), info)
+    found = frame_quality(*same, replace(RGB, round_8bit=True))
     assert found["ms_ssim_y"] == found["ms_ssim_rgb"] == 1
     assert found["psnr_rgb"] == found["psnr_yuv"] == 100
+    # Not rounded, they differ from the reference by what its rounding left.
+    assert 50 < frame_quality(*same, RGB)["psnr_rgb"] < 65
 
 
 @pytest.mark.parametrize("codec", ENCODERS)
@@ -157,7 +171,7 @@ def test_every_frame_comes_out_before_the_next_goes_in(video, tmp_path, codec):
     read, chosen = [], settings(codec)
     with open_video(video) as reader:
         counted = VideoReader(video, reader.info, lambda: (read.append(f) or f for f in reader))
-        packets = anchors._encode(counted, chosen, chosen.options(30.0), tmp_path / "stream")
+        packets = anchors._encode(counted, None, chosen, chosen.options(30.0), tmp_path / "stream")
         assert [len(read) for _ in packets] == list(range(1, 13))
 
 
@@ -176,7 +190,7 @@ def test_memory_does_not_grow_with_the_video():
 
     source = Source("set", "long", lambda: VideoReader(Path("long"), info, frames))
     r = code(source, settings(), 40.0, 0)
-    assert len(r.frames) == 200 and len(made) == 400 and most <= 4
+    assert len(r.frames) == 200 and len(made) == 600 and most <= 4
 
 
 @pytest.mark.parametrize(

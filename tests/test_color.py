@@ -9,15 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import SHARED, dcvc_png
 from PIL import Image
 
 from cmfr.color import (
     downsample_chroma,
     planes_to_tensor,
+    rgb_picture,
     rgb_to_ycbcr,
     tensor_to_planes,
     upsample_chroma,
     ycbcr_to_rgb,
+    yuv_to_rgb,
 )
 from cmfr.frames import (
     RGB_COLOR,
@@ -29,6 +32,7 @@ from cmfr.frames import (
     parse_raw_name,
     resolve_color,
 )
+from cmfr.video_in import open_video
 from cmfr.video_out import open_writer
 
 WEIGHTS = {"bt709": (0.2126, 0.0722), "bt601": (0.299, 0.114), "bt2020": (0.2627, 0.0593)}
@@ -53,15 +57,16 @@ def assert_same(a: Frame, b: Frame) -> None:
 
 
 def codes_to_rgb(yuv: np.ndarray, matrix: str, range: str, depth: int) -> np.ndarray:
-    """H.273 by the book, float64: integer codes [3, ...] to R'G'B' in 0..1."""
+    """Integer codes [3, ...] to R'G'B' in 0..1, float64: H.273 by the book for limited range, and
+    for full range with the chroma center that DCVC has, half a code lower."""
     kr, kb = WEIGHTS[matrix]
     y, u, v = yuv.astype(np.float64)
     scale = 2 ** (depth - 8)
     if range == "limited":
         y, u, v = (y / scale - 16) / 219, (u / scale - 128) / 224, (v / scale - 128) / 224
     else:
-        top, middle = 2**depth - 1, 2 ** (depth - 1)
-        y, u, v = y / top, (u - middle) / top, (v - middle) / top
+        top = 2**depth - 1
+        y, u, v = y / top, u / top - 0.5, v / top - 0.5
     forward = np.array(
         [
             [kr, 1 - kr - kb, kb],
@@ -115,19 +120,52 @@ def test_rgb_source_in_ycbcr_is_bt709_full() -> None:
 @pytest.mark.parametrize("range", ["full", "limited"])
 @pytest.mark.parametrize("matrix", list(WEIGHTS))
 def test_yuv_source_in_rgb(matrix: str, range: str, depth: int) -> None:
+    """Clamped; and as a network gets it, of 8 bit."""
     info = resolve_color(make_info("444", depth, (8, 8)), matrix, range)
     frame = noise(info)
-    x = planes_to_tensor(frame, info, "rgb")
-    expected = codes_to_rgb(np.stack(frame.planes), matrix, range, depth)
-    np.testing.assert_allclose(x[0].numpy(), expected, atol=2e-6)
+    expected = codes_to_rgb(np.stack(frame.planes), matrix, range, depth).clip(0, 1)
+    np.testing.assert_allclose(yuv_to_rgb(frame, info)[0].numpy(), expected, atol=2e-6)
+    x = planes_to_tensor(frame, info, "rgb")[0]
+    np.testing.assert_allclose(x.numpy(), expected, atol=0.5 / 255 + 2e-6)
+    assert torch.equal(x, (x * 255).round() / 255)
 
 
-def test_in_gamut_yuv_survives_rgb() -> None:
-    info = resolve_color(make_info("420", 10, (7, 5)), "bt601", "limited")
+@pytest.mark.parametrize("size", [(64, 48), (2, 2), (130, 18)])
+def test_rgb_of_generated_420_is_dcvcs_png(size: tuple[int, int]) -> None:
+    info = resolve_color(make_info("420", 8, size), "bt709", "full")
+    for seed in range(3):
+        frame = noise(info, seed)
+        np.testing.assert_array_equal(np.stack(rgb_picture(frame, info).planes), dcvc_png(frame))
+
+
+CLIPS = ("carphone_qcif_176x144", "davis_parkour_416x240", "vid4_foliage_704x480")
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_rgb_of_real_420_is_dcvcs_png(name: str) -> None:
+    path = SHARED / "data" / "devtest" / f"{name}.mp4"
+    if not path.is_file():
+        pytest.skip("no development sequences here")
+    with open_video(path, frames=3, matrix="bt709", range="full") as reader:
+        for frame in reader:
+            picture = np.stack(rgb_picture(frame, reader.info).planes)
+            np.testing.assert_array_equal(picture, dcvc_png(frame))
+
+
+def test_yuv_comes_back_from_rgb_but_for_its_roundings() -> None:
+    """4:4:4; of 4:2:0 also what its chroma loses when it is interpolated and averaged again."""
+    info = resolve_color(make_info("444", 8, (16, 12)), "bt601", "limited")
     rng = np.random.default_rng(1)
-    y, u, v = (rng.integers(480, 540, s).astype(info.dtype) for s in info.plane_shapes)
-    frame = Frame((y, u, v))
-    assert_same(tensor_to_planes(planes_to_tensor(frame, info, "rgb"), info, "rgb"), frame)
+    y, u, v = (rng.integers(110, 140, s).astype(info.dtype) for s in info.plane_shapes)
+    back = tensor_to_planes(planes_to_tensor(Frame((y, u, v)), info, "rgb"), info, "rgb")
+    for plane, other in zip((y, u, v), back.planes, strict=True):
+        assert np.abs(plane.astype(int) - other).max() <= 1
+    info = resolve_color(make_info("420", 8, (7, 5)), "bt709", "full")
+    colors = zip(info.plane_shapes, (90, 80, 170), strict=True)
+    flat = Frame(tuple(np.full(shape, code, np.uint8) for shape, code in colors))
+    back = tensor_to_planes(planes_to_tensor(flat, info, "rgb"), info, "rgb")
+    for plane, other in zip(flat.planes, back.planes, strict=True):
+        assert plane.shape == other.shape and np.abs(plane.astype(int) - other).max() <= 1
 
 
 def test_limited_white_and_black() -> None:

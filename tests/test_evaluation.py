@@ -119,4 +119,4 @@ def test_a_clip_becomes_a_video_of_its_colors(tmp_path):
     with open_video(tmp_path / "red.y4m") as reader:
         frames = list(reader)
     assert len(frames) == 3 and (reader.info.width, reader.info.height) == (48, 32)
-    assert [int(plane[0, 0]) for plane in frames[2].planes] == [54, 99, 255]  # BT.709, full range
+    assert [int(plane[0, 0]) for plane in frames[2].planes] == [54, 98, 255]  # BT.709, full range

@@ -13,6 +13,7 @@ from test_results import record
 
 from cmfr.bd_rate import bd_rate
 from cmfr.cli_evaluation import CLASS, MEAN, add_commands, bd_rates, find_anchor
+from cmfr.conditions import Conditions
 from cmfr.published import (
     FOLDER,
     export_compressai,
@@ -21,7 +22,7 @@ from cmfr.published import (
     published_names,
     read_any,
 )
-from cmfr.results import Conditions, class_curve, curves, write_results
+from cmfr.results import class_curve, curves, write_results
 from cmfr.test_sets import load_test_set
 
 VECTORS = SHARED / "parity" / "bdrate_vectors.json"

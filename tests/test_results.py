@@ -9,15 +9,19 @@ from fractions import Fraction
 
 import pytest
 
+from cmfr.conditions import (
+    Conditions,
+    DifferentConditions,
+    Measurement,
+    check_comparable,
+    not_stated,
+)
 from cmfr.published import read_any
 from cmfr.results import (
     Average,
-    Conditions,
-    DifferentConditions,
     FrameResult,
     Record,
     Times,
-    check_comparable,
     class_curve,
     curves,
     read_results,
@@ -250,7 +254,7 @@ def test_class_curve_weighs_sequences_by_their_frames():
 
 # --- conditions
 
-RGB = Conditions("rgb", "bt709", "full", 32, 96, "float")
+RGB = Conditions("rgb", "bt709", "full", 32, 96, "float", source="0" * 64)
 
 
 @pytest.mark.parametrize(
@@ -261,11 +265,12 @@ RGB = Conditions("rgb", "bt709", "full", 32, 96, "float")
         ({"intra_period": -1}, "the intra period is 32 for one and -1 for two"),
         ({"intra_period": None}, "the intra period is 32 for one and not stated for two"),
         ({"frames": 60}, "the number of frames is 96 for one and 60 for two"),
+        ({"rounding": "8bit"}, "the rounding is float for one and 8bit for two"),
+        ({"source": "a" * 64}, "the source is 000000000000... for one and aaaaaaaaaaaa... for two"),
         ({"color": "yuv420"}, "the color of the measurement is rgb for one and yuv420 for two"),
     ],
 )
 def test_unequal_conditions_are_refused_in_words_unless_forced(change, words):
-    means = {"all": Average(96, 0.1, {"psnr_rgb": 30.0})}
     means = {"all": Average(96, 0.1, {"psnr_rgb": 30.0})}
     one = replace(record(codec="one"), frames=(), averages=means, conditions=RGB)
     two = replace(one, codec="two", conditions=replace(RGB, **change))
@@ -274,9 +279,58 @@ def test_unequal_conditions_are_refused_in_words_unless_forced(change, words):
     assert words in "; ".join(check_comparable(one, two, force=True))
 
 
-def test_matrix_does_not_matter_to_yuv_and_rounding_does_not_refuse():
+def test_what_is_not_stated_is_not_taken_for_equal():
+    """But within one publication, and where nothing but rounding is missing, which is told."""
+    one = replace(record(codec="one"), conditions=replace(RGB, frames=3, range=None))
+    two = replace(one, codec="two")
+    words = "the color range is not stated for one and not stated for two"
+    assert check_comparable(one, two, force=True) == [words]
+    both = [replace(r, conditions=replace(r.conditions, publication="P")) for r in (one, two)]
+    assert check_comparable(*both) == not_stated(*both) == []
+    other = replace(two, conditions=replace(one.conditions, publication="Q"))
+    assert check_comparable(both[0], other, force=True) == [words]
+    rounded = [replace(r, conditions=replace(RGB, frames=3, rounding=None)) for r in (one, two)]
+    assert check_comparable(*rounded) == []
+    assert not_stated(*rounded) == ["the rounding is not stated for one and two"]
+
+
+def test_matrix_does_not_matter_to_yuv():
     one = record()
-    two = replace(one, conditions=replace(one.conditions, matrix="bt601", rounding="float"))
+    two = replace(one, conditions=replace(one.conditions, matrix="bt601"))
     assert check_comparable(one, two) == []
     with pytest.raises(DifferentConditions, match="the size is 64x48 for ours and 32x96 for ours"):
         check_comparable(one, replace(one, width=32, height=96))
+    with pytest.raises(DifferentConditions, match="the frame rate is 30000/1001 for ours and 25"):
+        check_comparable(one, replace(one, frame_rate=Fraction(25)))
+
+
+def test_a_refusal_says_the_options_that_match_a_published_curve():
+    mine = replace(record(codec="mine"), conditions=replace(RGB, frames=3, intra_period=-1))
+    there = Conditions("rgb", "bt601", "limited", 32, 96, publication="a paper")
+    paper = replace(record(codec="paper"), frames=(), conditions=there,
+                    averages={"all": Average(96, 0.1, {"psnr_rgb": 30.0})})  # fmt: skip
+    options = "--matrix bt601 --range limited --frames 96 --intra-period 32"
+    for pair in ((mine, paper), (paper, mine)):
+        with pytest.raises(DifferentConditions) as refusal:
+            check_comparable(*pair)
+        assert str(refusal.value).endswith(f"(measure with {options} to match paper)")
+    yuv = replace(paper, conditions=Conditions("yuv420", intra_period=-1, publication="a paper"))
+    with pytest.raises(DifferentConditions, match=r"\(measure with --color yuv420 to match paper"):
+        check_comparable(mine, yuv)
+    other = replace(mine, codec="other", conditions=replace(mine.conditions, matrix="bt601"))
+    with pytest.raises(DifferentConditions, match="bt601 for other$"):
+        check_comparable(mine, other)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"color": "rgb", "matrix": "bt600"}, "color matrix 'bt600' is not one of bt709, bt601"),
+        ({"color": "rgb", "range": "tv"}, "color range 'tv' is not one of full, limited"),
+        ({"matrix": "bt601"}, "--matrix, --range and --round-8bit are for --color rgb"),
+        ({"round_8bit": True}, "are for --color rgb"),
+    ],
+)
+def test_measurements_that_cannot_be(options, reason):
+    with pytest.raises(ValueError, match=reason):
+        Measurement(**options)

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from test_clip_preparation import scene
 
+from cmfr.clip_lists import ClipLists
 from cmfr.frames import RGB_COLOR, ColorInfo, Frame, VideoInfo
 from cmfr.test_sets import (
-    ClipLists,
     TestSequence,
     TestSet,
     check_test_set,

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cmfr.conditions import DifferentConditions, check_comparable
 from cmfr.published import published, published_names, read_any
-from cmfr.results import DATASET_MEAN, DifferentConditions, Record, check_comparable
+from cmfr.results import DATASET_MEAN, Record
 
 PUBLISHED = " (published)"  # behind the name of a codec whose curves come with this package
 MAIN_METRICS = ("psnr_yuv", "psnr_rgb", "ms_ssim_yuv", "ms_ssim_rgb")  # unless others are asked for

@@ -3,13 +3,16 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import lively_dcvc, published, write_yuv
+from conftest import dcvc_png, lively_dcvc, published, write_yuv
+from PIL import Image
 
 from cmfr.checkpoint import read_weights, save_weights, weights_of
 from cmfr.cli import main
+from cmfr.frames import Frame
 from cmfr.presets import PRESETS
 from cmfr.results import read_results
 
@@ -78,6 +81,35 @@ def test_evaluate_inspect_and_encode(place, tmp_path, name):
     assert main(["encode", clip[0], stream, *clip[1:], *model, "--quality", "30", "--quiet"]) == 0
     assert main(["decode", stream, back, *model, "--quiet"]) == 0
     assert Path(back).stat().st_size == Path(clip[0]).stat().st_size
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rgb_networks_get_what_dcvcs_own_conversion_gives(place, tmp_path, name):
+    """A raw 4:2:0 sequence, and the PNGs that DCVC's conversion makes of it: the same bits and the
+    same quality of every frame."""
+    cfg = PRESETS[name]
+    if name == "dcvc-dc-nano":
+        cfg = cfg.model_copy(update={"color": "rgb"})
+    weights = tmp_path / "weights.safetensors"
+    save_weights(weights, weights_of(lively_dcvc(cfg)), cfg)
+    (tmp_path / "pngs").mkdir()
+    raw = np.fromfile(place / "clip.yuv", np.uint8).reshape(4, -1)
+    for number, data in enumerate(raw):
+        y, u, v = np.split(data, [48 * 80, 48 * 80 + 24 * 40])
+        planes = (y.reshape(48, 80), u.reshape(24, 40), v.reshape(24, 40))
+        picture = Image.fromarray(dcvc_png(Frame(planes)).transpose(1, 2, 0))
+        picture.save(tmp_path / "pngs" / f"im{number + 1:05d}.png")
+    tree = yaml.safe_load((place / "made.yaml").read_text())
+    tree["sequences"] = [tree["sequences"][0] | {"name": "pngs", "chroma": "rgb"}]
+    (tmp_path / "pngs.yaml").write_text(yaml.safe_dump(tree))
+    options = ["--model", str(weights), "--qualities", "30", "--color", "rgb"]
+    assert evaluate(place, tmp_path / "ours.json", *options) == 0
+    pngs = ["--test", str(tmp_path / "pngs.yaml"), "--root", str(tmp_path)]
+    assert evaluate(place, tmp_path / "theirs.json", *options, *pngs) == 0
+    [ours], [theirs] = (read_results(tmp_path / f"{n}.json") for n in ("ours", "theirs"))
+    assert [f.bits for f in ours.frames] == [f.bits for f in theirs.frames]
+    assert [f.quality for f in ours.frames] == [f.quality for f in theirs.frames]
+    assert (ours.conditions.matrix, theirs.conditions.matrix) == ("bt709", "rgb")
 
 
 def test_bench_compares_families(capsys, tmp_path):

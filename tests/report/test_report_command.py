@@ -12,13 +12,12 @@ import pytest
 
 from cmfr.bd_rate import NotComparable, bd_rate
 from cmfr.cli_report import add_commands
+from cmfr.conditions import Conditions, DifferentConditions
 from cmfr.published import published
 from cmfr.report.collect import metric_title
 from cmfr.results import (
     DATASET_MEAN,
     Average,
-    Conditions,
-    DifferentConditions,
     FrameResult,
     Record,
     Times,

@@ -1,0 +1,176 @@
+"""How a sequence was coded and measured, and whether two were alike. Plain data, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from cmfr.frames import VideoInfo
+    from cmfr.results import Record
+
+Color = Literal["rgb", "yuv420"]
+MATRICES, RANGES = ("bt709", "bt601", "bt2020"), ("full", "limited")
+
+
+class DifferentConditions(ValueError):
+    """Two results that were not measured alike; the message says what differs."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How a sequence was coded and measured; None: not known.
+
+    color: what quality was measured on. matrix, range: of the conversion between YUV and RGB
+    ("bt709", "full"; matrix "rgb": the source is RGB). intra_period: frames from one I-frame to
+    the next, -1: only the first. frames: coded. rounding: of the decoded samples before they were
+    measured, "float" (none), "8bit" or "10bit". note: what else is to be known. source: SHA-256 of
+    the samples that were coded (video_in.samples_hash). publication: who published it, where it was
+    not measured here; what one publication does not state is the same for all that it compares.
+    """
+
+    color: Color
+    matrix: str | None = None
+    range: str | None = None
+    intra_period: int | None = None
+    frames: int | None = None
+    rounding: str | None = None
+    note: str = ""
+    source: str | None = None
+    publication: str | None = None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What the quality of a decoded video is measured on.
+
+    color "yuv420": the stored samples. "rgb": 8-bit RGB pictures that are made of the source by
+    `matrix` and `range` as DCVC makes its PNGs (color.yuv_to_rgb), against what a codec gives for
+    them, clamped and not rounded, or with `round_8bit` rounded. Raises ValueError.
+    """
+
+    color: Color = "yuv420"
+    matrix: str = "bt709"
+    range: str = "full"
+    round_8bit: bool = False
+
+    def __post_init__(self) -> None:
+        if self.matrix not in MATRICES:
+            raise ValueError(f"color matrix {self.matrix!r} is not one of {', '.join(MATRICES)}")
+        if self.range not in RANGES:
+            raise ValueError(f"color range {self.range!r} is not one of {', '.join(RANGES)}")
+        chosen = (self.matrix, self.range, self.round_8bit)
+        if self.color == "yuv420" and chosen != ("bt709", "full", False):
+            raise ValueError("--matrix, --range and --round-8bit are for --color rgb")
+
+    def conditions(
+        self, info: VideoInfo, intra_period: int, frames: int, source: str, note: str = ""
+    ) -> Conditions:
+        """As results state them; info: of the source."""
+        matrix: str | None = None
+        range, rounding = matrix, f"{info.bit_depth}bit"
+        if self.color == "rgb":
+            native = info.chroma == "rgb"
+            matrix, range = ("rgb", "full") if native else (self.matrix, self.range)
+            rounding = "8bit" if self.round_8bit else "float"
+        return Conditions(self.color, matrix, range, intra_period, frames, rounding, note, source)
+
+
+# --- alike or not
+
+
+def differences(a: Record, b: Record) -> list[str]:
+    """What forbids comparing two sequences, in words.
+
+    Color, matrix and range (of RGB), intra period and frames, where they differ or where one side
+    does not state them; rounding, frame rate, size and source, where both state them and differ.
+    What neither of two figures of one publication states counts as equal.
+    """
+    one, two = _required(a), _required(b)
+    published = a.conditions.publication is not None
+    together = published and a.conditions.publication == b.conditions.publication
+    found = {
+        what: (one[what], two[what])
+        for what in one
+        if what in two and (one[what] != two[what] or (one[what] is None and not together))
+    }
+    one, two = _optional(a), _optional(b)
+    found |= {
+        what: (one[what], two[what])
+        for what in one
+        if None not in (one[what], two[what]) and one[what] != two[what]
+    }
+    if "number of frames" in found:
+        found.pop("source", None)  # other frames are other samples
+    if "color of the measurement" in found:
+        found.pop("rounding", None)
+    return [
+        f"the {what} is {_said(x)} for {a.codec} and {_said(y)} for {b.codec}"
+        for what, (x, y) in found.items()
+    ]
+
+
+def not_stated(a: Record, b: Record) -> list[str]:
+    """What is to be known of a comparison that is allowed: what a side does not state."""
+    if a.conditions.publication is not None and (
+        a.conditions.publication == b.conditions.publication
+    ):
+        return []
+    one, two = _optional(a), _optional(b)
+    return [
+        f"the {what} is not stated for {' and '.join(dict.fromkeys(names))}"
+        for what in ("rounding",)
+        if (names := [r.codec for r, known in ((a, one), (b, two)) if known[what] is None])
+    ]
+
+
+def check_comparable(a: Record, b: Record, force: bool = False) -> list[str]:
+    """`differences`. Raises DifferentConditions if there are any, unless `force`; the message says
+    by which options a published figure's conditions are met."""
+    found = differences(a, b)
+    if found and not force:
+        raise DifferentConditions(f"{a.sequence}: {'; '.join(found)}{advice(a, b)}")
+    return found
+
+
+def advice(a: Record, b: Record) -> str:
+    """Where one side is published and states what differs: the options that give the same, as the
+    end of a sentence; else nothing."""
+    sides = sorted((a, b), key=lambda r: r.conditions.publication is None)
+    there, here = (side.conditions for side in sides)
+    if there.publication is None or here.publication is not None:
+        return ""
+    options: dict[str, Any] = {"color": there.color}
+    if there.color == "rgb" and "rgb" not in (there.matrix, here.matrix):
+        options |= {"matrix": there.matrix, "range": there.range}
+    options |= {"frames": there.frames, "intra-period": there.intra_period}
+    same = [
+        f"--{name} {value}"
+        for name, value in options.items()
+        if value is not None and value != getattr(here, name.replace("-", "_"))
+    ]
+    if there.rounding in ("float", "8bit") and there.color == "rgb" == here.color:
+        same += ["--round-8bit"] * ((there.rounding, here.rounding) == ("8bit", "float"))
+    return f" (measure with {' '.join(same)} to match {sides[0].codec})" if same else ""
+
+
+def _required(record: Record) -> dict[str, object]:
+    said, rgb = record.conditions, record.conditions.color == "rgb"
+    known: dict[str, object] = {"color of the measurement": said.color}
+    if rgb:
+        known |= {"color matrix": said.matrix, "color range": said.range}
+    return known | {"intra period": said.intra_period, "number of frames": said.frames}
+
+
+def _optional(record: Record) -> dict[str, object]:
+    return {
+        "rounding": record.conditions.rounding,
+        "size": f"{record.width}x{record.height}" if record.width else None,
+        "frame rate": record.frame_rate,
+        "source": record.conditions.source,
+    }
+
+
+def _said(value: object) -> str:
+    text = "not stated" if value is None else str(value)
+    return f"{text[:12]}..." if len(text) == 64 else text  # a hash
