@@ -55,7 +55,7 @@ class Row:
 
 def markdown(rows: Sequence[Row], table: Table, sequences: Sequence[str]) -> str:
     head = ["variant", "parameters, M", "P-frame encode / decode, kMAC/pixel"]
-    lines = [[*head, *sequences, _mean_head(table, sequences)], ["---"] * (len(sequences) + 4)]
+    lines = [[*head, *sequences, "mean"], ["---"] * (len(sequences) + 4)]
     for row in rows:
         cells = [f"{v}{f' ({n})' if n else ''}" for v, n in _cells(row, table, sequences)]
         size = [f"{row.parameters:.3f}", f"{row.encode:.2f} / {row.decode:.2f}"]
@@ -69,10 +69,12 @@ def comma_separated(rows: Sequence[Row], table: Table, sequences: Sequence[str])
     head = ["variant", "title", "parameters_m", "encode_kmac_per_pixel", "decode_kmac_per_pixel"]
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([*head, *(f"bd_rate_{name}" for name in sequences), "bd_rate_mean"])
+    names = [f"bd_rate_{name}" for name in sequences]
+    writer.writerow([*head, *names, "bd_rate_mean", "mean_over_sequences"])
     for row in rows:
-        found = [table.values.get((row.name, s)) for s in sequences] + [table.means.get(row.name)]
-        cells = ["n/a" if value is None else f"{value:.4f}" for value in found]
+        mean = table.means[row.name]
+        found = [table.values.get((row.name, s)) for s in sequences] + [mean.percent]
+        cells = ["n/a" if value is None else f"{value:.4f}" for value in found] + [mean.over]
         writer.writerow([row.name, row.title, row.parameters, row.encode, row.decode, *cells])
     return file.getvalue()
 
@@ -81,7 +83,7 @@ def latex(
     rows: Sequence[Row], table: Table, sequences: Sequence[str], conditions: Sequence[str]
 ) -> str:
     """A `tabular` for the booktabs package, with the footnotes below; conditions as comments."""
-    head = ["Variant", "Param. (M)", "Enc.", "Dec.", *sequences, _mean_head(table, sequences)]
+    head = ["Variant", "Param. (M)", "Enc.", "Dec.", *sequences, "mean"]
     lines = [f"% {text}\n" for text in conditions]
     lines.append(f"\\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}\n\\toprule\n")
     lines.append(" & ".join(_escaped(name) for name in head) + " \\\\\n\\midrule\n")
@@ -98,16 +100,12 @@ def latex(
     return "".join(lines)
 
 
-def _mean_head(table: Table, sequences: Sequence[str]) -> str:
-    few = len(table.compared) < len(sequences)
-    return f"mean of {len(table.compared)} of {len(sequences)}" if few else "mean"
-
-
 def _cells(row: Row, table: Table, sequences: Sequence[str]) -> list[tuple[str, int | None]]:
-    """BD-rate and footnote by sequence, then the mean."""
+    """BD-rate and footnote by sequence, then the mean and over how many of them it is."""
     places = [(row.name, sequence) for sequence in sequences]
-    found = [(table.values.get(place), table.footnotes.get(place)) for place in places]
-    return [(_percent(value), n) for value, n in (*found, (table.means.get(row.name), None))]
+    cells = [(_percent(table.values.get(place)), table.footnotes.get(place)) for place in places]
+    mean = table.means[row.name]
+    return [*cells, (f"{_percent(mean.percent)} over {mean.over}", None)]
 
 
 def _percent(value: float | None) -> str:

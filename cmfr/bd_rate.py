@@ -1,7 +1,8 @@
 """BD-rate: how many percent of bits one rate-distortion curve needs more than another.
 
 The mean difference of log rate over the quality range that both curves cover, by the `bjontegaard`
-library. What has no meaningful answer is refused with the reason, never extrapolated.
+library. What has no meaningful answer is refused with the reason, never extrapolated. The rule and
+the mean (`mean_bd_rate`) are those of all commands.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from typing import Literal
 Point = tuple[float, float]  # rate (bits per pixel, kbit/s, ...), quality (dB, ...)
 Method = Literal["pchip", "akima", "cubic"]
 MIN_POINTS = 4
-SMALL_OVERLAP = 0.5  # a BD-rate over less of the joint quality range gets a footnote
+# How much of the quality range of the shorter of two curves both have to cover: below the first
+# there is no BD-rate (a sliver at the end of a curve says nothing of it), below the second it gets
+# a footnote.
+MIN_OVERLAP, SMALL_OVERLAP = 0.25, 0.5
 
 
 class NotComparable(ValueError):
@@ -28,7 +32,7 @@ class BDResult:
     """percent: of bits; negative where the tested curve needs fewer than the anchor.
 
     low, high: the quality range averaged over, in the unit of the curves; overlap: its part (0..1)
-    of the range that the two curves span together.
+    of the range of the shorter curve, MIN_OVERLAP or more.
     """
 
     percent: float
@@ -47,18 +51,19 @@ def bd_rate(
 
     Raises NotComparable when a curve has fewer than 4 points, values that are not finite or rates
     that are not positive, when its quality does not rise strictly with its rate, and when the
-    quality ranges of the two do not overlap.
+    quality ranges of the two overlap by less than MIN_OVERLAP of the shorter one.
     """
     from bjontegaard import bd_rate as library  # it imports pyplot, which takes a second
 
     anchor, test = _rising(anchor, names[0]), _rising(test, names[1])
     low, high = max(anchor[0][1], test[0][1]), min(anchor[-1][1], test[-1][1])
-    if low >= high:
+    overlap = (high - low) / min(curve[-1][1] - curve[0][1] for curve in (anchor, test))
+    if overlap < MIN_OVERLAP:
+        shared = f"overlap by {overlap:.1%} of the shorter one only" if overlap > 0 else ""
         raise NotComparable(
             f"the quality ranges of {names[0]}, {_range(anchor)}, and {names[1]}, {_range(test)}, "
-            "do not overlap"
+            f"{shared or 'do not overlap'}; BD-rate needs {MIN_OVERLAP:.0%}"
         )
-    span = max(anchor[-1][1], test[-1][1]) - min(anchor[0][1], test[0][1])
     (anchor_rate, anchor_quality), (rate, quality) = (
         zip(*curve, strict=True) for curve in (anchor, test)
     )
@@ -66,7 +71,7 @@ def bd_rate(
         anchor_rate, anchor_quality, rate, quality,
         method=method, require_matching_points=False, min_overlap=0,
     )  # fmt: skip
-    return BDResult(float(percent), low, high, (high - low) / span)
+    return BDResult(float(percent), low, high, overlap)
 
 
 def _rising(curve: Sequence[Point], whose: str) -> list[Point]:
@@ -88,24 +93,45 @@ def _rising(curve: Sequence[Point], whose: str) -> list[Point]:
 
 
 def _range(curve: Sequence[Point]) -> str:
-    return f"{curve[0][1]:.2f}..{curve[-1][1]:.2f}"
+    return f"{curve[0][1]:.4g}..{curve[-1][1]:.4g}"
 
 
 # --- many curves against one
 
 
 @dataclass(frozen=True)
+class Mean:
+    """percent: the mean BD-rate over those of `total` places (sequences, data sets) that have one,
+    None where none has; left_out: the names of the others."""
+
+    percent: float | None
+    total: int
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def over(self) -> str:
+        """ "4 of 5", which goes with the number wherever it stands."""
+        return f"{self.total - len(self.left_out)} of {self.total}"
+
+
+def mean_bd_rate(found: Mapping[str, float | None]) -> Mean:
+    """The mean over the places where there is a BD-rate: where both curves are usable and overlap
+    by MIN_OVERLAP. found: percent by name, None where there is none."""
+    values = [value for value in found.values() if value is not None]
+    left_out = tuple(name for name, value in found.items() if value is None)
+    return Mean(fmean(values) if values else None, len(found), left_out)
+
+
+@dataclass(frozen=True)
 class Table:
     """BD-rates in percent by (variant, sequence), as far as there are any.
 
-    means: by variant, over `compared`, the sequences where all variants that have curves have a
-    BD-rate. footnotes: by (variant, sequence), why there is no number, or what to know of it: a
-    number into `notes`, from 1.
+    means: by variant. footnotes: by (variant, sequence), why there is no number, or what to know of
+    it: a number into `notes`, from 1.
     """
 
     values: dict[tuple[str, str], float]
-    compared: tuple[str, ...]
-    means: dict[str, float]
+    means: dict[str, Mean]
     footnotes: dict[tuple[str, str], int]
     notes: tuple[str, ...]
 
@@ -130,13 +156,16 @@ def compare(
                 continue
             values[place] = result.percent
             if result.overlap < SMALL_OVERLAP:
-                texts[place] = (
-                    f"{names[1]} shares only {result.overlap:.0%} of the quality range "
-                    f"({result.low:.2f}..{result.high:.2f}) with {anchor}"
-                )
+                texts[place] = f"{names[1]}: {small_overlap(result)}"
     notes = list(dict.fromkeys(texts.values()))
-    measured = [name for name, curves in variants.items() if curves]
-    compared = tuple(s for s in sequences if all((name, s) in values for name in measured))
-    means = {n: fmean(values[n, s] for s in compared) for n in measured if compared}
+    means = {n: mean_bd_rate({s: values.get((n, s)) for s in sequences}) for n in variants}
     footnotes = {place: notes.index(text) + 1 for place, text in texts.items()}
-    return Table(values, compared, means, footnotes, tuple(notes))
+    return Table(values, means, footnotes, tuple(notes))
+
+
+def small_overlap(result: BDResult) -> str:
+    """What is said of a BD-rate below SMALL_OVERLAP."""
+    return (
+        f"over {result.overlap:.0%} of the shorter curve's quality range only "
+        f"({result.low:.4g}..{result.high:.4g})"
+    )

@@ -59,6 +59,23 @@ def measurement(args: argparse.Namespace) -> Measurement:
     return Measurement(args.color, round_8bit=args.round_8bit, **colors)
 
 
+def add_stated(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Options that say what a file of others does not."""
+    group = parser.add_argument_group("what a DCVC, CompressAI or CSV file does not say")
+    add_color(group, "of its conversion to RGB")
+    group.add_argument("--intra-period", type=int, help="-1: only the first frame was intra")
+    group.add_argument(
+        "--rounding", choices=("float", "8bit"), help="of decoded samples before they were measured"
+    )
+    return group
+
+
+def stated(args: argparse.Namespace) -> dict[str, Any]:
+    """The conditions that those options give."""
+    names = ("matrix", "range", "intra_period", "rounding")
+    return {name: value for name in names if (value := getattr(args, name)) is not None}
+
+
 def tell(line: str) -> None:
     """A line beside the results."""
     print(line, file=sys.stderr, flush=True)

@@ -15,12 +15,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from cmfr.conditions import Conditions
 from cmfr.frames import parse_frame_rate, parse_raw_name
 from cmfr.results import (
     DATASET_MEAN,
     DCVC_KEYS,
     Average,
-    Conditions,
     Json,
     Record,
     load_json,
@@ -144,27 +144,48 @@ def read_any(
     dataset: str | None = None,
     size: tuple[int, int] | None = None,
     frame_rate: Fraction | None = None,
-    conditions: Conditions | None = None,
+    conditions: Mapping[str, Any] | None = None,
 ) -> list[Record]:
     """The records of a file of ours, of DCVC or CompressAI (JSON), or of a CSV table.
 
     codec names what the file does not (default: the file's name). dataset, size (width, height)
     and frame_rate (per second) are for CompressAI's files, which give kbit/s of no named set;
-    dataset for CSV without such a column. conditions: what is known of a foreign file; what it
-    states itself (color, number of frames, that only the first is intra) is filled in. Points
-    without a rate index are numbered by rising rate. CSV has a header with `sequence`, `bpp` and
-    metrics as in `FrameResult.quality`, and may have dataset, codec, label, rate_index, frames.
+    dataset for CSV without such a column. conditions: what is known of those that the file does not
+    state, by the names of `Conditions`; color, number of frames, and that only the first is intra
+    are often told by a file. Points without a rate index are numbered by rising rate. CSV has a
+    header with `sequence`, `bpp` and metrics as in `FrameResult.quality`, and may have dataset,
+    codec, label, rate_index, frames.
 
     Raises FileNotFoundError, or ValueError with what is wrong or has to be given.
     """
-    path = Path(path)
+    records = _read(Path(path), codec, dataset, size, frame_rate)
+    if not conditions:
+        return records
+    return [replace(r, conditions=_with(r.conditions, conditions)) for r in records]
+
+
+def _with(known: Conditions, more: Mapping[str, Any]) -> Conditions:
+    """With what is not known filled in; a matrix and a range are of RGB only."""
+    found = {name: value for name, value in more.items() if getattr(known, name) is None}
+    if known.color != "rgb":
+        found = {name: v for name, v in found.items() if name not in ("matrix", "range")}
+    return replace(known, **found)
+
+
+def _read(
+    path: Path,
+    codec: str | None,
+    dataset: str | None,
+    size: tuple[int, int] | None,
+    frame_rate: Fraction | None,
+) -> list[Record]:
     if path.suffix.lower() == ".csv":
-        return _csv(path, codec or path.stem, dataset, conditions)
+        return _csv(path, codec or path.stem, dataset)
     content = load_json(path)
     with malformed(path, "no results file of cmfr, DCVC or CompressAI"):
         if "results" in content:
             name = codec or str(content.get("name", path.stem))
-            return _compressai(content, name, dataset, size, frame_rate, conditions)
+            return _compressai(content, name, dataset, size, frame_rate)
         points = [
             (dataset_name(ds), sequence.removesuffix(".yuv"), key, point)
             for ds, sequences in content.items()
@@ -172,14 +193,12 @@ def read_any(
             for key, point in rates.items()
         ]
         if not any("cmfr" in point for *_, point in points):
-            return _dcvc(points, codec or path.stem, conditions)
+            return _dcvc(points, codec or path.stem)
     records = read_results(path)
     return [replace(record, codec=codec) for record in records] if codec else records
 
 
-def _dcvc(
-    points: Sequence[tuple[str, str, str, Json]], codec: str, conditions: Conditions | None
-) -> list[Record]:
+def _dcvc(points: Sequence[tuple[str, str, str, Json]], codec: str) -> list[Record]:
     """Keys are rate indices, from the lowest rate on, or QPs (which the point then repeats)."""
     qps: dict[str, list[int]] = {}
     for dataset, _, _, point in points:
@@ -198,8 +217,8 @@ def _dcvc(
             found = {name: point.get(start + k) for k, name in names.items()}
             quality = {name: value for name, value in found.items() if value}  # 0: not computed
             averages[kind] = Average(count, point[f"{start}bpp"], quality)
-        known = _stated(conditions, averages["all"].quality, intra + inter)
-        if intra == 1 and inter and known.intra_period is None:
+        known = _stated(averages["all"].quality, intra + inter)
+        if intra == 1 and inter:
             known = replace(known, intra_period=-1)
         index = qps[dataset].index(int(point["qp"])) if "qp" in point else int(key)
         label = point.get("qp", index)
@@ -207,11 +226,10 @@ def _dcvc(
     return records
 
 
-def _stated(conditions: Conditions | None, quality: Mapping[str, float], frames: int) -> Conditions:
-    """What is known of the conditions, with color and number of frames filled in."""
+def _stated(quality: Mapping[str, float], frames: int) -> Conditions:
+    """What such a file says of the conditions."""
     rgb = any(name.endswith("_rgb") for name in quality)
-    conditions = conditions or Conditions("rgb" if rgb else "yuv420")
-    return replace(conditions, frames=conditions.frames or frames or None)
+    return Conditions("rgb" if rgb else "yuv420", frames=frames or None)
 
 
 def _compressai(
@@ -220,7 +238,6 @@ def _compressai(
     dataset: str | None,
     size: tuple[int, int] | None,
     frame_rate: Fraction | None,
-    conditions: Conditions | None,
 ) -> list[Record]:
     """Columns of lists; bitrate is in kbit/s; its PSNR-YUV is 4:1:1, so it gets a name of its own.
     A file of one sequence has scalars and a "source"."""
@@ -244,7 +261,7 @@ def _compressai(
             for k, v in metrics.items()
         }
         label = labels[place] if isinstance(labels[place], (int, float)) else None
-        known, means = _stated(conditions, quality, 0), {"all": Average(1, rates[place], quality)}
+        known, means = _stated(quality, 0), {"all": Average(1, rates[place], quality)}
         name = dataset_name(dataset)
         record = _record(name, Path(sequence).stem, codec, index, label, known, means)
         width, height = size or (record.width, record.height)
@@ -253,9 +270,7 @@ def _compressai(
     return records
 
 
-def _csv(
-    path: Path, codec: str, dataset: str | None, conditions: Conditions | None
-) -> list[Record]:
+def _csv(path: Path, codec: str, dataset: str | None) -> list[Record]:
     if not path.is_file():
         raise FileNotFoundError(f"no results file {path}")
     with malformed(path, "no table of results"), path.open(newline="", encoding="utf-8") as file:
@@ -276,7 +291,7 @@ def _csv(
             index = int(row.get("rate_index") or before)
             label = float(row["label"]) if row.get("label") else None
             means = {"all": Average(frames or 1, float(row["bpp"]), quality)}
-            known = _stated(conditions, quality, frames)
+            known = _stated(quality, frames)
             records.append(_record(*place, name, index, label, known, means))
     return records
 

@@ -122,26 +122,29 @@ def test_one_frozen_intra_codec_and_none():
     assert common_run(cfg) is None and not resolve(cfg)["base"].init
 
 
-def test_means_are_over_what_all_variants_have():
+def test_means_are_over_the_sequences_that_have_a_number():
     def curve(factor, shift=0.0):
         return [(factor * 2.0**i, 30 + 2.0 * i + shift) for i in range(4)]
 
     curves = {
         "a": {"x": curve(1), "y": curve(1), "z": curve(1)},
         "b": {"x": curve(0.9), "y": curve(0.8), "z": curve(0.5, shift=5)},
-        "c": {"x": curve(1.1), "y": curve(1)[:3]},
+        "c": {"x": curve(1.1), "y": curve(1)[:3], "z": curve(1.2, shift=4)},
         "d": {},
     }
     table = compare(curves, "a", ["x", "y", "z"])
-    assert table.compared == ("x",)
-    assert table.means == pytest.approx({"a": 0, "b": -10, "c": 10})
+    assert {name: mean.over for name, mean in table.means.items()} == {
+        "a": "3 of 3", "b": "2 of 3", "c": "2 of 3", "d": "0 of 3",
+    }  # fmt: skip
+    assert table.means["b"].percent == pytest.approx(-15) and table.means["d"].percent is None
     assert table.values["b", "y"] == pytest.approx(-20) and ("c", "y") not in table.values
     texts = {place: table.notes[number - 1] for place, number in table.footnotes.items()}
     assert texts["c", "y"] == "c on y has 3 points, and BD-rate needs 4"
-    assert texts["c", "z"] == "c on z is not measured" and "d on x" in texts["d", "x"]
-    assert "b on z shares only 9% of the quality range" in texts["b", "z"]
+    assert texts["d", "z"] == "d on z is not measured" and "d on x" in texts["d", "x"]
+    assert "overlap by 16.7% of the shorter one only" in texts["b", "z"]
+    assert texts["c", "z"].startswith("c on z: over 33% of the shorter curve's quality range only")
     other = compare(curves, "c", ["y"])
-    assert other.means == {} and len(other.footnotes) == 4
+    assert {m.percent for m in other.means.values()} == {None} and len(other.footnotes) == 4
     assert other.notes[0] == texts["c", "y"] and other.footnotes["a", "y"] == 1
 
 

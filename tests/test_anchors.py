@@ -20,7 +20,7 @@ from test_published import command
 import cmfr.anchors as anchors
 from cmfr.anchor_sources import Source, video_sources
 from cmfr.anchors import ENCODERS, Settings, code, frame_quality
-from cmfr.cli_evaluation import CLASS, MEAN
+from cmfr.bd_table import CLASS, MEAN
 from cmfr.conditions import Measurement
 from cmfr.frames import ColorInfo, Frame, VideoInfo
 from cmfr.metrics import plane_psnr
@@ -377,7 +377,7 @@ def test_anchor_and_bdrate_commands(tmp_path, video, capsys):
         rows = {row["sequence"]: row for row in csv.DictReader(file)}
     assert list(rows) == ["pan_96x64_25", MEAN, CLASS]
     assert float(rows["pan_96x64_25"]["bd_rate"]) > 0 > float(rows[MEAN]["bd_quality"])
-    assert rows[MEAN]["note"] == "1 of 1 sequences"
+    assert rows[MEAN]["note"] == "over 1 of 1 sequences"
     assert f"{float(rows[CLASS]['bd_rate']):+.2f}" in shown
     # the other way round it is the reciprocal; an anchor can be a file that is not listed
     again = ["bdrate", files[0], "--anchor", files[1], "--csv", tmp_path / "u.csv"]

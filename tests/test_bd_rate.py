@@ -6,7 +6,7 @@ import math
 import pytest
 from conftest import SHARED
 
-from cmfr.bd_rate import NotComparable, bd_rate
+from cmfr.bd_rate import NotComparable, bd_rate, mean_bd_rate
 
 ANCHOR = [(0.02, 32.1), (0.045, 34.4), (0.09, 36.6), (0.2, 38.9)]
 VECTORS = SHARED / "parity" / "bdrate_vectors.json"
@@ -38,9 +38,35 @@ def test_opposite_directions_are_reciprocal():
 
 
 def test_partial_overlap_is_said():
+    """As the part of the shorter curve's range."""
     result = bd_rate(ANCHOR, [(0.1, 36.0), (0.2, 38.0), (0.4, 40.0), (0.8, 42.0)])
     assert (result.low, result.high) == (36.0, 38.9)
-    assert result.overlap == pytest.approx(2.9 / 9.9)
+    assert result.overlap == pytest.approx(2.9 / 6.0)
+    inside = bd_rate(ANCHOR, [(0.03, 33.0), (0.05, 34.0), (0.07, 35.0), (0.09, 36.0)])
+    assert inside.overlap == 1
+
+
+def test_a_sliver_at_the_end_of_a_curve_has_no_bd_rate():
+    """Below a quarter of the shorter range nothing is said of two curves; from there on it is."""
+
+    def shifted(share):
+        span = 6.8  # of both
+        return [(rate, quality + span * (1 - share)) for rate, quality in ANCHOR]
+
+    for share in (0.0008, 0.02, 0.249):
+        with pytest.raises(NotComparable, match=rf"overlap by {share:.1%} of .* needs 25%"):
+            bd_rate(ANCHOR, shifted(share))
+        with pytest.raises(NotComparable):
+            bd_rate(shifted(share), ANCHOR)
+    assert bd_rate(ANCHOR, shifted(0.251)).overlap == pytest.approx(0.251)
+
+
+def test_the_mean_says_what_it_is_over():
+    mean = mean_bd_rate({"a": -10.0, "b": None, "c": 4.0})
+    assert (mean.percent, mean.over, mean.left_out) == (-3.0, "2 of 3", ("b",))
+    assert mean_bd_rate({"a": 1.0}).over == "1 of 1"
+    nothing = mean_bd_rate({"a": None})
+    assert (nothing.percent, nothing.over) == (None, "0 of 1")
 
 
 @pytest.mark.parametrize(
@@ -55,7 +81,7 @@ def test_partial_overlap_is_said():
         ([*ANCHOR, (0.3, 38.9)], "does not rise strictly"),  # more rate for nothing
         (
             [(r, q + 20) for r, q in ANCHOR],
-            "32.10..38.90, and the tested curve, 52.10..58.90, do not",
+            "32.1..38.9, and the tested curve, 52.1..58.9, do not",
         ),
         ([(r, q + 6.8) for r, q in ANCHOR], "do not overlap"),  # they touch in one point
     ],

@@ -12,7 +12,8 @@ from conftest import SHARED
 from test_results import record
 
 from cmfr.bd_rate import bd_rate
-from cmfr.cli_evaluation import CLASS, MEAN, add_commands, bd_rates, find_anchor
+from cmfr.bd_table import CLASS, MEAN, Rule, bd_rates, find_anchor
+from cmfr.cli_evaluation import add_commands
 from cmfr.conditions import Conditions
 from cmfr.published import (
     FOLDER,
@@ -24,6 +25,7 @@ from cmfr.published import (
 )
 from cmfr.results import class_curve, curves, write_results
 from cmfr.test_sets import load_test_set
+from cmfr.whole_sets import whole_set
 
 VECTORS = SHARED / "parity" / "bdrate_vectors.json"
 
@@ -44,7 +46,7 @@ GOLDEN = {
 
 @pytest.mark.parametrize("codec", ["dcvc-dc", "hm"])
 def test_golden_bd_rates_of_the_class_curves(codec):
-    rows = bd_rates(published("vtm"), published(codec), "psnr_rgb")
+    rows = bd_rates(published("vtm"), published(codec), Rule("psnr_rgb"))
     found = {row.dataset: row.bd_rate for row in rows if row.sequence == CLASS}
     for dataset, expected in GOLDEN.items():
         assert found[dataset] == pytest.approx(expected[codec], abs=0.06), dataset
@@ -53,10 +55,10 @@ def test_golden_bd_rates_of_the_class_curves(codec):
 def test_mean_of_sequences_is_another_number():
     """-17.9 % on UVG, where the class curve says -25.9 %: sequences with many bits weigh more in a
     curve of averages."""
-    rows = bd_rates(published("vtm"), published("dcvc-dc"), "psnr_rgb")
+    rows = bd_rates(published("vtm"), published("dcvc-dc"), Rule("psnr_rgb"))
     [mean] = [row for row in rows if (row.dataset, row.sequence) == ("uvg", MEAN)]
     assert mean.bd_rate == pytest.approx(-17.9, abs=0.06)
-    assert mean.note == "7 of 7 sequences"
+    assert mean.note == "over 7 of 7 sequences"
 
 
 def test_bd_rate_of_the_published_curves_by_hand():
@@ -73,7 +75,8 @@ def test_published_records_say_what_they_are():
     dc = published("dcvc-dc")
     assert len({r.sequence for r in dc if r.dataset == "mcl_jcv"}) == 30
     one = next(r for r in dc if r.sequence == "BQTerrace_1920x1080_60")
-    assert one.conditions.matrix == "bt601" and one.conditions.intra_period == 32
+    assert (one.conditions.matrix, one.conditions.range) == ("bt601", "limited")
+    assert one.conditions.intra_period == 32
     assert (one.width, one.height, one.frame_rate, one.average().frames) == (1920, 1080, 60, 96)
     assert "USTC-TD, commit 5789b1d3a775" in one.metadata["source"]
     parts = [one.average(kind) for kind in ("I", "P")]
@@ -215,7 +218,9 @@ def test_csv_tables(tmp_path):
         writer = csv.writer(file)
         writer.writerow(["sequence", "bpp", "psnr_rgb", "label", "extra"])
         writer.writerows([["s_64x48_25", 0.2, 33.5, 27, "x"], ["s_64x48_25", 0.1, 31.5, 32, "y"]])
-    low, high = read_any(path, dataset="UVG", conditions=Conditions("rgb", "bt709", "full", 32, 96))
+    stated = {"matrix": "bt709", "range": "full", "intra_period": 32, "frames": 96}
+    low, high = read_any(path, dataset="UVG", conditions=stated)
+    assert low.conditions == Conditions("rgb", "bt709", "full", 32, 96)
     assert (low.codec, low.dataset, low.rate_index, low.label) == ("theirs", "uvg", 0, 32)
     assert (high.rate_index, high.bpp, high.mean("psnr_rgb")) == (1, 0.2, 33.5)
     assert (low.width, low.frame_rate, low.conditions.matrix) == (64, 25, "bt709")
@@ -275,11 +280,66 @@ def test_what_has_no_bd_rate_says_why_and_the_rest_goes_on(tmp_path, capsys):
     assert bdrate(path, "--anchor", "vtm") == 0
     lines = capsys.readouterr().out.splitlines()
     assert any("mine on Beauty" in x and "does not rise strictly" in x for x in lines)
-    assert any(MEAN in line and "6 of 7 sequences" in line for line in lines)
+    assert any(MEAN in line and "over 6 of 7 sequences" in line for line in lines)
+
+
+def test_a_part_is_not_taken_for_the_whole(tmp_path, capsys):
+    """One of the four sequences of HEVC D: all four are listed, the mean says that it is of one,
+    and there is no class curve unless it is forced, and then it says so too."""
+    mine = [replace(r, codec="mine") for r in published("dcvc-dc") if "BQSquare" in r.sequence]
+    write_results(tmp_path / "mine.json", mine)
+    csv_file = tmp_path / "t.csv"
+    assert bdrate(tmp_path / "mine.json", "--anchor", "vtm", "--csv", csv_file) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("not measured for mine") == 3
+    with csv_file.open() as file:
+        rows = {row["sequence"]: row for row in csv.DictReader(file)}
+    assert list(rows) == [s.name for s in load_test_set("hevc_d").sequences] + [MEAN, CLASS]
+    assert rows[MEAN]["bd_rate"] == rows["BQSquare_416x240_60"]["bd_rate"] != ""
+    assert rows[MEAN]["note"] == "over 1 of 4 sequences" and rows[CLASS]["bd_rate"] == ""
+    assert "mine has 1 of 4 sequences of hevc_d; a class curve needs" in rows[CLASS]["note"]
+    assert bdrate(tmp_path / "mine.json", "--anchor", "vtm", "--csv", csv_file, "--force") == 0
+    with csv_file.open() as file:
+        rows = {row["sequence"]: row for row in csv.DictReader(file)}
+    assert rows[CLASS]["bd_rate"] == rows["BQSquare_416x240_60"]["bd_rate"]
+    assert rows[CLASS]["note"] == "1 of 4 sequences of hevc_d"
+
+
+def test_the_sequences_of_a_set(tmp_path):
+    """As its records state them; else those of the shipped set; else all that anyone has."""
+    mine = [replace(r, codec="mine") for r in published("vtm") if "BQSquare" in r.sequence]
+    names = [s.name for s in load_test_set("hevc_d").sequences]
+    assert list(whole_set("HEVC-D", mine)) == names
+    assert list(whole_set("hevc_d", [*mine, replace(mine[0], sequence="own")])) == [
+        "BQSquare_416x240_60", "own",
+    ]  # fmt: skip
+    stated = replace(mine[0], set_sequences=("BQSquare_416x240_60", "other"))
+    assert list(whole_set("hevc_d", [stated])) == ["BQSquare_416x240_60", "other"]
+    write_results(tmp_path / "r.json", [stated])
+    assert read_any(tmp_path / "r.json") == [stated]
+    assert list(whole_set("own_set", [replace(mine[0], dataset="own_set")])) == [
+        "BQSquare_416x240_60"
+    ]
+
+
+def test_conditions_that_a_foreign_file_does_not_state_can_be_given(tmp_path, capsys):
+    """Not stated by both is not the same; stated, the two are compared."""
+    for name, factor in (("a", 1.0), ("b", 0.9)):
+        rates = {f"{i:03d}": factor * 0.1 * 2**i for i in range(4)}
+        points = {k: dcvc_point(1, 95, bpp, 31.0 + 2 * int(k)) for k, bpp in rates.items()}
+        (tmp_path / f"{name}.json").write_text(json.dumps({"own": {"s_416x240_60": points}}))
+    arguments = (tmp_path / "a.json", tmp_path / "b.json", "--anchor", "a")
+    assert bdrate(*arguments) == 1
+    assert "the color matrix is not stated for a and not stated for b" in capsys.readouterr().out
+    assert bdrate(*arguments, "--matrix", "bt709", "--range", "full") == 0
+    shown = capsys.readouterr().out
+    assert "-10.00" in shown and "the rounding is not stated for a and b" in shown
+    assert bdrate(*arguments, "--matrix", "bt709", "--range", "full", "--rounding", "float") == 0
+    assert "not stated" not in capsys.readouterr().out
 
 
 def test_ms_ssim_in_db_and_other_methods_are_other_numbers(tmp_path, capsys):
-    path = published_file(tmp_path, "dcvc-dc-msssim", "mine")
+    path = published_file(tmp_path, "hm", "mine")
     numbers = []
     for more in ([], ["--ms-ssim-db"], ["--ms-ssim-db", "--method", "cubic"]):
         words = ["--anchor", "vtm", "--metric", "ms_ssim_rgb", "--csv", tmp_path / "t.csv", *more]
@@ -297,11 +357,11 @@ def test_ms_ssim_in_db_and_other_methods_are_other_numbers(tmp_path, capsys):
 
 def test_a_published_mean_is_compared_with_the_class_curve():
     """CompressAI publishes UVG as one curve; x264 over x265 there."""
-    rows = bd_rates(published("x265-zerolatency"), published("x264-zerolatency"), "psnr_rgb")
+    rows = bd_rates(published("x265-zerolatency"), published("x264-zerolatency"), Rule("psnr_rgb"))
     assert [row.sequence for row in rows] == [CLASS]
     assert rows[0].bd_rate is not None and rows[0].bd_rate > 0
     ours = [replace(r, codec="ours") for r in published("dcvc-dc") if r.dataset == "uvg"]
-    [row] = bd_rates(published("x265-zerolatency"), ours, "psnr_rgb")
+    [row] = bd_rates(published("x265-zerolatency"), ours, Rule("psnr_rgb"))
     assert "the intra period is not stated for x265-zerolatency and 32 for ours" in row.note
     assert row.bd_rate is None
 
@@ -318,7 +378,7 @@ def test_anchors_are_found_by_codec_publication_or_file(tmp_path):
         find_anchor(str(table), {}, {})
     other = [replace(r, dataset="other") for r in published("hm")]
     with pytest.raises(ValueError, match="have no sequence in common"):
-        bd_rates(published("vtm"), other, "psnr_rgb")
+        bd_rates(published("vtm"), other, Rule("psnr_rgb"))
 
 
 def test_one_codec_of_two_files_is_told_apart_by_their_names(tmp_path, capsys):
