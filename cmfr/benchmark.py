@@ -6,8 +6,6 @@ frame takes without it; frames per second are therefore measured without it.
 
 from __future__ import annotations
 
-import resource
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from torch import Tensor, nn
 
 from cmfr.color import tensor_to_planes
 from cmfr.complexity import attributed
-from cmfr.device import exact_arithmetic
+from cmfr.device import exact_arithmetic, peak_memory, reset_peak_memory
 from cmfr.entropy import make_tables
 from cmfr.frame_codec import FrameSize
 from cmfr.frames import ColorInfo, VideoInfo
@@ -41,8 +39,8 @@ STAGES = {
 @dataclass(frozen=True)
 class Speed:
     """One frame type of one model: frames per second with a real bitstream, the median of the
-    timed frames, and milliseconds by stage; peak memory in MiB (of the GPU; on a CPU of the
-    process so far)."""
+    timed frames, and milliseconds by stage; peak memory in MiB (of the GPU, or of the process on a
+    CPU) while this model was timed, None where the system does not tell."""
 
     model: str
     frame: str  # "intra" or "inter"
@@ -51,7 +49,7 @@ class Speed:
     decode_fps: float
     encode_ms: dict[str, float]
     decode_ms: dict[str, float]
-    peak_mib: float
+    peak_mib: float | None
 
 
 @dataclass(frozen=True)
@@ -75,13 +73,14 @@ def time_frames(
     model.eval()
     make_tables(model)
     device = frames[0].device
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    reset_peak_memory(device)
     with exact_arithmetic():
         _code(model, frames[:1], quality)
         timed = [*_code(model, frames[:1], quality), *_code(model, frames, quality)[1 + warmup :]]
         stages = {side: _stages(model, frames, quality, side) for side in ("encode", "decode")}
     size = f"{frames[0].shape[3]}x{frames[0].shape[2]}"
+    peak = peak_memory(device)
+    peak_mib = None if peak is None else round(peak / 2**20, 1)
     rows = []
     for kind in ("intra", "inter"):
         coded = [frame for frame in timed if frame.kind == kind]
@@ -91,7 +90,7 @@ def time_frames(
                     model.cfg.name, kind, size,
                     round(1 / median(c.encode for c in coded), 2),
                     round(1 / median(c.decode for c in coded), 2),
-                    stages["encode"][kind], stages["decode"][kind], round(_peak_mib(device), 1),
+                    stages["encode"][kind], stages["decode"][kind], peak_mib,
                 )
             )  # fmt: skip
     return rows
@@ -195,10 +194,3 @@ def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
-
-
-def _peak_mib(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

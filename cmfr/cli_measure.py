@@ -87,8 +87,8 @@ def _add_bench(commands: Commands) -> None:
         "bench",
         help="parameters, kMACs per pixel by part, frames per second, time by stage, memory",
     )
-    bench.add_argument(
-        "--model", nargs="+", default=list(PRESETS),
+    add_list(
+        bench, "--model", str, "models", default=list(PRESETS), metavar="MODEL",
         help="presets or weights files (default: all presets)",
     )  # fmt: skip
     bench.add_argument("--complexity", action="store_true", help="parameters and kMACs only")
@@ -238,7 +238,9 @@ def run_bench(args: argparse.Namespace) -> None:
         print(_speed_table(speed))
         print(f"\nlossless video file: read {files['read']}, write {files['write']} ms per frame")
     if args.json:
-        _write_json(args.json, complexity, parts, speed, files)
+        run = {"device": str(device), "threads": torch.get_num_threads(), "quality": 32,
+               "frames": args.frames}  # fmt: skip
+        _write_json(args.json, run, complexity, parts, speed, files)
 
 
 def _model(name: str) -> Any:
@@ -271,7 +273,7 @@ def _speed_table(rows: list[Any]) -> str:
         lines.append(
             f"{row.model} {row.frame} {row.size}: encode {row.encode_fps} fps "
             f"(x{row.encode_fps / other.encode_fps:.2f}), decode {row.decode_fps} fps "
-            f"(x{row.decode_fps / other.decode_fps:.2f}), peak {row.peak_mib:.0f} MiB"
+            f"(x{row.decode_fps / other.decode_fps:.2f}), peak {_mib(row.peak_mib)}"
         )
         for side, times in (("encode", row.encode_ms), ("decode", row.decode_ms)):
             shown = ", ".join(f"{n} {times[n]:.1f}" for n in stages if n in times)
@@ -279,9 +281,14 @@ def _speed_table(rows: list[Any]) -> str:
     return "\n".join(lines)
 
 
+def _mib(peak: float | None) -> str:
+    return "memory unknown" if peak is None else f"{peak:.0f} MiB"
+
+
 def _write_json(
-    path: Path, complexity: list[Any], parts: list[Any], speed: list[Any], files: dict[str, float]
-) -> None:
+    path: Path, run: dict[str, Any], complexity: list[Any], parts: list[Any], speed: list[Any],
+    files: dict[str, float],
+) -> None:  # fmt: skip
     from dataclasses import asdict
 
     from cmfr.results import write_text
@@ -289,6 +296,7 @@ def _write_json(
 
     tree = {
         "versions": versions(),
+        "run": run,
         "complexity": [asdict(row) for row in complexity],
         "parts": [asdict(row) for row in parts],
         "speed": [asdict(row) for row in speed],

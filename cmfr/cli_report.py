@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from cmfr.cli_options import add_list, add_stated, stated
+
 if TYPE_CHECKING:
     from cmfr.cli_parser import Commands
 
@@ -22,16 +24,16 @@ def add_commands(commands: Commands) -> None:
         help="what BD-rates are against: a codec of the results, a results file, or a published "
         "codec",
     )  # fmt: skip
-    report.add_argument(
-        "--published", nargs="+", action="extend", default=[], metavar="NAME",
+    add_list(
+        report, "--published", str, "names", default=[], metavar="NAME",
         help="also show published curves, such as hm, vtm, dcvc-dc (a wrong name lists them all)",
     )  # fmt: skip
     report.add_argument(
         "--paper-table", action="store_true",
         help="also print the BD-rates that the CMFR authors published (MS-SSIM only)",
     )  # fmt: skip
-    report.add_argument(
-        "--metric", nargs="+", action="extend", default=[], metavar="METRIC",
+    add_list(
+        report, "--metric", str, "metrics", default=[], metavar="METRIC",
         help="psnr_yuv, psnr_rgb, ms_ssim_rgb, ...; ms_ssim_rgb_db for dB (default: those that all "
         "codecs have)",
     )  # fmt: skip
@@ -41,8 +43,14 @@ def add_commands(commands: Commands) -> None:
     )  # fmt: skip
     report.add_argument(
         "--force", action="store_true",
-        help="compare what was measured under different conditions; the page says so",
+        help="compare what was measured under different conditions, and make class curves of parts "
+        "of data sets; page, tables and plots say so",
     )  # fmt: skip
+    report.add_argument(
+        "--bench", nargs="+", action="extend", default=[], metavar="FILE",
+        help="show speeds: files of cmfr bench --json (the times of evaluations are not shown)",
+    )  # fmt: skip
+    add_stated(report)
     report.add_argument("--title", default="", help="of the page")
     report.add_argument(
         "-o", "--output", required=True, metavar="FOLDER",
@@ -57,15 +65,17 @@ def run(args: argparse.Namespace) -> None:
 
     from cmfr.report.collect import choose_metrics, collect
     from cmfr.report.comparison import build
+    from cmfr.report.speed import read_bench
     from cmfr.report.tables import markdown
     from cmfr.report.write import check_output, write_report
 
     check_output(Path(args.output))  # before seconds are spent on curves
-    codecs = collect(args.results, args.anchor, args.published)
+    benches = [read_bench(Path(path)) for path in args.bench]
+    codecs = collect(args.results, args.anchor, args.published, stated(args))
     if not args.results and not args.published:
         raise ValueError("nothing to compare: give results files or --published")
     metrics = choose_metrics(args.metric, codecs)
-    report = build(codecs, metrics, args.method, args.title, args.force, args.paper_table)
+    report = build(codecs, metrics, args.method, args.title, args.force, args.paper_table, benches)
     files = write_report(report, args.output)
     print(markdown(report))
     print(f"{Path(args.output) / 'index.html'} and {len(files) - 1} files beside it")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from cmfr.conditions import DifferentConditions, check_comparable
+from cmfr.conditions import DifferentConditions, advice, not_stated
+from cmfr.conditions import differences as differences_of
 from cmfr.published import published, published_names, read_any
 from cmfr.results import DATASET_MEAN, Record
 
 PUBLISHED = " (published)"  # behind the name of a codec whose curves come with this package
-MAIN_METRICS = ("psnr_yuv", "psnr_rgb", "ms_ssim_yuv", "ms_ssim_rgb")  # unless others are asked for
+# Unless others are asked for.
+MAIN_METRICS = ("psnr_yuv", "psnr_rgb", "ms_ssim_yuv", "ms_ssim_rgb", "ms_ssim_y")
 SHOWN = 3  # of many names or differences in one sentence
 
 
@@ -65,21 +68,28 @@ def some(names: Iterable[str]) -> str:
 
 
 def collect(
-    results: Sequence[str], anchor: str, published_codecs: Sequence[str] = ()
+    results: Sequence[str],
+    anchor: str,
+    published_codecs: Sequence[str] = (),
+    conditions: Mapping[str, Any] | None = None,
 ) -> list[Codec]:
     """All codecs, the anchor first, the others in the order given.
 
-    anchor: a codec of the results, a results file of one codec, or a published codec. Raises
-    FileNotFoundError, ValueError.
+    anchor: a codec of the results, a results file of one codec, or a published codec; conditions:
+    see published.read_any. Raises FileNotFoundError, ValueError.
     """
+
+    def read(path: Path) -> list[Record]:
+        return read_any(path, conditions=conditions)
+
     found: dict[str, dict[tuple[str, str], list[Record]]] = {}
     by_file: dict[Path, list[str]] = {}
     for path in map(Path, results):
         if path.resolve() not in by_file:
-            by_file[path.resolve()] = _add(found, read_any(path), path)
+            by_file[path.resolve()] = _add(found, read(path), path)
     for name in published_codecs:
         _add_published(found, name)
-    anchor = _anchor(found, by_file, anchor)
+    anchor = _anchor(found, by_file, anchor, read)
     return [
         Codec(
             name,
@@ -126,13 +136,14 @@ def _anchor(
     found: dict[str, dict[tuple[str, str], list[Record]]],
     by_file: Mapping[Path, list[str]],
     anchor: str,
+    read: Callable[[Path], list[Record]],
 ) -> str:
     """The name of the codec that is the anchor, which is read if it is not there yet."""
     if anchor in found:
         return anchor
     path = Path(anchor)
     if path.is_file():
-        names = by_file.get(path.resolve()) or _add(found, read_any(path), path)
+        names = by_file.get(path.resolve()) or _add(found, read(path), path)
         if len(names) != 1:
             raise ValueError(f"{path} holds several codecs, {some(names)}: name one as the anchor")
         return names[0]
@@ -172,17 +183,38 @@ def differences(codecs: Sequence[Codec], sets: Mapping[str, Sequence[str]]) -> l
 
     Where the anchor is not measured the next codec stands in for it.
     """
+    return _told(codecs, sets, differences_of)
+
+
+def unstated(codecs: Sequence[Codec], sets: Mapping[str, Sequence[str]]) -> list[str]:
+    """What is to be known of comparisons that are allowed: conditions that someone leaves open."""
+    found = _told(codecs, sets, not_stated)
+    return list(dict.fromkeys(text.partition(" on ")[0] for text in found))
+
+
+def _told(
+    codecs: Sequence[Codec],
+    sets: Mapping[str, Sequence[str]],
+    words: Callable[[Record, Record], list[str]],
+) -> list[str]:
     found: dict[str, dict[str, None]] = {}
+    for place, reference, record in _pairs(codecs, sets):
+        for said in words(reference, record):
+            found.setdefault(said, {})[place] = None
+    return [f"{said} on {some(places)}" for said, places in found.items()]
+
+
+def _pairs(
+    codecs: Sequence[Codec], sets: Mapping[str, Sequence[str]]
+) -> Iterator[tuple[str, Record, Record]]:
+    """A place in words, what is compared with there, and each record that is."""
     for dataset, sequences in sets.items():
         for codec in codecs:
             have = [s for s in sequences if (dataset, s) in codec.places]
             for sequence in have or [DATASET_MEAN]:
                 for record in codec.places.get((dataset, sequence), ()):
-                    for said in check_comparable(
-                        _reference(codecs, dataset, sequence), record, force=True
-                    ):
-                        found.setdefault(said, {})[f"{dataset}/{sequence}"] = None
-    return [f"{said} on {some(places)}" for said, places in found.items()]
+                    reference = _reference(codecs, dataset, sequence)
+                    yield f"{dataset}/{sequence}", reference, record
 
 
 def _reference(codecs: Sequence[Codec], dataset: str, sequence: str) -> Record:
@@ -196,13 +228,14 @@ def _reference(codecs: Sequence[Codec], dataset: str, sequence: str) -> Record:
     raise LookupError(f"nothing on {dataset}/{sequence}")
 
 
-def refuse(found: Sequence[str]) -> None:
+def refuse(codecs: Sequence[Codec], sets: Mapping[str, Sequence[str]]) -> None:
     """Raises DifferentConditions if there are differences."""
-    if found:
+    if found := differences(codecs, sets):
         more = f"; and {len(found) - SHOWN} more differences" if len(found) > SHOWN else ""
+        hints = (advice(a, b) for _, a, b in _pairs(codecs, sets) if differences_of(a, b))
         raise DifferentConditions(
-            f"the results were not measured alike: {'; '.join(found[:SHOWN])}{more} "
-            "(--force compares them all the same)"
+            f"the results were not measured alike: {'; '.join(found[:SHOWN])}{more}"
+            f"{next(filter(None, hints), '')} (--force compares them all the same)"
         )
 
 
@@ -246,6 +279,5 @@ def choose_metrics(asked: Sequence[str], codecs: Sequence[Codec]) -> list[str]:
 
 
 def _metrics(codec: Codec) -> list[str]:
-    """The metrics that every record of a codec has."""
-    sets = [r.average().quality for r in codec.records]
-    return [name for name in sets[0] if all(name in found for found in sets)]
+    """The metrics that a codec has somewhere: MS-SSIM is not known of small pictures."""
+    return list(dict.fromkeys(name for r in codec.records for name in r.average().quality))

@@ -5,25 +5,42 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean
 from typing import Any
 
-from cmfr.bd_rate import SMALL_OVERLAP, BDResult, Method, NotComparable, bd_rate
+from cmfr.bd_rate import (
+    SMALL_OVERLAP,
+    BDResult,
+    Method,
+    NotComparable,
+    bd_rate,
+    mean_bd_rate,
+)
 from cmfr.published import published_ms_ssim_table
-from cmfr.report.collect import Codec, differences, refuse, scope, some, split_metric
-from cmfr.results import DATASET_MEAN, Point, Record, class_curve, curves
+from cmfr.report.collect import (
+    Codec,
+    differences,
+    refuse,
+    scope,
+    some,
+    split_metric,
+    unstated,
+)
+from cmfr.results import DATASET_MEAN, Json, Point, Record, class_curve, curves
+from cmfr.whole_sets import part_of, whole_set
 
-FEW_SHARED = f"less than {SMALL_OVERLAP:.0%} of the joint quality range is shared with the anchor"
+FEW_SHARED = f"over less than {SMALL_OVERLAP:.0%} of the shorter curve's quality range"
 WHOLE = ""  # in place of a sequence: the curve of the whole data set
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A BD-rate in percent, or None. note: why there is none, or what to know of the number."""
+    """A BD-rate in percent, or None. note: why there is none, or what to know of the number; over:
+    of a mean, how many places it is over ("4 of 5 sequences")."""
 
     value: float | None
     note: str = ""
     result: BDResult | None = None
+    over: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,21 +58,36 @@ class BDTable:
 @dataclass(frozen=True)
 class Report:
     """All that the files of a report are made of. codecs: the anchor first. sets: sequences by data
-    set. differences: of conditions, which were overridden. printed: a published table of BD-rates
-    to show beside the measured ones."""
+    set, all that are in the report; whole: all that the set has. differences: of conditions, which
+    were overridden by `force`; unstated: conditions that someone leaves open. printed: a published
+    table of BD-rates to show beside the measured ones. benches: what `cmfr bench` wrote."""
 
     title: str
     codecs: Sequence[Codec]
     sets: Mapping[str, Sequence[str]]
     metrics: Sequence[str]
     method: Method
+    whole: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    force: bool = False
     differences: Sequence[str] = ()
+    unstated: Sequence[str] = ()
     printed: Mapping[str, Any] | None = None
+    benches: Sequence[Json] = ()
     tables: Mapping[str, BDTable] = field(default_factory=dict)
 
     @property
     def anchor(self) -> Codec:
         return self.codecs[0]
+
+    def part(self, dataset: str) -> str:
+        """ "1 of 4 sequences of hevc_d"; empty where the report has all of the set."""
+        sequences = self.sets[dataset]
+        return part_of(dataset, sequences, self.whole.get(dataset, ())) if sequences else ""
+
+    def head(self, dataset: str) -> str:
+        """A data set's name, with how much of it there is: "hevc_d (1 of 4 sequences)"."""
+        part = self.part(dataset)
+        return f"{dataset} ({part.removesuffix(f' of {dataset}')})" if part else dataset
 
 
 def build(
@@ -65,22 +97,25 @@ def build(
     title: str = "",
     force: bool = False,
     paper_table: bool = False,
+    benches: Sequence[Json] = (),
 ) -> Report:
-    """The report of codecs of which the first is the anchor.
+    """The report of codecs of which the first is the anchor; force: compare across different
+    conditions, and make class curves of parts of data sets.
 
     Raises DifferentConditions unless `force`, and ValueError for a table of MS-SSIM where that is
     no metric.
     """
     sets = scope(codecs)
-    found = differences(codecs, sets)
     if not force:
-        refuse(found)
+        refuse(codecs, sets)
     if paper_table and not any(m.startswith("ms_ssim") for m in metrics):
         raise ValueError("the published table is of MS-SSIM, which is none of the metrics")
     title = title or f"Rate-distortion against {codecs[0].name}"
+    records = [record for codec in codecs for record in codec.records]
     report = Report(
-        title, codecs, sets, metrics, method, found,
-        published_ms_ssim_table() if paper_table else None,
+        title, codecs, sets, metrics, method, {name: whole_set(name, records) for name in sets},
+        force, differences(codecs, sets), unstated(codecs, sets),
+        published_ms_ssim_table() if paper_table else None, benches,
     )  # fmt: skip
     tables = {metric: _table(report, metric) for metric in metrics}
     return Report(**{**vars(report), "tables": tables})
@@ -89,13 +124,17 @@ def build(
 # --- curves
 
 
-def records_of(codec: Codec, dataset: str, sequence: str, sets: Sequence[str]) -> list[Record]:
-    """The records a curve is made of. Raises NotComparable if a sequence is not measured; where no
-    sequence is, the mean of the whole data set stands for it, if it is known."""
+def records_of(report: Report, codec: Codec, dataset: str, sequence: str) -> list[Record]:
+    """The records a curve is made of. Raises NotComparable if a sequence is not measured, and for
+    the curve of a set of which the report has a part, unless forced; where no sequence is measured,
+    the mean of the whole data set stands for it, if it is known."""
+    sets = report.sets[dataset]
     if sequence != WHOLE:
         if found := codec.places.get((dataset, sequence)):
             return list(found)
         raise NotComparable(f"{codec.name} is not measured on {sequence}")
+    if (part := report.part(dataset)) and not report.force:
+        raise NotComparable(f"only {part}: a class curve needs all of them (--force takes those)")
     missing = [name for name in sets if (dataset, name) not in codec.places]
     if sets and not missing:
         return [r for name in sets for r in codec.places[dataset, name]]
@@ -120,7 +159,7 @@ def records_in(codec: Codec, report: Report, dataset: str | None = None) -> list
 
 def curve(report: Report, codec: Codec, dataset: str, sequence: str, metric: str) -> list[Point]:
     """The points of a codec, by rate index. Raises NotComparable where there are none."""
-    records = records_of(codec, dataset, sequence, report.sets[dataset])
+    records = records_of(report, codec, dataset, sequence)
     name, db = split_metric(metric)
     try:
         if sequence == WHOLE:
@@ -140,7 +179,7 @@ def drawable(
             points = curve(report, codec, dataset, sequence, metric)
         except NotComparable:
             continue
-        records = records_of(codec, dataset, sequence, report.sets[dataset])
+        records = records_of(report, codec, dataset, sequence)
         first = {r.rate_index: r for r in reversed(records)}
         paired = zip(points, (first[i] for i in sorted(first)), strict=True)
         shown = [(p, r) for p, r in paired if all(map(math.isfinite, p))]
@@ -163,35 +202,34 @@ def _table(report: Report, metric: str) -> BDTable:
                     report, codec, dataset, sequence, metric
                 )
             if sequences:
+                all_names = [s for s in report.whole[dataset] if s not in sequences]
                 means[codec.name, dataset] = _mean(
-                    {s: cells[codec.name, dataset, s] for s in sequences},
-                    {s: cells[report.anchor.name, dataset, s] for s in sequences},
+                    {s: cells[codec.name, dataset, s] for s in sequences}
+                    | {s: Cell(None) for s in all_names},
+                    "sequences",
                 )
             else:
                 means[codec.name, dataset] = Cell(None, f"{dataset} is not known by sequence")
         for kind in ("whole", "mean"):
-            row, base = (
-                {d: cells[c, d, WHOLE] if kind == "whole" else means[c, d] for d in report.sets}
-                for c in (codec.name, report.anchor.name)
-            )
-            averages[codec.name, kind] = _mean(row, base)
+            row = {
+                d: cells[codec.name, d, WHOLE] if kind == "whole" else means[codec.name, d]
+                for d in report.sets
+            }
+            averages[codec.name, kind] = _mean(row, "data sets", row)
     return BDTable(metric, cells, means, averages)
 
 
-def _mean(cells: Mapping[str, Cell], anchor: Mapping[str, Cell]) -> Cell:
-    """The mean over all places where the anchor has a BD-rate (of 0) itself.
-
-    There is none where the codec misses one of them: it would not compare with those of others.
-    """
-    usable = {name: cell for name, cell in cells.items() if anchor[name].value is not None}
-    missing = [name for name, cell in usable.items() if cell.value is None]
-    without = [name for name in cells if name not in usable]
-    if not usable:
-        return Cell(None, "the anchor has no usable curve there")
-    if missing:
-        return Cell(None, f"no BD-rate on {some(missing)}, so no mean")
-    note = f"without {some(without)}, where the anchor has no usable curve" if without else ""
-    return Cell(fmean(cell.value for cell in usable.values() if cell.value is not None), note)
+def _mean(cells: Mapping[str, Cell], what: str, parts: Mapping[str, Cell] | None = None) -> Cell:
+    """The mean over the places that have a BD-rate; the note says which have none, and which of
+    `parts` have a note themselves."""
+    mean = mean_bd_rate({name: cell.value for name, cell in cells.items()})
+    over = f"{mean.over} {what}"
+    if mean.percent is None:
+        return Cell(None, f"no BD-rate on {some(mean.left_out)}", over=over)
+    notes = [f"over {over}, without {some(mean.left_out)}"] if mean.left_out else []
+    if noted := [name for name, c in (parts or {}).items() if c.value is not None and c.note]:
+        notes.append(f"see what is noted on {some(noted)}")
+    return Cell(mean.percent, "; ".join(notes), over=over)
 
 
 def _cell(report: Report, codec: Codec, dataset: str, sequence: str, metric: str) -> Cell:
@@ -206,9 +244,10 @@ def _cell(report: Report, codec: Codec, dataset: str, sequence: str, metric: str
     means = [
         c.name
         for c in (report.anchor, codec)
-        if sequence == WHOLE
-        and records_of(c, dataset, WHOLE, report.sets[dataset])[0].sequence == DATASET_MEAN
+        if sequence == WHOLE and records_of(report, c, dataset, WHOLE)[0].sequence == DATASET_MEAN
     ]
+    if sequence == WHOLE and (part := report.part(dataset)):
+        notes.insert(0, part)
     if means and report.sets[dataset]:
         notes.append(
             f"{' and '.join(dict.fromkeys(means))} on {dataset}: known as a mean only; that it is "

@@ -219,11 +219,11 @@
   for (const set of data.sets) {
     let view = set.views[0];
     const card = make("article", { class: "card", "data-set": set.name });
-    const head = make("header", {}, make("h3", {}, set.name));
+    const head = make("header", {}, make("h3", {}, set.title));
     card.append(head);
     document.getElementById("rd").append(card);
     const plot = new Plot(card, {
-      label: () => `${set.name}, ${view.title}, ${title()}`, xTitle: "bits per pixel", yTitle: title, isRate: true,
+      label: () => `${set.title}, ${view.title}, ${title()}`, xTitle: "bits per pixel", yTitle: title, isRate: true,
       series: () => view.curves[state.metric].map((points, codec) => ({
         codec,
         points: (points || []).map(([x, y, label, index]) => ({

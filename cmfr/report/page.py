@@ -11,7 +11,13 @@ from typing import Any
 from cmfr import __version__
 from cmfr.report.collect import Codec, metric_title, split_metric
 from cmfr.report.comparison import WHOLE, Report, drawable
-from cmfr.report.speed import complexity_table, conditions_table, metadata_of, speed_table
+from cmfr.report.speed import (
+    bench_conditions,
+    bench_table,
+    complexity_table,
+    conditions_table,
+    metadata_of,
+)
 from cmfr.report.tables import (
     KIND_MEANING,
     KINDS,
@@ -33,7 +39,7 @@ def page(report: Report, files: Sequence[str]) -> str:
     sections = {"frames": _frames(data), "speed": _speed(report)}
     names = {"curves": "Curves", "bd": "BD-rate"}
     names |= {"drift-section": "Frame by frame"} if sections["frames"] else {}
-    names |= {"speed": "Speed and complexity"} if sections["speed"] else {}
+    names |= {"speed": "Complexity and speed"} if sections["speed"] else {}
     names |= {"conditions": "Conditions", "files": "Files"}
     parts = {
         "title": escape(report.title),
@@ -63,10 +69,12 @@ def page(report: Report, files: Sequence[str]) -> str:
 
 def _subtitle(report: Report) -> str:
     count = sum(max(1, len(sequences)) for sequences in report.sets.values())
+    parts = [part for dataset in report.sets if (part := report.part(dataset))]
+    only = f" (only {' and '.join(parts)})" if parts else ""
     return (
         f"{len(report.codecs)} codecs, {len(report.sets)} data set{'s' * (len(report.sets) > 1)}, "
-        f"{count} sequence{'s' * (count > 1)}; BD-rate by {report.method} interpolation, negative "
-        f"where fewer bits than the anchor's are needed."
+        f"{count} sequence{'s' * (count > 1)}{only}; BD-rate by {report.method} interpolation, "
+        f"negative where fewer bits than the anchor's are needed."
     )
 
 
@@ -87,8 +95,8 @@ def _bd(report: Report) -> str:
     parts = [
         "<p>" + " ".join(f"<b>{escape(KINDS[k].capitalize())}</b>: {escape(KIND_MEANING[k])}."
                          for k in KINDS),
-        "Point at a number for the quality range it was averaged over. n/a: see the note below the "
-        "table. An average is given only where nothing is missing.</p>",
+        "Point at a number for the quality range it was averaged over, at a mean for how many "
+        "numbers it is over. n/a: see the note below the table.</p>",
     ]  # fmt: skip
     for metric in report.metrics:
         parts.append(f'<div data-metric="{escape(metric)}"{_hidden(metric, report)}>')
@@ -96,7 +104,8 @@ def _bd(report: Report) -> str:
         for dataset in report.sets:
             sheet = _sheet(by_sequence(report, metric, dataset))
             parts.append(
-                f"<details><summary>{escape(dataset)} by sequence</summary>{sheet}</details>"
+                f"<details><summary>{escape(report.head(dataset))} by sequence</summary>{sheet}"
+                "</details>"
             )
         parts.append("</div>")
     return "\n".join(parts)
@@ -119,6 +128,7 @@ def _sheet(sheet: Sheet) -> str:
         '<a href="#conditions">test conditions</a></li>'
         for mark in dict.fromkeys(mark for mark, _ in sheet.marks)
     ]
+    notes += [f"<li><b>{escape(text)}.</b></li>" for text in sheet.warnings]
     below = f'<ul class="notes">{"".join(notes)}</ul>' if notes else ""
     return _table(sheet.head, lines, sheet.caption) + below
 
@@ -167,20 +177,20 @@ def _frames(data: dict[str, Any]) -> str:
 
 def _speed(report: Report) -> str:
     parts = []
-    head, lines = speed_table(report)
-    if lines:
-        parts.append(_table(head, _text_rows(lines), "Speed and memory"))
+    for bench in report.benches:
+        head, lines = bench_table(bench)
+        parts.append(_table(head, _text_rows(lines), f"Speed: {bench_conditions(bench)}"))
+    if parts:
         parts.append(
-            '<p class="hint">Mean seconds per frame over all sequences and rates of the data set; '
-            "frames per second are their inverse; peak memory is the highest of them, as each "
-            "codec's evaluation measures it. Times of different machines do not compare.</p>"
+            '<p class="hint">By <code>cmfr bench</code>, real bitstreams, no files; the rows of a '
+            "table were measured in one run, those of different machines do not compare.</p>"
         )
     head, lines = complexity_table(report)
     if lines:
         parts.append(_table(head, _text_rows(lines), "Complexity, as the records state it"))
     if not parts:
         return ""
-    return f'<section id="speed"><h2>Speed, memory, complexity</h2>{"".join(parts)}</section>'
+    return f'<section id="speed"><h2>Complexity and speed</h2>{"".join(parts)}</section>'
 
 
 def _conditions(report: Report) -> str:
@@ -242,8 +252,8 @@ def _data(report: Report) -> dict[str, Any]:
         "metrics": [{"name": m, "title": metric_title(m)} for m in report.metrics],
         "codecs": [{"name": c.name, "published": c.published} for c in report.codecs],
         "sets": [
-            {"name": dataset, "views": [_view(report, dataset, s) for s in (WHOLE, *sequences)]}
-            for dataset, sequences in report.sets.items()
+            {"name": dataset, "title": report.head(dataset), "views": _views(report, dataset)}
+            for dataset in report.sets
         ],
         "frames": [
             view
@@ -252,6 +262,13 @@ def _data(report: Report) -> dict[str, Any]:
             if (view := _frame_view(report, dataset, sequence))["rates"]
         ],
     }
+
+
+def _views(report: Report, dataset: str) -> list[dict[str, Any]]:
+    """The class curve, where there is one, and the sequences."""
+    views = [_view(report, dataset, s) for s in (WHOLE, *report.sets[dataset])]
+    drawn = any(curve for curves in views[0]["curves"].values() for curve in curves)
+    return views if drawn or not views[1:] else views[1:]
 
 
 def _view(report: Report, dataset: str, sequence: str) -> dict[str, Any]:
@@ -263,7 +280,8 @@ def _view(report: Report, dataset: str, sequence: str) -> dict[str, Any]:
             if c.name in curves else None
             for c in report.codecs
         ]  # fmt: skip
-    return {"title": sequence or "whole data set (class curve)", "curves": found}
+    whole = f"{report.part(dataset) or 'whole data set'} (class curve)"
+    return {"title": sequence or whole, "curves": found}
 
 
 def _frame_view(report: Report, dataset: str, sequence: str) -> dict[str, Any]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from cmfr.report.collect import metric_title
+from cmfr.report.collect import SHOWN, metric_title
 from cmfr.report.comparison import WHOLE, Report, drawable
+from cmfr.report.tables import warnings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,7 +56,8 @@ def write_plots(report: Report, folder: Path) -> Iterable[Path]:
             continue
         number = len(report.sets[dataset])
         of = f"{number} sequence{'s' * (number > 1)}" if number else "mean"
-        figure = draw(sequence or f"{dataset} ({of})", curves, report)
+        title = report.head(dataset) if report.part(dataset) else f"{dataset} ({of})"
+        figure = draw(sequence or title, curves, report)
         path = folder / f"{name}.png"
         save(figure, path)
         yield path
@@ -95,6 +98,11 @@ def draw(
         legend = figure.axes[0].legend(handles, labels, fontsize=8)
     _plain(legend.get_texts())
     _plain([figure.suptitle(title, fontsize=11)])
+    if report.differences:
+        lines = [line for text in warnings(report)[:SHOWN] for line in wrap(text, int(14 * width))]
+        more = len(report.differences) - SHOWN
+        lines += [f"and {more} more differences"] * (more > 0)
+        _plain([figure.supxlabel("\n".join(lines), fontsize=7, color="#B00020")])
     return figure
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from statistics import fmean
+from pathlib import Path
 from typing import Any
 
 from cmfr.report.collect import Codec, period
 from cmfr.report.comparison import Report, records_in
+from cmfr.results import Json, load_json, malformed
 
 COMPLEXITY_WORDS = ("kmac", "gmac", "flop", "parameters_m", "params")
 
@@ -22,51 +23,46 @@ UNITS = {
 Line = list[str]
 
 
-# --- speed, memory, complexity
+# --- speed: of `cmfr bench` alone, where all is measured in one run
 
 
-def speed_table(report: Report) -> tuple[Line, list[Line]]:
-    """Head and lines: means over the records of each codec on each data set, the highest memory;
-    empty where nothing was measured."""
-    parts = list(
-        dict.fromkeys(
-            (work, part)
-            for codec in report.codecs
-            for record in records_in(codec, report)
-            for work in ("encode", "decode")
-            for part in getattr(record.times, f"{work}_parts")
-        )
-    )
-    head = ["codec", "data set", "size", "device", "encode, ms/frame", "encode, frames/s"]
-    head += [f"encode {part}, ms/frame" for work, part in parts if work == "encode"]
-    head += ["decode, ms/frame", "decode, frames/s"]
-    head += [f"decode {part}, ms/frame" for work, part in parts if work == "decode"]
-    head += ["peak memory, MiB"]
+def read_bench(path: Path) -> Json:
+    """A file of `cmfr bench --json`. Raises FileNotFoundError, ValueError."""
+    bench: Json = load_json(path)
+    with malformed(path, "no file of cmfr bench --json"):
+        bench_table(bench)
+        bench_conditions(bench)
+        if not bench["speed"]:
+            raise ValueError("it has complexity only")
+    return bench
+
+
+def bench_table(bench: Json) -> tuple[Line, list[Line]]:
+    """Head and lines: a model's I- and P-frames each."""
+    head = ["model", "frame", "encode, frames/s", "decode, frames/s", "peak memory, MiB"]
     lines = []
-    for codec in report.codecs:
-        for dataset in report.sets:
-            records = records_in(codec, report, dataset)
-            if not any(r.times.encode or r.times.decode or r.peak_memory for r in records):
-                continue
-            cells = []
-            for work in ("encode", "decode"):
-                seconds = _mean(getattr(r.times, work) for r in records)
-                cells += [_milliseconds(seconds), f"{1 / seconds:.3g}" if seconds else "-"]
-                cells += [
-                    _milliseconds(_mean(getattr(r.times, f"{work}_parts").get(p) for r in records))
-                    for of, p in parts
-                    if of == work
-                ]
-            memory = max((r.peak_memory or 0 for r in records), default=0)
-            sizes = dict.fromkeys(f"{r.width}x{r.height}" for r in records if r.width)
-            device = dict.fromkeys(str(r.metadata.get("device", "not stated")) for r in records)
-            start = [codec.name, dataset, ", ".join(sizes) or "-", ", ".join(device)]
-            lines.append([*start, *cells, f"{memory / 2**20:.0f}" if memory else "-"])
-    return _without_empty(head, lines)
+    for row in bench["speed"]:
+        numbers = [f"{row[n]:.3g}" for n in ("encode_fps", "decode_fps")]
+        numbers.append("-" if row["peak_mib"] is None else f"{row['peak_mib']:.0f}")
+        lines.append([str(row["model"]), f"{row['frame']} {row['size']}", *numbers])
+    return head, lines
+
+
+def bench_conditions(bench: Json) -> str:
+    made, used = bench["versions"], bench["run"]
+    where = made["machine"] if made["gpu"] == "none" else made["gpu"]
+    return (
+        f"{used['frames']} frames at quality {used['quality']} on {used['device']} ({where}), "
+        f"{used['threads']} threads, torch {made['torch']}, git {made['git']}"
+    )
+
+
+# --- complexity, memory
 
 
 def complexity_table(report: Report) -> tuple[Line, list[Line]]:
-    """Head and lines of the numbers on parameters and operations in the metadata."""
+    """Head and lines of the numbers on parameters and operations in the metadata, and the highest
+    peak memory of the records."""
     found = {
         codec.name: {
             path: value
@@ -78,22 +74,18 @@ def complexity_table(report: Report) -> tuple[Line, list[Line]]:
         for codec in report.codecs
     }  # fmt: skip
     names = list(dict.fromkeys(path for values in found.values() for path in values))
-    lines = [
-        [codec, *(f"{values[n]:.5g}" if n in values else "-" for n in names)]
-        for codec, values in found.items()
-        if values
-    ]
+    lines = []
+    for codec in report.codecs:
+        values, records = found[codec.name], records_in(codec, report)
+        memory = max((r.peak_memory or 0 for r in records), default=0)
+        if values or memory:
+            device = dict.fromkeys(str(r.metadata.get("device", "not stated")) for r in records)
+            shown = [f"{values[n]:.5g}" if n in values else "-" for n in names]
+            last = [f"{memory / 2**20:.0f} ({', '.join(device)})" if memory else "-"]
+            lines.append([codec.name, *shown, *last])
     titles = [UNITS.get(n.split(".")[-1], n.replace("_", " ")) for n in names]
-    return (["codec", *titles], lines) if lines else ([], [])
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None
-
-
-def _milliseconds(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{1000 * seconds:.4g}"
+    head = ["codec", *titles, "peak memory of evaluation, MiB"]
+    return _without_empty(head, lines) if lines else ([], [])
 
 
 def _without_empty(head: Line, lines: list[Line]) -> tuple[Line, list[Line]]:

@@ -13,7 +13,7 @@ from cmfr.report.comparison import WHOLE, Cell, Report, records_in
 KINDS = {"whole": "class curve", "mean": "mean of sequences"}
 KIND_MEANING = {
     "whole": "one curve per data set: rate and quality averaged over all frames of its sequences",
-    "mean": "the mean of the BD-rates of the sequences",
+    "mean": "the mean of the BD-rates of the sequences that have one",
 }
 TABLE_MARK, PUBLISHED_MARK = "‡", "†"
 
@@ -38,13 +38,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table ready to be written. notes: the footnotes, from 1; marks: of TABLE_MARK, ..."""
+    """A table ready to be written. notes: the footnotes, from 1; marks: of TABLE_MARK, ...;
+    warnings: what must stand beside the numbers wherever they go."""
 
     caption: str
     head: Sequence[str]
     rows: Sequence[Row]
     notes: Sequence[str]
     marks: Sequence[tuple[str, str]] = ()
+    warnings: Sequence[str] = ()
 
 
 class _Notes:
@@ -58,11 +60,13 @@ class _Notes:
         if cell.result is not None:
             low, high = cell.result.low, cell.result.high
             hint = f"quality {low:.4g}..{high:.4g}, overlap {cell.result.overlap:.0%}"
+        elif cell.over:
+            hint = f"over {cell.over}"
         if cell.note:
             if cell.note not in self.texts:
                 self.texts.append(cell.note)
             number = self.texts.index(cell.note) + 1
-            hint = f"{cell.note}; {hint}" if hint else cell.note
+            hint = f"{cell.note}; {hint}" if cell.result is not None else cell.note
         return Entry(percent(cell.value), number, hint)
 
 
@@ -92,9 +96,8 @@ def summary(report: Report, metric: str, kind: str) -> Sheet:
             rows.append(Row(name, texts, TABLE_MARK))
         marks.append((TABLE_MARK, f"published BD-rates, {printed_source(report)}"))
     caption = f"BD-rate in percent of bits against {report.anchor.name}; {metric_title(metric)}; "
-    return Sheet(
-        caption + KINDS[kind], ["codec", *report.sets, "average"], rows, notes.texts, marks
-    )
+    head = ["codec", *map(report.head, report.sets), "average"]
+    return Sheet(caption + KINDS[kind], head, rows, notes.texts, marks, warnings(report))
 
 
 def by_sequence(report: Report, metric: str, dataset: str) -> Sheet:
@@ -107,9 +110,15 @@ def by_sequence(report: Report, metric: str, dataset: str) -> Sheet:
     means = [notes.entry(table.means[c.name, dataset]) for c in report.codecs]
     whole = [notes.entry(table.sequences[c.name, dataset, WHOLE]) for c in report.codecs]
     rows += [Row(KINDS["mean"], means)] * bool(rows) + [Row(KINDS["whole"], whole)]
-    caption = f"{dataset}: BD-rate in percent of bits against {report.anchor.name}"
+    caption = f"{report.head(dataset)}: BD-rate in percent of bits against {report.anchor.name}"
     head = ["sequence", *(codec.name for codec in report.codecs)]
-    return Sheet(f"{caption}; {metric_title(metric)}", head, rows, notes.texts)
+    caption = f"{caption}; {metric_title(metric)}"
+    return Sheet(caption, head, rows, notes.texts, warnings=warnings(report))
+
+
+def warnings(report: Report) -> list[str]:
+    """What every table and plot of the report has to say."""
+    return [f"COMPARED IN SPITE OF A DIFFERENCE: {found}" for found in report.differences]
 
 
 def printed_values(report: Report) -> dict[str, list[float | None]]:
@@ -133,9 +142,11 @@ def printed_source(report: Report) -> str:
 def statements(report: Report) -> list[str]:
     """What is to be known of all numbers, a sentence each."""
     sizes = [
-        f"{name} ({len(found)} sequence{'s' * (len(found) > 1)})" if found else f"{name} (mean)"
+        report.head(name) if report.part(name)
+        else f"{name} ({len(found)} sequence{'s' * (len(found) > 1)})" if found
+        else f"{name} (mean)"
         for name, found in report.sets.items()
-    ]
+    ]  # fmt: skip
     said = [
         f"BD-rate: percent of bits against {report.anchor.name} at equal quality, negative where "
         f"fewer; {report.method} interpolation of log rate over quality, never extrapolated.",
@@ -143,7 +154,8 @@ def statements(report: Report) -> list[str]:
         f"Data sets: {', '.join(sizes)}. All codecs are restricted to these sequences.",
     ]
     said += [f"{codec.name}: {measured_on(codec, report)}." for codec in report.codecs]
-    return said + [f"COMPARED IN SPITE OF A DIFFERENCE: {found}." for found in report.differences]
+    said += [f"Not known: {text}." for text in report.unstated]
+    return said + [f"{text}." for text in warnings(report)]
 
 
 def measured_on(codec: Codec, report: Report) -> str:
@@ -184,6 +196,7 @@ def _markdown_sheet(sheet: Sheet) -> str:
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     notes = [f"({number}) {note}." for number, note in enumerate(sheet.notes, 1)]
     notes += [f"{mark} {text}" for mark, text in sheet.marks]
+    notes += [f"{text}." for text in sheet.warnings]
     return f"## {_plain(sheet.caption)}\n\n{text}" + "".join(f"\n{_plain(n)}\n" for n in notes)
 
 
@@ -207,7 +220,9 @@ def comma_separated(report: Report) -> str:
                     else table.means[codec.name, d]
                     for d in sets
                 ] + [table.averages[codec.name, kind]]  # fmt: skip
-                notes = "; ".join(dict.fromkeys(cell.note for cell in cells if cell.note))
+                parts = [part for d in sets if (part := report.part(d))]
+                said = [*parts, *(cell.note for cell in cells if cell.note), *warnings(report)]
+                notes = "; ".join(dict.fromkeys(said))
                 start = [metric, shown, codec.name, "published" if codec.published else "measured"]
                 values = [_number(cell.value) for cell in cells]
                 writer.writerow([*start, report.anchor.name, *values, notes])
@@ -232,7 +247,8 @@ def sequences_csv(report: Report) -> str:
                 [_number(v) for v in (found.low, found.high, found.overlap)] if found else [""] * 3
             )
             place = [metric, dataset, sequence or f"({KINDS['whole']})", codec, report.anchor.name]
-            writer.writerow([*place, _number(cell.value), *over, cell.note])
+            note = "; ".join(filter(None, (cell.note, *warnings(report))))
+            writer.writerow([*place, _number(cell.value), *over, note])
     return file.getvalue()
 
 
@@ -261,6 +277,8 @@ def latex(report: Report) -> str:
         notes: list[tuple[str | int, str]] = [(n, f"{t}.") for n, t in enumerate(sheet.notes, 1)]
         for mark, text in (*notes, *sheet.marks):
             lines.append(f"\n{{\\footnotesize{_superscript(mark)}~{escape_latex(text)}}}\n")
+        for text in sheet.warnings:
+            lines.append(f"\n{{\\footnotesize {escape_latex(text)}.}}\n")
     return "".join(lines)
 
 

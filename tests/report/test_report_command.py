@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
+import re
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from statistics import fmean
 
 import pytest
 
-from cmfr.bd_rate import NotComparable, bd_rate
+from cmfr.bd_rate import NotComparable, bd_rate, compare
+from cmfr.bd_table import MEAN, Rule, bd_rates
+from cmfr.cli import main
 from cmfr.cli_report import add_commands
 from cmfr.conditions import Conditions, DifferentConditions
 from cmfr.published import published
@@ -179,26 +184,121 @@ def test_the_method_is_passed_on(results, tmp_path):
 # --- what is compared
 
 
-def test_all_codecs_are_restricted_to_the_sequences_of_the_readers_own(tmp_path, results):
+def test_a_part_of_a_set_is_named_as_a_part(tmp_path, results):
+    """The reader has one of two sequences: everything says so, and there is no class curve of it
+    unless it is forced."""
     one = make(GOOD, rate=0.8, sets={"class_d": SETS["class_d"][:1]})
     write_results(tmp_path / "one.json", one)
-    report(tmp_path / "one.json", "--anchor", results[ANCHOR], "-o", tmp_path / "out")
-    rows = table(tmp_path / "out")
-    assert "talk" not in rows[GOOD]
+    arguments = (tmp_path / "one.json", "--anchor", results[ANCHOR], "--metric", "psnr_yuv", "-o",
+                 tmp_path / "out")  # fmt: skip
     base = [r for r in make(ANCHOR) if r.sequence == one[0].sequence]
     expected = bd_rate(points(base), points(one)).percent
-    assert float(rows[GOOD]["class_d"]) == pytest.approx(expected, abs=1e-4)
+    for forced in (False, True):
+        report(*arguments, *["--force"] * forced)
+        whole, means = table(tmp_path / "out"), table(tmp_path / "out", of="mean of sequences")
+        assert "talk" not in whole[GOOD]
+        assert float(means[GOOD]["class_d"]) == pytest.approx(expected, abs=1e-4)
+        assert "over 1 of 2 sequences, without Bubbles_416x240" in means[GOOD]["notes"]
+        for rows in (whole, means):
+            assert "1 of 2 sequences of class_d" in rows[GOOD]["notes"]
+        if forced:
+            assert float(whole[GOOD]["class_d"]) == pytest.approx(expected, abs=1e-4)
+        else:
+            assert whole[GOOD]["class_d"] == "n/a" and "needs all of them" in whole[GOOD]["notes"]
+        texts = {n: (tmp_path / "out" / n).read_text() for n in ("bd_rate.md", "index.html")}
+        assert "class\\_d (1 of 2 sequences)" in texts["bd_rate.md"]
+        assert "class\\_d (1 of 2 sequences)" in (tmp_path / "out" / "bd_rate.tex").read_text()
+        assert "1 sequence (only 1 of 2 sequences of class_d)" in texts["index.html"]
+        assert '<th scope="col">class_d (1 of 2 sequences)</th>' in texts["index.html"]
+        with (tmp_path / "out" / "bd_rate_sequences.csv").open(newline="") as file:
+            [row] = [r for r in csv.DictReader(file)
+                     if (r["codec"], r["sequence"]) == (GOOD, "(class curve)")]  # fmt: skip
+        assert "1 of 2 sequences of class_d" in row["note"]
+        plot = tmp_path / "out" / "rd_class_d.svg"
+        assert plot.exists() == forced
+        if forced:
+            assert "<!-- class_d (1 of 2 sequences) -->" in plot.read_text()
 
 
-def test_no_mean_over_fewer_sequences_than_others_have(tmp_path, results):
+def test_the_mean_is_over_what_there_is_and_says_so(tmp_path, results):
     part = make("part", rate=0.9, sets={"class_d": SETS["class_d"][:1], "talk": SETS["talk"]})
     write_results(tmp_path / "part.json", part)
     report(tmp_path / "part.json", results[GOOD], "--anchor", results[ANCHOR], "-o",
            tmp_path / "out")  # fmt: skip
-    for rows in (table(tmp_path / "out"), table(tmp_path / "out", of="mean of sequences")):
-        assert rows["part"]["class_d"] == rows["part"]["average"] == "n/a"
-        assert SETS["class_d"][1] in rows["part"]["notes"]
-        assert float(rows["part"]["talk"]) < 0 and float(rows[GOOD]["average"]) < 0
+    whole, means = table(tmp_path / "out"), table(tmp_path / "out", of="mean of sequences")
+    assert whole["part"]["class_d"] == "n/a" and SETS["class_d"][1] in whole["part"]["notes"]
+    assert float(whole["part"]["average"]) == float(whole["part"]["talk"]) < 0
+    assert "over 1 of 2 data sets, without class_d" in whole["part"]["notes"]
+    assert float(means["part"]["class_d"]) == pytest.approx(-10, abs=1e-3)
+    assert "over 1 of 2 sequences, without Bubbles_416x240" in means["part"]["notes"]
+    assert "see what is noted on class_d" in means["part"]["notes"]
+    assert "without" not in means[GOOD]["notes"] and float(means[GOOD]["average"]) < 0
+
+
+def test_bdrate_report_and_ablation_have_one_mean(tmp_path, results):
+    """Of the same curves, of which one has no BD-rate."""
+    mine = make("mine", rate=0.9, sets={"class_d": SETS["class_d"]})
+    mine += [record("mine", "class_d", "far", i, shift=40.0) for i in range(5)]
+    base = make(ANCHOR, sets={"class_d": [*SETS["class_d"], "far"]})
+    for name, records in (("mine", mine), ("base", base)):
+        write_results(tmp_path / f"{name}.json", records)
+    report(tmp_path / "mine.json", "--anchor", tmp_path / "base.json", "--metric", "psnr_yuv",
+           "-o", tmp_path / "out")  # fmt: skip
+    in_report = table(tmp_path / "out", of="mean of sequences")["mine"]
+    [row] = [r for r in bd_rates(base, mine, Rule("psnr_yuv")) if r.sequence == MEAN]
+    sequences = [*SETS["class_d"], "far"]
+    curves = {
+        name: {s: points([r for r in records if r.sequence == s]) for s in sequences}
+        for name, records in (("base", base), ("mine", mine))
+    }
+    in_ablation = compare(curves, "base", sequences).means["mine"]
+    assert float(in_report["class_d"]) == pytest.approx(row.bd_rate, abs=1e-4)
+    assert row.bd_rate == pytest.approx(in_ablation.percent) and in_ablation.over == "2 of 3"
+    assert "over 2 of 3 sequences" in in_report["notes"] and row.note == "over 2 of 3 sequences"
+
+
+def test_ms_ssim_of_luma_is_shown_by_default(tmp_path, results):
+    """Also where one sequence is too small for it."""
+
+    def without(frame):
+        return replace(frame, quality={k: v for k, v in frame.quality.items() if k[:2] != "ms"})
+
+    for name, codec, rate in (("a", "one", 0.9), ("b", "two", 1.0)):
+        records = [
+            replace(r, frames=[*map(without, r.frames)]) if r.dataset == "talk" else r
+            for r in make(codec, rate=rate)
+        ]
+        write_results(tmp_path / f"{name}.json", records)
+    report(tmp_path / "a.json", tmp_path / "b.json", "--anchor", "two", "-o", tmp_path / "out")
+    rows = table(tmp_path / "out", "ms_ssim_y")
+    assert float(rows["one"]["class_d"]) < 0 and rows["one"]["talk"] == "n/a"
+    assert "has no ms_ssim_y, only psnr_y" in rows["one"]["notes"]
+    assert float(table(tmp_path / "out", "psnr_yuv")["one"]["talk"]) < 0
+
+
+def test_speeds_come_from_bench_alone(tmp_path, results):
+    """In evaluations they are those of a machine under any load."""
+    arguments = (results[GOOD], results[ANCHOR], "--anchor", ANCHOR, "-o", tmp_path / "out")
+    report(*arguments)
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "encode, frames/s" not in page and "<td>500</td>" not in page
+    assert "<td>1024 (cpu)</td>" in page  # peak memory is not a matter of load
+    bench = tmp_path / "bench.json"
+    run = ["bench", "--model", "cmfr-nano,dcvc-dc-nano", "--size", "64x48", "--frames", "3",
+           "--device", "cpu", "--json", str(bench)]  # fmt: skip
+    assert main(run) == 0
+    report(*arguments, "--bench", bench)
+    page = (tmp_path / "out" / "index.html").read_text()
+    speed = json.loads(bench.read_text())["speed"]
+    assert len(speed) == 4
+    for row in speed:
+        cells = f"<td>{row['frame']} 64x48</td><td>{row['encode_fps']:.3g}</td>"
+        assert f'<th scope="row">{row["model"]}</th>{cells}' in page
+    assert "Speed: 3 frames at quality 32 on cpu" in page
+    for text, reason in (("{}", "no file of cmfr bench --json"), ("[", "no JSON file")):
+        bench.write_text(text)
+        with pytest.raises(ValueError, match=reason):
+            report(*arguments, "--bench", bench)
 
 
 def test_different_conditions_are_refused_unless_forced(tmp_path, results):
@@ -212,8 +312,18 @@ def test_different_conditions_are_refused_unless_forced(tmp_path, results):
     report(*arguments, "--force")
     page = (tmp_path / "out" / "index.html").read_text()
     assert "were not measured alike" in page and "the intra period is -1 for x265" in page
-    assert "IN SPITE" in (tmp_path / "out" / "bd_rate.md").read_text()
-    assert "IN SPITE" in (tmp_path / "out" / "bd_rate.tex").read_text()
+    words = "COMPARED IN SPITE OF A DIFFERENCE: the intra period is -1"
+    tables = 2 * 2  # of two metrics, class curves and means
+    assert (tmp_path / "out" / "bd_rate.md").read_text().count(words) == tables + 1
+    latex = (tmp_path / "out" / "bd_rate.tex").read_text()
+    shown = [line for line in latex.splitlines() if not line.startswith("%")]
+    assert sum(words in line for line in shown) == tables
+    for name in ("bd_rate.csv", "bd_rate_sequences.csv"):
+        lines = (tmp_path / "out" / name).read_text().splitlines()[1:]
+        assert lines and all(words in line for line in lines), name
+    for plot in (tmp_path / "out").glob("rd_*.svg"):
+        drawn = " ".join(re.findall("<!-- (.*?) -->", plot.read_text()))
+        assert words in drawn, plot.name
 
 
 def test_a_difference_within_one_codec_is_found_too(tmp_path, results):
