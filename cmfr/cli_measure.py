@@ -187,7 +187,8 @@ def _print_results(path: Path) -> None:
 def run_inspect(args: argparse.Namespace) -> None:
     """Raises ValueError or OSError with one sentence."""
     from cmfr.coding import load_codec
-    from cmfr.inspection import inspect_video
+    from cmfr.inspection import describe, inspect_video
+    from cmfr.video_in import open_video
 
     codec = load_codec(args.model, args.device, args.weights)
     rows = inspect_video(
@@ -195,11 +196,9 @@ def run_inspect(args: argparse.Namespace) -> None:
         intra_period=args.intra_period, frames=args.frames, size=args.size,
         pixel_format=args.pixel_format, matrix=args.matrix, range=args.range,
     )  # fmt: skip
-    row = rows[args.frame]
-    print(
-        f"frame {row.number}: {row.type}, quality {row.quality}, {row.bits} bits, "
-        f"{row.bpp:.4f} bpp, {row.combined:.2f} dB; pictures in {args.output}"
-    )
+    source = {"size": args.size, "pixel_format": args.pixel_format}
+    with open_video(args.input, **source) as reader:
+        print(f"{describe(rows[args.frame], reader.info)}; pictures in {args.output}")
 
 
 def run_bench(args: argparse.Namespace) -> None:

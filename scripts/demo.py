@@ -21,7 +21,7 @@ from PIL import Image
 from cmfr.coding import CodedFrame, load_codec
 from cmfr.color import rgb_to_ycbcr, tensor_to_planes
 from cmfr.frames import ColorInfo, Frame, VideoInfo
-from cmfr.inspection import frame_panels, sheet
+from cmfr.inspection import Seen, frame_panels, sheet, watched
 from cmfr.metrics import FrameQuality, compare
 from cmfr.video_in import open_video
 from cmfr.video_out import lossless_suffix, open_writer
@@ -84,14 +84,14 @@ def main() -> int:
     stream, decoded = args.out / "clip.cmfr", args.out / f"decoded{kind}"
     reconstruction = args.out / f"encoder{kind}"
     qualities: list[FrameQuality] = []
-    recent: list[CodedFrame] = []
-    with open_writer(reconstruction, info) as writer:
+    seen: list[Seen] = []
+    with open_writer(reconstruction, info) as writer, watched(codec) as features:
 
         def on_frame(coded: CodedFrame) -> None:
             writer.write(coded.reconstruction)
             assert coded.source is not None
             qualities.append(compare(coded.source, coded.reconstruction, info))
-            recent[:] = [*recent[-1:], coded]
+            seen[:] = [Seen(coded, dict(features))]
 
         codec.encode_video(
             video, stream, quality=args.quality, frames=args.frames, on_frame=on_frame
@@ -116,9 +116,10 @@ def main() -> int:
         "decoded file": "bit-identical to the encoder's reconstruction"
         if identical else "DIFFERS from the encoder's reconstruction",
     }  # fmt: skip
-    if len(recent) == 2:
-        sheet(frame_panels(codec, info, recent[0], recent[1])).save(args.out / "frame.png")
-        rows["picture"] = f"{args.out / 'frame.png'} (frame {recent[1].number})"
+    number = seen[0].coded.number
+    title = f"{codec.name}, quality {args.quality}; frame {number}"
+    sheet(frame_panels(codec, info, seen[0]), title).save(args.out / "frame.png")
+    rows["picture"] = f"{args.out / 'frame.png'} (frame {number})"
     for name, value in rows.items():
         print(f"{name:<18}{value}")
     return 0 if identical else 1
