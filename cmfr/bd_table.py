@@ -223,10 +223,12 @@ def format_rows(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def comma_separated(rows: Sequence[Row], same: Mapping[str, str]) -> str:
-    """The table with full precision; `same`: columns whose value is that of all rows."""
+def comma_separated(tables: Sequence[tuple[Mapping[str, str], Sequence[Row]]]) -> str:
+    """Tables with full precision; before the rows of each, columns whose value is that of all."""
     text = io.StringIO()
+    same, rows = tables[0]
     writer = csv.DictWriter(text, [*same, *asdict(rows[0])], lineterminator="\n")
     writer.writeheader()
-    writer.writerows({**same, **asdict(row)} for row in rows)
+    for same, rows in tables:
+        writer.writerows({**same, **asdict(row)} for row in rows)
     return text.getvalue()

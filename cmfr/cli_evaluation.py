@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cmfr.cli_options import (
+    ListAction,
     add_list,
     add_measurement,
     add_stated,
+    existing_paths,
     measurement,
     stated,
     tell,
@@ -34,7 +36,10 @@ def add_commands(commands: Commands) -> None:
     anchor.add_argument("--preset", help="of x264, x265 (medium), svt-av1 (6), vp9 (cpu-used 1)")
     anchor.add_argument("--test", help="test set: a name or a YAML file, see configs/test")
     anchor.add_argument("--root", type=Path, help="folder of the test set's sequences")
-    anchor.add_argument("--videos", nargs="+", type=Path, help="video files, instead of a test set")
+    anchor.add_argument(
+        "--videos", nargs="+", type=existing_paths, action=ListAction,
+        help="video files, instead of a test set",
+    )  # fmt: skip
     for name, of in (("--crfs", "CRF"), ("--qps", "QP")):
         help = "one point each, as 22 27 32 37 or 22,27,32,37"
         add_list(anchor, name, float, f"{of}s", metavar=of, help=help)
@@ -55,9 +60,10 @@ def add_commands(commands: Commands) -> None:
         "--anchor", required=True, metavar="NAME_OR_FILE",
         help="a codec of the files, a published one (vtm, dcvc-dc, ...), or another file",
     )  # fmt: skip
-    bdrate.add_argument(
-        "--metric", default="psnr_rgb", help="psnr_rgb (default), psnr_yuv, ms_ssim_rgb, ms_ssim_y"
-    )
+    add_list(
+        bdrate, "--metric", str, "metrics", default=["psnr_rgb"], metavar="METRIC",
+        help="psnr_rgb (default), psnr_yuv, ms_ssim_rgb, ms_ssim_y; several give a table each",
+    )  # fmt: skip
     bdrate.add_argument(
         "--ms-ssim-db", action="store_true", help="MS-SSIM as -10 log10(1 - x) instead of linear"
     )
@@ -129,8 +135,9 @@ def run_bdrate(args: argparse.Namespace) -> int:
     from cmfr.frames import parse_frame_rate
     from cmfr.results import write_text
 
-    if args.ms_ssim_db and not args.metric.startswith("ms_ssim"):
-        raise ValueError(f"--ms-ssim-db is not for {args.metric}")
+    for metric in args.metric:
+        if args.ms_ssim_db and not metric.startswith("ms_ssim"):
+            raise ValueError(f"--ms-ssim-db is not for {metric}")
     rate = None if args.frame_rate is None else parse_frame_rate(args.frame_rate)
     options = {"dataset": args.dataset, "size": args.size, "frame_rate": rate}
     options |= {"conditions": stated(args)}
@@ -139,15 +146,15 @@ def run_bdrate(args: argparse.Namespace) -> int:
     tested = [records for records in codecs.values() if records is not anchor]
     if not tested:
         raise ValueError(f"the files hold nothing but the anchor {args.anchor}")
-    rule = Rule(args.metric, args.ms_ssim_db, args.method, args.force)
-    rows = [row for records in tested for row in bd_rates(anchor, records, rule)]
-    domain = "dB" if args.ms_ssim_db or args.metric.startswith("psnr") else "linear"
-    print(f"BD-rate against {anchor[0].codec}, {args.metric} ({domain}), {args.method}")
-    print(format_rows(rows))
+    tables = []
+    for metric in args.metric:
+        rule = Rule(metric, args.ms_ssim_db, args.method, args.force)
+        rows = [row for records in tested for row in bd_rates(anchor, records, rule)]
+        domain = "dB" if args.ms_ssim_db or metric.startswith("psnr") else "linear"
+        print(f"BD-rate against {anchor[0].codec}, {metric} ({domain}), {args.method}")
+        print(format_rows(rows))
+        same = {"anchor": anchor[0].codec, "metric": metric, "domain": domain}
+        tables.append(({**same, "method": args.method}, rows))
     if args.csv:
-        same = {
-            "anchor": anchor[0].codec, "metric": args.metric, "domain": domain,
-            "method": args.method,
-        }  # fmt: skip
-        write_text(args.csv, comma_separated(rows, same))
-    return 0 if any(row.bd_rate is not None for row in rows) else 1
+        write_text(args.csv, comma_separated(tables))
+    return 0 if any(row.bd_rate is not None for _, rows in tables for row in rows) else 1

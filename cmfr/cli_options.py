@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from cmfr.cli_parser import add_color
@@ -34,6 +35,13 @@ def list_of(kind: Callable[[str], Any], what: str) -> Callable[[str], list[Any]]
             raise argparse.ArgumentTypeError(f"{text!r} is no list of {what}") from None
 
     return parse
+
+
+def existing_paths(text: str) -> list[Path]:
+    """The type of an option that takes files: one whose name has commas is not cut at them."""
+    if Path(text).exists() or "," not in text:
+        return [Path(text)]
+    return [Path(part.strip()) for part in text.split(",") if part.strip()]
 
 
 def add_list(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from cmfr.cli_options import add_list, add_stated, stated
+from cmfr.cli_options import ListAction, add_list, add_stated, existing_paths, stated
 
 if TYPE_CHECKING:
     from cmfr.cli_parser import Commands
@@ -47,7 +47,7 @@ def add_commands(commands: Commands) -> None:
         "of data sets; page, tables and plots say so",
     )  # fmt: skip
     report.add_argument(
-        "--bench", nargs="+", action="extend", default=[], metavar="FILE",
+        "--bench", nargs="+", type=existing_paths, action=ListAction, default=[], metavar="FILE",
         help="show speeds: files of cmfr bench --json (the times of evaluations are not shown)",
     )  # fmt: skip
     add_stated(report)
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
     from cmfr.report.write import check_output, write_report
 
     check_output(Path(args.output))  # before seconds are spent on curves
-    benches = [read_bench(Path(path)) for path in args.bench]
+    benches = [read_bench(path) for path in args.bench]
     codecs = collect(args.results, args.anchor, args.published, stated(args))
     if not args.results and not args.published:
         raise ValueError("nothing to compare: give results files or --published")

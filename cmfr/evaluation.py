@@ -28,6 +28,7 @@ from cmfr.config import QUALITIES, Strict
 from cmfr.frames import MATRIX_CODES, ColorInfo, VideoInfo
 from cmfr.metrics import FrameQuality, compare
 from cmfr.signals import on_signals
+from cmfr.versions import code_hash
 from cmfr.video_in import open_video
 from cmfr.video_out import open_writer
 
@@ -189,10 +190,12 @@ class CurveTask:
         return measure_curve(codec, self.video, self.qualities, self.intra_period, self.frames)
 
     def conditions(self) -> dict[str, Any]:
-        """What the curve depends on. Raises OSError when weights or video are not there."""
+        """What the curve depends on, the code that measures it included. Raises OSError when the
+        weights or the video are not there."""
         files = sorted(self.video.iterdir()) if self.video.is_dir() else [self.video]
         return {
             "weights_sha256": hashlib.sha256(self.weights.read_bytes()).hexdigest(),
+            "code": code_hash(__name__),
             "device": self.device,
             "video": self.video.name,
             "video_bytes": sum(file.stat().st_size for file in files),

@@ -81,7 +81,7 @@ def test_videos_are_found_by_name(tmp_path, yuv_file):
             find_videos(paths)
 
 
-def test_curves_side_by_side(nano, tmp_path, yuv_file, capsys):
+def test_curves_side_by_side(nano, tmp_path, yuv_file, capsys, monkeypatch):
     """One file per curve, a bad video does not stop the others, nothing is measured twice."""
     weights, bad = tmp_path / "w.safetensors", tmp_path / "bad.mp4"
     save_weights(weights, weights_of(nano), nano.cfg)
@@ -106,6 +106,10 @@ def test_curves_side_by_side(nano, tmp_path, yuv_file, capsys):
         replace(tasks[good], weights=tmp_path / "gone.safetensors"),
     ):
         assert read_curve(good, other) is None
+    monkeypatch.setattr("cmfr.evaluation.code_hash", lambda module: "corrected")
+    assert read_curve(good, tasks[good]) is None
+    monkeypatch.undo()
+    assert read_curve(good, tasks[good]) is not None
     save_weights(weights, {k: v * 1.01 for k, v in weights_of(nano).items()}, nano.cfg)
     assert read_curve(good, tasks[good]) is None
     good.write_text("{")

@@ -66,7 +66,7 @@ class TrainLog:
         self.writer = SummaryWriter(str(folder), purge_step=total_steps + 1)
         self.started = time.monotonic()
         atomic_write_text(folder / "versions.json", json.dumps(versions(), indent=1) + "\n")
-        self.first_curve: Sequence[RDPoint] = ()
+        self.first_curves = _first_curves(folder / "validation.jsonl")  # by group
 
     def close(self) -> None:
         self.writer.close()
@@ -82,7 +82,8 @@ class TrainLog:
     def validation(
         self, group: str, head: dict[str, Any], score: float, curve: Sequence[RDPoint]
     ) -> None:
-        """A validation curve: scalars by quality, a figure against the run's first curve."""
+        """A validation curve: scalars by quality, a figure against the first curve of the group:
+        I-frames alone and videos are not measured alike."""
         total = head["total"]
         self.writer.add_scalar(f"{group}_validation/score", score, total)
         for point in curve:
@@ -90,15 +91,16 @@ class TrainLog:
                 if name != "quality":
                     where = f"{group}_validation/{name}_q{point.quality}"
                     self.writer.add_scalar(where, value, total)
-        self.first_curve = self.first_curve or curve
-        figure = _rd_figure({"first": self.first_curve, f"step {total}": curve})
+        first = self.first_curves.setdefault(group, curve)
+        figure = _rd_figure({"first": first, f"step {total}": curve})
         self.writer.add_figure(f"{group}_validation/rd", figure, total)
         points = [
             {"quality": p.quality}
             | {name: _rounded(value) for name, value in asdict(p).items() if name != "quality"}
             for p in curve
         ]
-        self._append("validation.jsonl", head | {"score": _rounded(score), "curve": points})
+        said = {"objective": group, "score": _rounded(score), "curve": points}
+        self._append("validation.jsonl", head | said)
 
     def pictures(self, group: str, total_steps: int, source: Tensor, output: FrameOutput) -> None:
         """The first sample of a batch: source [3, H, W] and what became of it."""
@@ -123,6 +125,16 @@ class TrainLog:
     def _append(self, name: str, record: dict[str, Any]) -> None:
         with (self.folder / name).open("a") as file:
             file.write(json.dumps(record) + "\n")
+
+
+def _first_curves(path: Path) -> dict[str, Sequence[RDPoint]]:
+    """The first validation curve of each group that a resumed run has in its file."""
+    found: dict[str, Sequence[RDPoint]] = {}
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        record = json.loads(line)
+        if "objective" in record:
+            found.setdefault(record["objective"], [RDPoint(**point) for point in record["curve"]])
+    return found
 
 
 def _rd_figure(curves: dict[str, Sequence[RDPoint]]) -> Any:
