@@ -254,8 +254,10 @@ def check_sequence(
     layout = "RGB" if info.chroma == "rgb" else f"4:{info.chroma[1]}:{info.chroma[2]}"
     found = f"{path}: {info.width}x{info.height}, {layout}, {info.bit_depth} bit, "
     found += f"{float(sequence.frame_rate):g} frames per second, {frames} frames"
+    if frames < sequence.frames:
+        found += f" of {sequence.frames}"
     if (count := wanted or sequence.frames) != frames:
-        found += f", of which the first {count} are coded"
+        found += f", the first {count} are coded"
     return SequenceCheck(sequence, path, found, tuple(faults))
 
 

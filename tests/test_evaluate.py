@@ -292,9 +292,8 @@ def test_files_are_held_against_their_entries_first(place, tmp_path, capsys):
     assert not list(tmp_path.glob("out.json*"))
     options = ["--root", str(tmp_path), "--sequences", "large", "--qualities", "5"]
     assert evaluate(place, tmp_path / "out.json", *options, "--frames", "3") == 0
-    assert "large.yuv: 176x168, 4:2:0, 8 bit, 25 frames per second, 3 frames" in (
-        capsys.readouterr().err
-    )
+    line = "large.yuv: 176x168, 4:2:0, 8 bit, 25 frames per second, 3 frames of 5\n"
+    assert line in capsys.readouterr().err
     assert evaluate(place, tmp_path / "no.json", *options, "--frames", "6") == 1
     assert "large has 5 frames, not 6" in capsys.readouterr().err
 
