@@ -13,7 +13,8 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -265,7 +266,7 @@ def _encode(
         known = ", ".join(formats)
         raise ValueError(f"{encoder.library} of this PyAV has no {pixels}, only {known}")
     os.environ.setdefault("SVT_LOG", "1")  # errors only; SVT-AV1 prints its settings otherwise
-    with av.open(str(path), "w", format=encoder.format) as container:
+    with same_scheduling() as restore, av.open(str(path), "w", format=encoder.format) as container:
         stream: Any = container.add_stream(encoder.library, rate=info.frame_rate, options=options)
         stream.width, stream.height, stream.pix_fmt = info.width, info.height, pixels
         context = stream.codec_context
@@ -276,10 +277,38 @@ def _encode(
         frames = enumerate(islice(reader, count))
         pictures = (_picture(frame, info, pixels, number) for number, frame in frames)
         for picture in chain(pictures, (None,)):
-            for packet in stream.encode(picture):
+            coded = stream.encode(picture)
+            restore()
+            for packet in coded:
                 for part in [packet] if tidy is None else tidy.filter(packet):
                     yield part.size, part.is_keyframe
                     container.mux(part)
+
+
+@contextmanager
+def same_scheduling() -> Iterator[Callable[[], None]]:
+    """Keeps the threads of this process as urgent as they are: within, whenever what it yields is
+    called, and afterwards.
+
+    SVT-AV1, where it may (as root), makes its threads and the one that calls it real-time ones of
+    the highest priority. They starve everything else on their cores, and all that this process
+    does or starts afterwards would do so too.
+    """
+    if not hasattr(os, "sched_getscheduler"):  # not Linux
+        yield lambda: None
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+
+    def restore() -> None:
+        for task in Path("/proc/self/task").iterdir():
+            with suppress(ProcessLookupError):  # a thread that has just ended
+                if os.sched_getscheduler(int(task.name)) != policy:
+                    os.sched_setscheduler(int(task.name), policy, parameters)
+
+    try:
+        yield restore
+    finally:
+        restore()
 
 
 def _picture(frame: Frame, info: VideoInfo, pixels: str, number: int) -> av.VideoFrame:

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import sys
 import textwrap
 import weakref
@@ -164,6 +165,22 @@ def test_ms_ssim_of_equal_pictures_that_are_large_enough():
     assert found["psnr_rgb"] == found["psnr_yuv"] == 100
     # Not rounded, they differ from the reference by what its rounding left.
     assert 50 < frame_quality(*same, RGB)["psnr_rgb"] < 65
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="no such system calls here")
+@pytest.mark.parametrize("codec", ENCODERS)
+def test_no_encoder_makes_this_process_more_urgent(video, tmp_path, codec):
+    """As SVT-AV1 does as root, to real-time threads that starve the machine for good."""
+
+    def policies():
+        found = {int(task.name) for task in Path("/proc/self/task").iterdir()}
+        return {os.sched_getscheduler(thread) for thread in found}
+
+    before, chosen = policies(), settings(codec)
+    with open_video(video) as reader:
+        packets = anchors._encode(reader, None, chosen, chosen.options(30.0), tmp_path / "stream")
+        assert [policies() for _ in packets] == [before] * 12
+    assert policies() == before
 
 
 @pytest.mark.parametrize("codec", ENCODERS)
