@@ -75,12 +75,15 @@ def add_stated(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     group.add_argument(
         "--rounding", choices=("float", "8bit"), help="of decoded samples before they were measured"
     )
+    group.add_argument(
+        "--chroma", choices=("linear", "repeated"), help="of 4:2:0, in its conversion to RGB"
+    )
     return group
 
 
 def stated(args: argparse.Namespace) -> dict[str, Any]:
     """The conditions that those options give."""
-    names = ("matrix", "range", "intra_period", "rounding")
+    names = ("matrix", "range", "intra_period", "rounding", "chroma")
     return {name: value for name in names if (value := getattr(args, name)) is not None}
 
 

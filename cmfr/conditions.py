@@ -25,8 +25,9 @@ class Conditions:
     ("bt709", "full"; matrix "rgb": the source is RGB). intra_period: frames from one I-frame to
     the next, -1: only the first. frames: coded. rounding: of the decoded samples before they were
     measured, "float" (none), "8bit" or "10bit". note: what else is to be known. source: SHA-256 of
-    the samples that were coded (video_in.samples_hash). publication: who published it, where it was
-    not measured here; what one publication does not state is the same for all that it compares.
+    the samples that were coded (frames.samples_hash). chroma: how 4:2:0 chroma was spread where RGB
+    was made of it, "linear" (color.yuv_to_rgb) or "repeated". publication: who published it, where
+    it was not measured here; what one publication does not state is the same for all it compares.
     """
 
     color: Color
@@ -37,6 +38,7 @@ class Conditions:
     rounding: str | None = None
     note: str = ""
     source: str | None = None
+    chroma: str | None = None
     publication: str | None = None
 
 
@@ -67,13 +69,16 @@ class Measurement:
         self, info: VideoInfo, intra_period: int, frames: int, source: str, note: str = ""
     ) -> Conditions:
         """As results state them; info: of the source."""
-        matrix: str | None = None
-        range, rounding = matrix, f"{info.bit_depth}bit"
-        if self.color == "rgb":
-            native = info.chroma == "rgb"
-            matrix, range = ("rgb", "full") if native else (self.matrix, self.range)
-            rounding = "8bit" if self.round_8bit else "float"
-        return Conditions(self.color, matrix, range, intra_period, frames, rounding, note, source)
+        if self.color == "yuv420":
+            rounding = f"{info.bit_depth}bit"
+            return Conditions("yuv420", None, None, intra_period, frames, rounding, note, source)
+        rounding = "8bit" if self.round_8bit else "float"
+        native = info.chroma == "rgb"
+        matrix, range = ("rgb", "full") if native else (self.matrix, self.range)
+        chroma = None if native else "linear"
+        return Conditions(
+            "rgb", matrix, range, intra_period, frames, rounding, note, source, chroma
+        )
 
 
 # --- alike or not
@@ -83,22 +88,21 @@ def differences(a: Record, b: Record) -> list[str]:
     """What forbids comparing two sequences, in words.
 
     Color, matrix and range (of RGB), intra period and frames, where they differ or where one side
-    does not state them; rounding, frame rate, size and source, where both state them and differ.
+    does not state them; rounding, frame rate, size, source and chroma, where both state them and
+    differ.
     What neither of two figures of one publication states counts as equal.
     """
     one, two = _required(a), _required(b)
-    published = a.conditions.publication is not None
-    together = published and a.conditions.publication == b.conditions.publication
     found = {
         what: (one[what], two[what])
         for what in one
-        if what in two and (one[what] != two[what] or (one[what] is None and not together))
+        if what in two and (one[what] != two[what] or (one[what] is None and not _together(a, b)))
     }
     one, two = _optional(a), _optional(b)
     found |= {
         what: (one[what], two[what])
         for what in one
-        if None not in (one[what], two[what]) and one[what] != two[what]
+        if what in two and None not in (one[what], two[what]) and one[what] != two[what]
     }
     if "number of frames" in found:
         found.pop("source", None)  # other frames are other samples
@@ -111,17 +115,21 @@ def differences(a: Record, b: Record) -> list[str]:
 
 
 def not_stated(a: Record, b: Record) -> list[str]:
-    """What is to be known of a comparison that is allowed: what a side does not state."""
-    if a.conditions.publication is not None and (
-        a.conditions.publication == b.conditions.publication
-    ):
+    """What is to be known of a comparison that is allowed: what of it a side does not state."""
+    if _together(a, b):
         return []
-    one, two = _optional(a), _optional(b)
     return [
-        f"the {what} is not stated for {' and '.join(dict.fromkeys(names))}"
-        for what in ("rounding",)
-        if (names := [r.codec for r, known in ((a, one), (b, two)) if known[what] is None])
+        f"not stated for {record.codec}: {', '.join(unknown)}"
+        for record in (a, b)
+        if (unknown := [n for n in ("rounding", "chroma") if _optional(record).get(n, "") is None])
     ]
+
+
+def _together(a: Record, b: Record) -> bool:
+    """Whether two figures are of one publication."""
+    return a.conditions.publication is not None and (
+        a.conditions.publication == b.conditions.publication
+    )
 
 
 def check_comparable(a: Record, b: Record, force: bool = False) -> list[str]:
@@ -163,12 +171,16 @@ def _required(record: Record) -> dict[str, object]:
 
 
 def _optional(record: Record) -> dict[str, object]:
-    return {
-        "rounding": record.conditions.rounding,
+    said = record.conditions
+    known: dict[str, object] = {
+        "rounding": said.rounding,
         "size": f"{record.width}x{record.height}" if record.width else None,
         "frame rate": record.frame_rate,
-        "source": record.conditions.source,
+        "source": said.source,
     }
+    if said.color == "rgb" and said.matrix != "rgb":
+        known["chroma"] = said.chroma
+    return known
 
 
 def _said(value: object) -> str:

@@ -165,10 +165,10 @@ def read_any(
 
 
 def _with(known: Conditions, more: Mapping[str, Any]) -> Conditions:
-    """With what is not known filled in; a matrix and a range are of RGB only."""
+    """With what is not known filled in; matrix, range and chroma are of RGB only."""
     found = {name: value for name, value in more.items() if getattr(known, name) is None}
     if known.color != "rgb":
-        found = {name: v for name, v in found.items() if name not in ("matrix", "range")}
+        found = {name: v for name, v in found.items() if name not in ("matrix", "range", "chroma")}
     return replace(known, **found)
 
 

@@ -333,8 +333,9 @@ def test_conditions_that_a_foreign_file_does_not_state_can_be_given(tmp_path, ca
     assert "the color matrix is not stated for a and not stated for b" in capsys.readouterr().out
     assert bdrate(*arguments, "--matrix", "bt709", "--range", "full") == 0
     shown = capsys.readouterr().out
-    assert "-10.00" in shown and "the rounding is not stated for a and b" in shown
-    assert bdrate(*arguments, "--matrix", "bt709", "--range", "full", "--rounding", "float") == 0
+    assert "-10.00" in shown and "not stated for b: rounding, chroma" in shown
+    more = ["--matrix", "bt709", "--range", "full", "--rounding", "float", "--chroma", "repeated"]
+    assert bdrate(*arguments, *more) == 0
     assert "not stated" not in capsys.readouterr().out
 
 

@@ -254,7 +254,7 @@ def test_class_curve_weighs_sequences_by_their_frames():
 
 # --- conditions
 
-RGB = Conditions("rgb", "bt709", "full", 32, 96, "float", source="0" * 64)
+RGB = Conditions("rgb", "bt709", "full", 32, 96, "float", source="0" * 64, chroma="linear")
 
 
 @pytest.mark.parametrize(
@@ -266,6 +266,7 @@ RGB = Conditions("rgb", "bt709", "full", 32, 96, "float", source="0" * 64)
         ({"intra_period": None}, "the intra period is 32 for one and not stated for two"),
         ({"frames": 60}, "the number of frames is 96 for one and 60 for two"),
         ({"rounding": "8bit"}, "the rounding is float for one and 8bit for two"),
+        ({"chroma": "repeated"}, "the chroma is linear for one and repeated for two"),
         ({"source": "a" * 64}, "the source is 000000000000... for one and aaaaaaaaaaaa... for two"),
         ({"color": "yuv420"}, "the color of the measurement is rgb for one and yuv420 for two"),
     ],
@@ -291,7 +292,13 @@ def test_what_is_not_stated_is_not_taken_for_equal():
     assert check_comparable(both[0], other, force=True) == [words]
     rounded = [replace(r, conditions=replace(RGB, frames=3, rounding=None)) for r in (one, two)]
     assert check_comparable(*rounded) == []
-    assert not_stated(*rounded) == ["the rounding is not stated for one and two"]
+    assert not_stated(*rounded) == [f"not stated for {n}: rounding" for n in ("one", "two")]
+    earlier = replace(two, conditions=replace(RGB, frames=3, chroma=None))
+    new = replace(one, conditions=replace(RGB, frames=3))
+    assert check_comparable(new, earlier) == []
+    assert not_stated(new, earlier) == ["not stated for two: chroma"]
+    native = [replace(r, conditions=replace(r.conditions, matrix="rgb")) for r in (new, earlier)]
+    assert not_stated(*native) == []
 
 
 def test_matrix_does_not_matter_to_yuv():

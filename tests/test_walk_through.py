@@ -189,7 +189,7 @@ def test_against_the_published_curve(tree, run, capsys):
 
 def test_the_table_in_the_guide_is_what_is_printed():
     """Of HM's published points."""
-    measured_here = {"publication": None, "rounding": "8bit"}
+    measured_here = {"publication": None, "rounding": "float", "chroma": "linear"}
     ours = [
         replace(r, codec="ours", conditions=replace(r.conditions, **measured_here))
         for r in published("hm")

@@ -183,25 +183,17 @@ def differences(codecs: Sequence[Codec], sets: Mapping[str, Sequence[str]]) -> l
 
     Where the anchor is not measured the next codec stands in for it.
     """
-    return _told(codecs, sets, differences_of)
+    found: dict[str, dict[str, None]] = {}
+    for place, reference, record in _pairs(codecs, sets):
+        for said in differences_of(reference, record):
+            found.setdefault(said, {})[place] = None
+    return [f"{said} on {some(places)}" for said, places in found.items()]
 
 
 def unstated(codecs: Sequence[Codec], sets: Mapping[str, Sequence[str]]) -> list[str]:
     """What is to be known of comparisons that are allowed: conditions that someone leaves open."""
-    found = _told(codecs, sets, not_stated)
-    return list(dict.fromkeys(text.partition(" on ")[0] for text in found))
-
-
-def _told(
-    codecs: Sequence[Codec],
-    sets: Mapping[str, Sequence[str]],
-    words: Callable[[Record, Record], list[str]],
-) -> list[str]:
-    found: dict[str, dict[str, None]] = {}
-    for place, reference, record in _pairs(codecs, sets):
-        for said in words(reference, record):
-            found.setdefault(said, {})[place] = None
-    return [f"{said} on {some(places)}" for said, places in found.items()]
+    pairs = _pairs(codecs, sets)
+    return list(dict.fromkeys(said for _, a, b in pairs for said in not_stated(a, b)))
 
 
 def _pairs(

@@ -118,6 +118,9 @@ def conditions_table(report: Report) -> tuple[Line, list[Line]]:
             "intra period": (period(c.intra_period) for c in said),
             "frames": (c.frames for c in said),
             "rounding before measuring": (c.rounding for c in said),
+            "chroma of 4:2:0 in RGB": (
+                "-" if c.color == "yuv420" or c.matrix == "rgb" else c.chroma for c in said
+            ),
             "size": (f"{r.width}x{r.height}" if r.width else None for r in records),
             "rates per sequence": Counter((r.dataset, r.sequence) for r in records).values(),
             "note": (c.note or "-" for c in said),

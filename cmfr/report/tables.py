@@ -154,7 +154,7 @@ def statements(report: Report) -> list[str]:
         f"Data sets: {', '.join(sizes)}. All codecs are restricted to these sequences.",
     ]
     said += [f"{codec.name}: {measured_on(codec, report)}." for codec in report.codecs]
-    said += [f"Not known: {text}." for text in report.unstated]
+    said += [f"{text[0].upper()}{text[1:]}." for text in report.unstated]
     return said + [f"{text}." for text in warnings(report)]
 
 
