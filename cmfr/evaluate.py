@@ -74,14 +74,13 @@ def evaluate(
         record = task.finished()
         waiting.append(task) if record is None else records.append(record)
     done = len(records)
-    bar = tqdm(
-        total=sum(map(_pixels, waiting)), desc=f"{done} of {len(tasks)} points", unit="pixel",
-        unit_scale=True, disable=None, dynamic_ncols=True,
-    )  # fmt: skip
+    shown = {"unit": "pixel", "unit_scale": True, "disable": None, "dynamic_ncols": True}
+    total, points = sum(map(_pixels, waiting)), len(tasks)
+    bar = tqdm(total=total, desc=f"{done} of {points} points", **shown)
     with bar, on_signals(signal.default_int_handler):
         for task, result in _measured(waiting, processes, threads, bar.update):
             done += 1
-            bar.set_description(f"{done} of {len(tasks)} points")
+            bar.set_description(f"{done} of {points} points")
             if isinstance(result, Record):
                 records.append(result)
             else:

@@ -164,9 +164,8 @@ def open_pictures(codec: Codec, task: SequenceTask) -> VideoReader:
         return reader
     if measured.color == "rgb":
         return _as_rgb(reader, resolve_color(reader.info, measured.matrix, measured.range))
-    if codec.model.cfg.color == "rgb" and UNSPECIFIED in (
-        reader.info.color.matrix, reader.info.color.range
-    ):  # fmt: skip
+    color = reader.info.color
+    if codec.model.cfg.color == "rgb" and UNSPECIFIED in (color.matrix, color.range):
         reader.info = resolve_color(reader.info, "bt709", "full")
     return reader
 

@@ -107,7 +107,7 @@ def yuv2png(args: argparse.Namespace) -> int:
             for frame in tqdm(reader, total=info.frame_count, unit="frame", disable=None):
                 writer.write(frame)
     upsampling = {
-        "420": "nearest (each chroma sample repeated 2x2)",
+        "420": "linear, from corner to corner (as DCVC's conversion)",
         "444": "none (4:4:4)",
         "rgb": "none (RGB)",
     }[info.chroma]

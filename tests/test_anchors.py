@@ -22,7 +22,7 @@ import cmfr.anchors as anchors
 from cmfr.anchor_sources import Source, video_sources
 from cmfr.anchors import ENCODERS, Settings, code, frame_quality
 from cmfr.bd_table import CLASS, MEAN
-from cmfr.conditions import Measurement
+from cmfr.conditions import DifferentConditions, Measurement, check_comparable
 from cmfr.frames import ColorInfo, Frame, VideoInfo
 from cmfr.metrics import plane_psnr
 from cmfr.results import read_results
@@ -403,6 +403,32 @@ def test_anchor_and_bdrate_commands(tmp_path, video, capsys):
         back = {row["sequence"]: float(row["bd_rate"]) for row in csv.DictReader(file)}
     there = float(rows[CLASS]["bd_rate"])
     assert (1 + there / 100) * (1 + back[CLASS] / 100) == pytest.approx(1, abs=1e-9)
+
+
+def test_matrix_and_range_of_rgb_are_recorded_and_matter(tmp_path, video):
+    found = {}
+    for name, words in (
+        ("default", []),
+        ("limited", ["--matrix", "bt601", "--range", "limited"]),
+        ("rounded", ["--round-8bit"]),
+    ):
+        command(
+            "anchor", "--codec", "x264", "--videos", video, "--crfs", "30", "--frames", 2,
+            "--color", "rgb", *words, "-o", tmp_path / f"{name}.json",
+        )  # fmt: skip
+        [found[name]] = read_results(tmp_path / f"{name}.json")
+    said = {n: (r.conditions.matrix, r.conditions.range, r.conditions.rounding)
+            for n, r in found.items()}  # fmt: skip
+    assert said == {
+        "default": ("bt709", "full", "float"), "limited": ("bt601", "limited", "float"),
+        "rounded": ("bt709", "full", "8bit"),
+    }  # fmt: skip
+    assert len({r.mean("psnr_rgb") for r in found.values()}) == 3
+    assert len({r.bpp for r in found.values()}) == 1
+    with pytest.raises(DifferentConditions, match="matrix is bt709 .* the color range is full"):
+        check_comparable(found["default"], replace(found["limited"], codec="other"))
+    with pytest.raises(DifferentConditions, match="the rounding is float .* and 8bit"):
+        check_comparable(found["default"], replace(found["rounded"], codec="other"))
 
 
 def test_an_interrupted_run_goes_on(video, tmp_path, monkeypatch, capsys):

@@ -266,7 +266,7 @@ def test_pngs_are_the_color_modules_pixels(run, yuv_file, tmp_path, matrix, rang
     text = (out / "conversion.txt").read_text()
     assert f"source: {yuv_file.name}\n" in text
     assert f"matrix: {matrix}\nrange: {range}\n" in text
-    assert "chroma upsampling: nearest" in text and "frames: 6\n" in text
+    assert "chroma upsampling: linear, from corner to corner" in text and "frames: 6\n" in text
     with open_video(out) as reader:
         assert reader.info.frame_count == 6
 
