@@ -30,8 +30,10 @@ def build_parser() -> argparse.ArgumentParser:
     add_encode(commands, _encode)
     add_decode(commands, _decode)
 
-    info = commands.add_parser("info", help="header, frame table and rate of a .cmfr file")
-    info.add_argument("input", help="a .cmfr file")
+    info = commands.add_parser(
+        "info", help="header, frame table and rate of a .cmfr file; model and id of weights"
+    )
+    info.add_argument("input", help="a .cmfr file, or a weights file (.safetensors)")
     info.add_argument("--no-frames", action="store_true", help="leave out the frame table")
     info.set_defaults(run=_info)
 
@@ -127,6 +129,28 @@ def _open_stream(path: str):  # type: ignore[no-untyped-def]
 
 
 def _info(args: argparse.Namespace) -> None:
+    if Path(args.input).suffix == ".safetensors":
+        _describe_weights(Path(args.input))
+    else:
+        _describe_stream(args)
+
+
+def _describe_weights(path: Path) -> None:
+    from cmfr.checkpoint import read_weights, weights_id_of
+
+    cfg, weights, metadata = read_weights(path)
+    print(f"{path}: {path.stat().st_size} bytes")
+    for name, value in {
+        "model": cfg.name,
+        "weights id": weights_id_of(metadata).hex(),
+        "parameters": f"{sum(value.numel() for value in weights.values()) / 1e6:.2f} M",
+        "color": {"ycbcr": "YCbCr", "rgb": "RGB"}[cfg.color],
+        "training steps": metadata.get("steps", "not known"),
+    }.items():
+        print(f"  {name:<15}{value}")
+
+
+def _describe_stream(args: argparse.Namespace) -> None:
     from cmfr.bitstream import BitstreamReader
 
     with _open_stream(args.input) as file:

@@ -160,15 +160,16 @@ def run_evaluate(args: argparse.Namespace) -> int:
 def _weights_file(model: str, weights: list[str] | None) -> Iterator[Path]:
     """The weights file to measure with; published checkpoints are converted for the time being."""
     from cmfr.checkpoint import save_weights
-    from cmfr.coding import find_weights, read_model
+    from cmfr.model_files import find_weights, read_model
 
     if not weights:
         yield find_weights(model)
         return
-    cfg, tensors, _ = read_model(model, weights)
+    cfg, tensors, weights_id, _ = read_model(model, weights)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "weights.safetensors"
-        save_weights(path, tensors, cfg, dtype=next(iter(tensors.values())).dtype)
+        dtype = next(iter(tensors.values())).dtype
+        save_weights(path, tensors, cfg, dtype=dtype, weights_id=weights_id)
         yield path
 
 
@@ -245,7 +246,7 @@ def _model(name: str) -> Any:
     import torch
 
     from cmfr.checkpoint import load_weights, read_weights
-    from cmfr.coding import find_weights
+    from cmfr.model_files import find_weights
     from cmfr.video_codec import VideoCodec
 
     torch.manual_seed(0)

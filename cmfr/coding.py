@@ -19,16 +19,15 @@ from cmfr.bitstream import (
     DamagedFrame,
     FramePacket,
 )
-from cmfr.checkpoint import atomic_write, load_weights, read_weights, weights_hash
+from cmfr.checkpoint import atomic_write, load_weights
 from cmfr.color import planes_to_tensor, tensor_to_planes
-from cmfr.config import LATENT_STRIDE, QUALITIES, AnyModelConfig
+from cmfr.config import LATENT_STRIDE, QUALITIES
 from cmfr.device import exact_arithmetic, full_precision, pick_device
 from cmfr.entropy import DecodeMismatch, make_tables
 from cmfr.frame_codec import FrameSize
 from cmfr.frames import Frame, VideoInfo, resolve_color
 from cmfr.layers import pad_to_multiple
-from cmfr.models.dcvc_weights import read_official
-from cmfr.presets import PRESETS
+from cmfr.model_files import read_model
 from cmfr.state import FrameOutput, ReferenceState
 from cmfr.stream_header import StreamHeader
 from cmfr.video_codec import VideoCodec
@@ -312,49 +311,12 @@ def load_codec(
     weights: a weights file, or the published checkpoints of the `model` dcvc-dc or dcvc-fm
     (I-frame and P-frame). Raises FileNotFoundError or ValueError with one sentence.
     """
-    cfg, tensors, where = read_model(model, weights)
+    cfg, tensors, weights_id, where = read_model(model, weights)
     network = VideoCodec(cfg)
     load_weights(network, tensors, where)
-    return Codec(network, weights_hash(tensors), pick_device(device))
-
-
-def read_model(
-    model: str | Path, weights: Sequence[str | Path] | None = None
-) -> tuple[AnyModelConfig, dict[str, Tensor], str]:
-    """Configuration, weights and where they are from; arguments and errors as of `load_codec`."""
-    paths = [Path(path) for path in weights or ()]
-    if not paths:
-        paths = [find_weights(model)]
-    elif any(path.suffix != ".safetensors" for path in paths):
-        return *read_official(paths, str(model)), str(paths[0])
-    if len(paths) > 1:
-        raise ValueError(f"{paths[1]}: a weights file holds a whole model; give one")
-    cfg, tensors, _ = read_weights(paths[0])
-    if weights and str(model) != cfg.name:
-        raise ValueError(f"{paths[0]} holds {cfg.name}, not {model}")
-    return cfg, tensors, str(paths[0])
-
-
-def find_weights(model: str | Path) -> Path:
-    """A file as it is; a name: NAME.safetensors in the package or in the repository."""
-    path = Path(model)
-    if path.suffix == ".safetensors" or path.is_file():
-        return path
-    package = Path(__file__).parent
-    for folder in (package / "weights", package.parent / "checkpoints"):
-        if (folder / f"{model}.safetensors").is_file():
-            return folder / f"{model}.safetensors"
-    hint = "it has to be trained first" if str(model) in PRESETS else "give a file or a model name"
-    if model in ("dcvc-dc", "dcvc-fm"):
-        hint = "give its published checkpoints with --weights, or convert them (cmfr convert)"
-    if path.suffix:
-        raise FileNotFoundError(f"no weights file {path}")
-    raise FileNotFoundError(f"no weights are shipped for {model}: {hint}")
+    return Codec(network, weights_id, pick_device(device))
 
 
 def _producer(device: torch.device) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return f"torch {torch.__version__}, {name}"
-
-
-__all__ = ["Codec", "CodedFrame", "CodingReport", "find_weights", "load_codec", "read_model"]

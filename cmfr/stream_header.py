@@ -37,7 +37,7 @@ class StreamHeader:
     bit_depth: 8..16; matrix_code, primaries, transfer: H.273 code points, 2 = unspecified;
     range: "unspecified", "limited" or "full"; quality: 0..63; intra_period: frames, -1 = only the
     first frame is intra; refresh_period: frames, 0 = never; model: name of the network; weights:
-    first 8 bytes of the SHA-256 of its weights; producer: versions and device of the encoder;
+    the id of its weights, 8 bytes; producer: versions and device of the encoder;
     frame_count: None = not known (the stream was written to a pipe or cut off).
     """
 
@@ -75,7 +75,7 @@ class StreamHeader:
         if self.frame_count is not None:
             check_number("frame count", self.frame_count, 0, UNKNOWN - 1)
         if len(self.weights) != 8:
-            raise ValueError(f"a weights hash has 8 bytes, not {len(self.weights)}")
+            raise ValueError(f"a weights id has 8 bytes, not {len(self.weights)}")
         check_number("length of the model's name", len(self.model.encode()), 1, _U8)
         check_number("length of the producer's name", len(self.producer.encode()), 0, _U8)
         if not (self.model + self.producer).isprintable():  # they are shown on terminals
@@ -125,7 +125,7 @@ class StreamHeader:
             "intra period": "only the first frame" if period == -1 else f"{period} frames",
             "refresh period": f"{refresh} frames" if refresh else "never",
             "model": self.model,
-            "weights": self.weights.hex(),
+            "weights id": self.weights.hex(),
             "producer": self.producer or "not known",
         }
 
