@@ -157,6 +157,7 @@ class Codec:
             refresh_period=period,
             model=self.name,
             weights=self.weights_id,
+            quality_offsets=self.model.cfg.hierarchy.quality_offsets,
             producer=_producer(self.device),
         )
 
