@@ -196,7 +196,8 @@ class TrainConfig(Strict):
 
     init: weights to start from, file by file; spynet: folder of SpyNet arrays (.npy) that
     initialize the three coarsest levels of the motion estimation. compile: torch.compile of both
-    codecs. threads: CPU threads per process.
+    codecs. threads: CPU threads per process. bf16: compute in bfloat16 (autocast), or where the
+    device has instructions for it (auto); weights stay float32.
     """
 
     model: AnyModelConfig
@@ -210,7 +211,7 @@ class TrainConfig(Strict):
     seed: int = Field(0, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(None, ge=1)
-    bf16: bool = True
+    bf16: Literal["auto"] | bool = "auto"
     channels_last: bool = True
     compile: bool = False
     ema_decay: float = Field(0.999, ge=0, lt=1)

@@ -27,8 +27,8 @@ from cmfr.training.config import TrainConfig, differences, plain
 
 # Keys that may change between the start of a run and its resumption.
 _FREE_KEYS = (
-    "run_dir", "time_limit_minutes", "threads", "device", "compile", "log_every", "image_every",
-    "save_every",
+    "run_dir", "time_limit_minutes", "threads", "device", "bf16", "compile", "log_every",
+    "image_every", "save_every",
 )  # fmt: skip
 _FREE_DATA_KEYS = ("root", "workers", "preload")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -26,6 +27,7 @@ from cmfr.training.distributed import Team, join, leave
 from cmfr.training.log import Means, TrainLog
 from cmfr.training.run_dir import RunDir
 from cmfr.training.setup import (
+    bfloat16_wanted,
     build_model,
     check_stages,
     data_name,
@@ -59,6 +61,7 @@ class Trainer:
         self.device = self.team.device
         if cfg.threads:
             torch.set_num_threads(cfg.threads)
+        self.bf16, self.arithmetic = bfloat16_wanted(cfg, self.device)
         self.model = build_model(cfg, self.device)
         check_stages(cfg, self.model, self.team.size)
         self.run_dir = RunDir(cfg, self.team.leads)
@@ -113,7 +116,9 @@ class Trainer:
         optimizer_state = self._resume()
         self.team.wait()  # all have read before one writes
         if self.team.leads:
-            self.log = TrainLog(self.cfg.run_dir, self.cfg.model.color, self.progress.total_steps)
+            steps = self.progress.total_steps
+            self.log = TrainLog(self.cfg.run_dir, self.cfg.model.color, steps, self.arithmetic)
+            print(f"{self.device}, {self.arithmetic}", file=sys.stderr)
         with on_signals(self._request_stop):
             while self.progress.stage < len(self.cfg.stages) and not self.stop:
                 self._stage(self.cfg.stages[self.progress.stage], optimizer_state)
@@ -138,7 +143,7 @@ class Trainer:
             init_from(self.model, stage.init)
             for name, value in self.live.items():
                 self.ema[name].copy_(value)
-        module = StageModel(self.model, self.cfg.loss, stage, self.cfg.bf16)
+        module = StageModel(self.model, self.cfg.loss, stage, self.bf16)
         wrapped = self.team.wrap(module)
         # Fused: one kernel, and steps with a gradient that is not finite are left out without
         # waiting for the device to say so.

@@ -100,7 +100,8 @@ def test_all_stages_train_log_and_give_a_codec(uninterrupted):
                 "bpp_motion_y", "bpp_motion_z", "bpp_residual_y", "bpp_residual_z"}  # fmt: skip
     assert expected <= log[-1].keys()
     assert list(run.glob("events.out.tfevents*"))
-    assert {"git", "torch"} <= json.loads((run / "versions.json").read_text()).keys()
+    versions = json.loads((run / "versions.json").read_text())
+    assert {"git", "torch"} <= versions.keys() and "(bf16: auto; this CPU" in versions["arithmetic"]
     assert load_codec(run / "weights.safetensors", "cpu").name == "cmfr-nano"
 
 
@@ -256,7 +257,8 @@ def test_another_configuration_is_refused_with_the_difference(tmp_path, clips):
     train(load_train_config(path))
     with pytest.raises(ValueError, match=r"\(seed: 0 there, 5 here; stages\.1\.lr: 0\.001 there"):
         train(load_train_config(path, ["seed=5", "stages.1.lr=0.5"]))
-    train(load_train_config(path, ["log_every=7", "data.train.workers=0"]))  # these may change
+    for may_change in (["log_every=7", "data.train.workers=0"], ["bf16=true"], ["bf16=false"]):
+        train(load_train_config(path, may_change))
 
 
 def test_steps_with_a_gradient_that_is_not_finite_are_left_out_and_counted(tmp_path, clips):
