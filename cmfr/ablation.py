@@ -51,7 +51,7 @@ from cmfr.training.config import (
     read_tree,
 )
 from cmfr.training.generated import generated_clip
-from cmfr.training.run_dir import RunDir
+from cmfr.training.run_dir import Progress, RunDir
 
 # Model keys that the intra codec is built from or codes with.
 INTRA_KEYS = {"intra", "color", "block", "bottleneck", "skip_scale", "generation", "unet",
@@ -210,16 +210,15 @@ def standing(run: TrainConfig) -> str:
         progress = _progress(folder.state_file, folder.state_file.stat().st_mtime_ns)
     except ValueError:
         return "damaged"  # `cmfr train` will say how
-    if progress["stage"] == len(run.stages):
+    if progress.finished(run):
         return FINISHED
-    name, step = run.stages[progress["stage"]].name, progress["step"]
-    return f"stopped after step {step} of stage {name}"
+    return f"stopped after step {progress.step} of stage {run.stages[progress.stage].name}"
 
 
 @functools.lru_cache
-def _progress(state: Path, changed: int) -> dict[str, Any]:
+def _progress(state: Path, changed: int) -> Progress:
     """Where a run stands. changed: when; state files are large, and this is asked often."""
-    return load_training_state(state, torch.device("cpu"))["progress"]
+    return Progress(**load_training_state(state, torch.device("cpu"))["progress"])
 
 
 def _train(cfg: AblationConfig, runs: dict[str, TrainConfig], lock: int) -> dict[str, str]:

@@ -26,10 +26,11 @@ from cmfr.training.trainer import train
 
 # What each variant changes: in the run, in the stage, in its data.
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
-    "channels_last, bf16, preloaded": ({}, {}, {}),
+    "as configured, preloaded": ({}, {}, {}),
     "without channels_last": ({"channels_last": False}, {}, {}),
-    "without bf16": ({"bf16": False}, {}, {}),
-    "without channels_last and bf16": ({"channels_last": False, "bf16": False}, {}, {}),
+    "with bf16: true": ({"bf16": True}, {}, {}),
+    "with bf16: false": ({"bf16": False}, {}, {}),
+    "without channels_last, bf16: false": ({"channels_last": False, "bf16": False}, {}, {}),
     "without preloading": ({}, {}, {"preload": False}),
     "with compile": ({"compile": True}, {}, {}),
     "with activation checkpointing": ({}, {"checkpoint_activations": True}, {}),

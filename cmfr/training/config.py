@@ -122,14 +122,16 @@ class StageConfig(Strict):
     the whole clip; otherwise a step per P-frame, the state detached. checkpoint_activations:
     forget a frame's activations and compute them again in the backward pass.
 
-    lr goes to lr_end along the schedule, after `warmup` steps. warp_weight, prediction_weight:
-    add that multiple of lambda * weight * D of the motion-compensated frame before, and after,
-    the Motion Refiner (of the same picture where there is none). frame_weights: the weights on D
-    by position in the hierarchical pattern, the I-frame at 0 (default: the model's).
-    qualities: the range drawn from. random_position: clips start anywhere in the pattern and
-    between refreshes, so that clips shorter than these train all of them. rate_warmup: in so many
-    first steps R counts less (rising linearly from 0), while latents find their use. quantization:
-    what the decoder sees in training, straight-through rounding or additive noise.
+    lr goes to lr_end along the schedule, after `warmup` steps: ``cosine``, ``linear``,
+    ``constant``, or ``wsd`` (constant, then linear over the last `decay` of the stage).
+    warp_weight, prediction_weight: add that multiple of lambda * weight * D of the
+    motion-compensated frame before, and after, the Motion Refiner (of the same picture where there
+    is none). frame_weights: the weights on D by position in the hierarchical pattern, the I-frame
+    at 0 (default: the model's). qualities: the range drawn from. random_position: clips start
+    anywhere in the pattern and between refreshes, so that clips shorter than these train all of
+    them. rate_warmup: in so many first steps R counts less (rising linearly from 0), while latents
+    find their use. quantization: what the decoder sees in training, straight-through rounding or
+    additive noise.
     """
 
     name: str
@@ -146,7 +148,8 @@ class StageConfig(Strict):
     steps: int = Field(ge=1)
     lr: float = Field(gt=0)
     lr_end: float = Field(0.0, ge=0)
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    decay: float = Field(0.2, gt=0, le=1)
     warmup: int = Field(100, ge=0)
     cascaded: bool = False
     checkpoint_activations: bool = False
@@ -198,6 +201,10 @@ class TrainConfig(Strict):
     initialize the three coarsest levels of the motion estimation. compile: torch.compile of both
     codecs. threads: CPU threads per process. bf16: compute in bfloat16 (autocast), or where the
     device has instructions for it (auto); weights stay float32.
+
+    time_limit_minutes: save and stop after this much time. schedule_clock: the limit is of the
+    whole run, however often it is resumed, and learning rates follow the clock where it is ahead
+    of the steps: a run that the limit ends has gone through its schedule.
     """
 
     model: AnyModelConfig
@@ -220,7 +227,8 @@ class TrainConfig(Strict):
     log_every: int = Field(20, ge=1)
     image_every: int = Field(500, ge=1)
     save_every: int = Field(500, ge=1)
-    time_limit_minutes: float | None = None  # save and stop after this much time
+    time_limit_minutes: float | None = Field(None, gt=0)
+    schedule_clock: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -239,6 +247,8 @@ class TrainConfig(Strict):
                 raise ValueError(
                     f"{where}: no data set is called {name!r}; there are {', '.join(self.data)}"
                 )
+        if self.schedule_clock and self.time_limit_minutes is None:
+            raise ValueError("schedule_clock: true needs time_limit_minutes")
         if self.loss.distortion.needs_ms_ssim and (
             small := [s for s in self.stages if s.crop < 176]
         ):

@@ -11,10 +11,12 @@ log.jsonl, validation.jsonl, events.out.*
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import yaml
+from pydantic import ValidationError
 from torch import Tensor
 
 from cmfr.checkpoint import (
@@ -33,6 +35,40 @@ _FREE_KEYS = (
 _FREE_DATA_KEYS = ("root", "workers", "preload")
 
 
+@dataclass
+class Progress:
+    """Where a run stands: as it is stored, and what follows from it.
+
+    stage: its number; step: steps done within it; best: objective, score and total_steps of the
+    best validation; seconds: trained, resumptions included; stage_began: of these, when the stage
+    began.
+    """
+
+    stage: int = 0
+    step: int = 0
+    total_steps: int = 0
+    best: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    stage_began: float = 0.0
+
+    def finished(self, cfg: TrainConfig) -> bool:
+        """Whether all stages are done, or the time of a run that goes by the clock is up."""
+        return self.stage == len(cfg.stages) or self.time_is_up(cfg)
+
+    def time_is_up(self, cfg: TrainConfig) -> bool:
+        """Only where schedules go by the clock; otherwise the limit is of one call."""
+        limit = cfg.time_limit_minutes
+        return cfg.schedule_clock and limit is not None and self.seconds >= 60 * limit
+
+    def clock(self, cfg: TrainConfig) -> float:
+        """How much of the stage's time has passed, 0..1; a stage has what those before it left of
+        the limit. 0 where schedules go by steps alone."""
+        if not cfg.schedule_clock or cfg.time_limit_minutes is None:
+            return 0.0
+        has = 60 * cfg.time_limit_minutes - self.stage_began
+        return min(1.0, (self.seconds - self.stage_began) / has)
+
+
 def fixed_part(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """What must not change when a run is resumed."""
     kept = {key: value for key, value in cfg.items() if key not in _FREE_KEYS}
@@ -41,6 +77,14 @@ def fixed_part(cfg: Mapping[str, Any]) -> dict[str, Any]:
         for name, data in cfg["data"].items()
     }
     return kept
+
+
+def _with_new_keys(theirs: dict[str, Any]) -> dict[str, Any]:
+    """A configuration as it was written, with the keys that there were not yet."""
+    try:
+        return plain(TrainConfig.model_validate(theirs))
+    except ValidationError:  # it has keys that are no more
+        return theirs
 
 
 class RunDir:
@@ -57,7 +101,7 @@ class RunDir:
         """
         config, mine = self.path / "config.yaml", plain(self.cfg)
         if config.is_file() and self.state_file.is_file():
-            theirs = yaml.safe_load(config.read_text())
+            theirs = _with_new_keys(yaml.safe_load(config.read_text()))
             found = differences(fixed_part(theirs), fixed_part(mine))
             if found:
                 shown = "; ".join(f"{key}: {a} there, {b} here" for key, a, b in found[:8])

@@ -11,7 +11,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from cmfr.training.batches import batches
 from cmfr.training.config import StageConfig, TrainConfig
 from cmfr.training.distributed import Team, join, leave
 from cmfr.training.log import Means, TrainLog
-from cmfr.training.run_dir import RunDir
+from cmfr.training.run_dir import Progress, RunDir
 from cmfr.training.setup import (
     bfloat16_wanted,
     build_model,
@@ -39,24 +39,20 @@ from cmfr.training.stage import Result, StageModel, learning_rate, rate_weight
 from cmfr.training.validation import Validation, averaged
 
 
-@dataclass
-class Progress:
-    """Where a run stands."""
-
-    stage: int = 0
-    step: int = 0  # steps done within the stage
-    total_steps: int = 0
-    best: dict[str, Any] = field(default_factory=dict)  # objective, score, total_steps
-
-
 class Trainer:
     """One run: everything that was set up, and the loop over stages and steps.
 
     Mistakes in any stage are found here, before the first step. Raises ValueError or OSError.
+    clock: seconds since whenever.
     """
 
-    def __init__(self, cfg: TrainConfig, team: Team | None = None) -> None:
-        self.cfg = cfg
+    def __init__(
+        self,
+        cfg: TrainConfig,
+        team: Team | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.cfg, self.clock, self.started = cfg, clock, clock()
         self.team = team or join(cfg.device)
         self.device = self.team.device
         if cfg.threads:
@@ -76,11 +72,11 @@ class Trainer:
         self.live = weights_of(self.model)
         self.ema = {name: value.clone() for name, value in self.live.items()}
         self.progress = Progress()
+        self.trained_before = 0.0  # seconds of the calls before this one
         self.means = Means()
         self.optimizer: torch.optim.Optimizer | None = None
         self.log: TrainLog | None = None
-        self.started = time.monotonic()
-        self.stop = False
+        self.requested = self.stop = False  # by a signal; by all processes alike
 
     # -- saving and resuming -------------------------------------------------------------------
 
@@ -105,6 +101,7 @@ class Trainer:
         load_weights(self.model, state["model"], str(self.run_dir.state_file))
         self.ema = {name: value.to(self.device) for name, value in state["ema"].items()}
         self.progress = Progress(**state["progress"])
+        self.trained_before = self.progress.seconds
         self.means.restore(state["means"], self.device)
         # At the start of a stage the optimizer is new; what is stored is the last stage's.
         return state["optimizer"] if self.progress.step else None
@@ -120,22 +117,21 @@ class Trainer:
             self.log = TrainLog(self.cfg.run_dir, self.cfg.model.color, steps, self.arithmetic)
             print(f"{self.device}, {self.arithmetic}", file=sys.stderr)
         with on_signals(self._request_stop):
-            while self.progress.stage < len(self.cfg.stages) and not self.stop:
+            while not (self.stop or self.progress.finished(self.cfg)):
                 self._stage(self.cfg.stages[self.progress.stage], optimizer_state)
                 optimizer_state = None
-                if self.stop:
-                    self.save()
-                else:
+                if not self.stop:
                     self.progress.stage, self.progress.step = self.progress.stage + 1, 0
+                    self.progress.stage_began = self.progress.seconds
                     self.means = Means()
-                    self.save()
+                self.save()
         if self.log:
             self.log.close()
         self.team.wait()
 
     def _request_stop(self, *_: Any) -> None:
         """SIGTERM and Ctrl-C: finish the step, save and return."""
-        self.stop = True
+        self.requested = True
 
     def _stage(self, stage: StageConfig, optimizer_state: dict[str, Any] | None) -> None:
         index, first = self.progress.stage, self.progress.step
@@ -171,7 +167,15 @@ class Trainer:
 
     def _after_step(self, stage: StageConfig, clip: Tensor, result: Result, bar: Any) -> None:
         """Log, validate, save and stop where it is time to."""
-        step, last = self.progress.step, self.progress.step == stage.steps
+        now, limit = self.clock() - self.started, self.cfg.time_limit_minutes
+        late = limit is not None and not self.cfg.schedule_clock and now > 60 * limit
+        self.progress.seconds, stop = self.team.most(
+            self.trained_before + now, float(self.requested or late)
+        )
+        time_is_up = self.progress.time_is_up(self.cfg)
+        self.stop = bool(stop) or time_is_up
+        step = self.progress.step
+        last = step == stage.steps or time_is_up
         if step % self.cfg.log_every == 0 or last:
             self._log(stage, bar)
         if step % self.cfg.image_every == 0 and self.log:
@@ -181,9 +185,6 @@ class Trainer:
             assert self.cfg.validation is not None
             if step % self.cfg.validation.every == 0 or last:
                 self._validate(stage)
-        limit = self.cfg.time_limit_minutes
-        late = limit is not None and time.monotonic() - self.started > 60 * limit
-        self.stop = self.team.any(self.stop or late)
         if step % self.cfg.save_every == 0 and not self.stop and not last:
             self.save()
 
@@ -197,7 +198,7 @@ class Trainer:
         assert self.optimizer is not None
         stage, step = module.stage, self.progress.step
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(stage, step)
+            group["lr"] = learning_rate(stage, step, self.progress.clock(self.cfg))
         rng = torch.Generator().manual_seed(_seed(self.cfg.seed, self.progress.stage, step))
         # Refreshes fall inside some clips, after frames that left latents behind.
         period = math.lcm(self.cfg.model.hierarchy.period, self.cfg.model.refresh_period or 1)
@@ -247,6 +248,7 @@ class Trainer:
         }  # fmt: skip
 
     def _log(self, stage: StageConfig, bar: Any) -> None:
+        assert self.optimizer is not None
         values = self.means.read(self.team)
         if not self.log:
             return
@@ -254,7 +256,7 @@ class Trainer:
         samples = (self.progress.total_steps - steps) * stage.batch
         self._since = (now, self.progress.total_steps)
         values |= {
-            "lr": learning_rate(stage, self.progress.step - 1),
+            "lr": self.optimizer.param_groups[0]["lr"],
             "epoch": self.plans[self.progress.stage].epoch(self.progress.step),
             "samples_per_second": samples / (now - then),
         }

@@ -51,6 +51,8 @@ def test_mistakes_in_a_configuration_are_named(path):
         ("stages.0.frames=2", "objective intra codes 1 frame, not 2"),
         ("stages.1.frames=1", "objective inter needs frames >= 2"),
         ("stages.1.qualities=[5, 64]", "qualities 5..64 are not within 0..63"),
+        ("schedule_clock=true", "schedule_clock: true needs time_limit_minutes"),
+        ("stages.0.decay=0", "stages.0.decay"),
         ("loss.distortion={mse_yuv: 0}", "every weight is zero"),
         ("loss.distortion={ms_ssim_rgb: 1}", "MS-SSIM needs a crop of 176 at least, not 48"),
         ("model.motion.estimation=[{stride: 8}, {stride: 3}]", "each a divisor of the one before"),

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import signal
 import subprocess
@@ -71,9 +72,13 @@ def records(folder, name="log.jsonl"):
     return [{k: v for k, v in line.items() if k not in varying} for line in lines]
 
 
-def assert_same_run(a, b):
-    """Two run directories stand at the same place, bit for bit, and logged the same."""
+def assert_same_run(a, b, timed=False):
+    """Two run directories stand at the same place, bit for bit, and logged the same; `timed`: after
+    the same time too."""
     one, other = final_state(a), final_state(b)
+    for state in (one, other):
+        if not timed:
+            state["progress"] |= {"seconds": 0, "stage_began": 0}
     assert one["progress"] == other["progress"]
     for part in ("model", "ema"):
         for name, value in one[part].items():
@@ -169,6 +174,70 @@ def test_resuming_in_the_middle_of_a_log_interval(tmp_path, clips):
         for _ in range(30):  # with the time limit every call makes one step
             train(load_train_config(path, override))
     assert_same_run(tmp_path / "a" / "run", tmp_path / "b" / "run")
+
+
+class StepClock:
+    """Goes on by a second whenever it is asked: at the start of a call and after every step."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        self.now += 1
+        return self.now
+
+
+def test_a_run_that_goes_by_the_clock_ends_its_schedule_and_resumes_exactly(tmp_path, clips):
+    changes = {"schedule_clock": True, "time_limit_minutes": 9 / 60}
+    for name, stops in (("a", []), ("b", [2, 6])):
+        (tmp_path / name).mkdir()
+        # Two steps of the first stage, then what is left of nine seconds for the second.
+        path = config(tmp_path / name, clips, steps=20, **changes)
+        cfg = load_train_config(path, ["stages.0.steps=2"])
+        for stop in [*stops, 100]:
+            trainer = Trainer(cfg, clock=StepClock())
+            one_step = trainer._step
+
+            def step(*arguments, trainer=trainer, one_step=one_step, stop=stop):
+                if trainer.progress.total_steps + 1 == stop:
+                    trainer.requested = True
+                return one_step(*arguments)
+
+            trainer._step = step
+            trainer.run()
+            if stop < 100:
+                assert trainer.progress.total_steps == stop
+    assert_same_run(tmp_path / "a" / "run", tmp_path / "b" / "run", timed=True)
+    log = records(tmp_path / "a" / "run")
+    assert [r["stage"] for r in log] == ["intra"] * 2 + ["motion"] * 7
+    rates = [r["lr"] for r in log[2:]]
+    # A cosine over seven seconds though the stage has twenty steps (two of them warm it up).
+    assert rates[2] == pytest.approx(1e-3 * 0.5 * (1 + math.cos(math.pi * 2 / 7)), rel=1e-3)
+    assert rates[2:] == sorted(rates[2:], reverse=True) and rates[-1] < 1e-4
+    state = final_state(tmp_path / "b" / "run")
+    assert state["progress"]["seconds"] == 9 and state["progress"]["stage_began"] == 2
+
+    trainer = Trainer(cfg, clock=StepClock())  # it is finished
+    trainer.run()
+    assert trainer.progress.total_steps == 9 and trainer.progress.finished(cfg)
+    longer = load_train_config(path, ["stages.0.steps=2", "time_limit_minutes=0.2"])
+    trainer = Trainer(longer, clock=StepClock())
+    trainer.run()
+    assert trainer.progress.total_steps == 12
+
+
+def test_a_run_from_before_there_were_new_keys_is_resumed(tmp_path, clips):
+    path = config(tmp_path, clips, steps=1)
+    train(load_train_config(path))
+    written = tmp_path / "run" / "config.yaml"
+    tree = yaml.safe_load(written.read_text())
+    del tree["schedule_clock"]
+    for stage in tree["stages"]:
+        del stage["decay"]
+    written.write_text(yaml.safe_dump(tree))
+    train(load_train_config(path))
+    with pytest.raises(ValueError, match=r"stages\.0\.decay: 0\.2 there, 0\.5 here"):
+        train(load_train_config(path, ["stages.0.decay=0.5"]))
 
 
 KILLED_WHILE_SAVING = """
