@@ -208,12 +208,17 @@ def run_bench(args: argparse.Namespace) -> None:
     import torch
 
     from cmfr.benchmark import profile_frames, time_files, time_frames
+    from cmfr.checkpoint import read_weights
     from cmfr.complexity import count, count_parts, table
     from cmfr.device import pick_device
     from cmfr.layers import pad_to_multiple
+    from cmfr.model_files import find_weights
 
     if args.frames < 2 or min(args.size) < 16:
         raise ValueError("bench needs at least 2 frames of at least 16x16 pixels")
+    for name in args.model:  # before the first is timed
+        if name not in PRESETS:
+            read_weights(find_weights(name))
     device, complexity, parts, speed = pick_device(args.device), [], [], []
     files: dict[str, float] = {}
     for name in args.model:

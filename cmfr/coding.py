@@ -24,6 +24,7 @@ from cmfr.color import planes_to_tensor, tensor_to_planes
 from cmfr.config import LATENT_STRIDE, QUALITIES
 from cmfr.device import exact_arithmetic, full_precision, pick_device
 from cmfr.entropy import DecodeMismatch, make_tables
+from cmfr.errors import UserError
 from cmfr.frame_codec import FrameSize
 from cmfr.frames import Frame, VideoInfo, resolve_color
 from cmfr.layers import pad_to_multiple
@@ -31,7 +32,7 @@ from cmfr.model_files import read_model
 from cmfr.state import FrameOutput, ReferenceState
 from cmfr.stream_header import StreamHeader
 from cmfr.video_codec import VideoCodec
-from cmfr.video_in import open_video
+from cmfr.video_in import VIDEO_SUFFIXES, open_video
 from cmfr.video_out import open_writer
 
 MIN_SIDE, MAX_SIDE = 16, 65535
@@ -109,17 +110,8 @@ class Codec:
         `start` and `frames` choose a part; `source_options` as for `video_in.open_video`. The file
         appears under its name when it is complete. Raises ValueError or OSError with one sentence.
         """
-        if not 0 <= quality < QUALITIES:
-            raise ValueError(f"quality {quality} is not in 0..{QUALITIES - 1}")
-        if intra_period != -1 and intra_period < 1:
-            raise ValueError(f"intra period {intra_period} is neither -1 nor at least 1")
-        if refresh_period is not None and not 0 <= refresh_period <= 65535:
-            raise ValueError(f"refresh period {refresh_period} is not in 0..65535")
         target = Path(target)
-        if not target.parent.is_dir():
-            raise FileNotFoundError(f"no folder {target.parent} to write {target.name} to")
-        if target.is_dir() or (target.exists() and target.samefile(source)):
-            raise ValueError(f"{target} is a folder or the input; give another output file")
+        check_request(source, target, quality, intra_period, refresh_period)
         with open_video(source, start=start, frames=frames, **source_options) as reader:
             info = reader.info
             if not all(MIN_SIDE <= side <= MAX_SIDE for side in (info.width, info.height)):
@@ -300,6 +292,26 @@ class Codec:
                 f"{source} was coded with weights {header.weights.hex()} of model "
                 f"{header.model}; these are weights {self.weights_id.hex()} of {self.name}"
             )
+
+
+def check_request(
+    source: str | Path, target: str | Path, quality: int, intra_period: int,
+    refresh_period: int | None,
+) -> None:  # fmt: skip
+    """What `Codec.encode_video` checks before it opens anything. Raises UserError or OSError."""
+    target = Path(target)
+    if not 0 <= quality < QUALITIES:
+        raise UserError(f"quality {quality} is not in 0..{QUALITIES - 1}")
+    if intra_period != -1 and intra_period < 1:
+        raise UserError(f"intra period {intra_period} is neither -1 nor at least 1")
+    if refresh_period is not None and not 0 <= refresh_period <= 65535:
+        raise UserError(f"refresh period {refresh_period} is not in 0..65535")
+    if target.suffix.lower() in VIDEO_SUFFIXES or target.suffix.lower() == ".png":
+        raise UserError(f"{target}: what is written is a .cmfr file, not a video; name it so")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"no folder {target.parent} to write {target.name} to")
+    if target.is_dir() or (target.exists() and target.samefile(source)):
+        raise UserError(f"{target} is a folder or the input; give another output file")
 
 
 def load_codec(

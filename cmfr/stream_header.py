@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+from cmfr import h273
+
 if TYPE_CHECKING:
     from cmfr.frames import VideoInfo
 
@@ -21,6 +23,7 @@ PREFIX = struct.Struct("<4sBH")  # magic, version, length of the fields
 CRC = struct.Struct("<I")
 
 _FIELDS = struct.Struct("<5I7BiH")  # up to the model's name
+_LAYOUTS = {"420": "YUV 4:2:0", "444": "YUV 4:4:4", "rgb": "RGB"}
 _U8, _U32 = 0xFF, 0xFFFFFFFF
 
 
@@ -133,9 +136,8 @@ class StreamHeader:
             "size": f"{self.width}x{self.height}",
             "frame rate": f"{self.frame_rate} ({float(self.frame_rate):.6g} fps)",
             "frames": "not known" if self.frame_count is None else str(self.frame_count),
-            "samples": f"{self.chroma}, {self.bit_depth} bit",
-            "color": f"matrix {self.matrix_code}, primaries {self.primaries}, "
-            f"transfer {self.transfer} (H.273), range {self.range}",
+            "samples": f"{_LAYOUTS[self.chroma]}, {self.bit_depth} bit",
+            "color": self._color(),
             "quality": f"{self.quality}{self._pattern()}",
             "intra period": "only the first frame" if period == -1 else f"{period} frames",
             "refresh period": f"{refresh} frames" if refresh else "never",
@@ -143,6 +145,15 @@ class StreamHeader:
             "weights id": self.weights.hex(),
             "producer": self.producer or "not known",
         }
+
+    def _color(self) -> str:
+        parts = {
+            "matrix": h273.name(h273.MATRIX, self.matrix_code),
+            "range": self.range,
+            "primaries": h273.name(h273.PRIMARIES, self.primaries),
+            "transfer": h273.name(h273.TRANSFER, self.transfer),
+        }
+        return ", ".join(f"{name} {value}" for name, value in parts.items())
 
     def _pattern(self) -> str:
         offsets = self.quality_offsets[1:] + self.quality_offsets[:1]  # from the first P-frame on

@@ -1,6 +1,7 @@
 """Samples per second of training with and without what makes it fast, as ratios from one run.
 
-    scripts/measure_training.py CONFIG [key=value ...] [--stage NAME] [--steps 10] [--rounds 3]
+    .venv/bin/python scripts/measure_training.py CONFIG [key=value ...]
+        [--stage NAME] [--steps 10] [--rounds 3]
 
 Every variant runs one stage of the configuration in a process of its own, in turn, so that a busy
 machine disturbs all alike; the best round of each counts. Prints a Markdown table, with peak
@@ -18,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from cmfr.cli import guarded
 from cmfr.training.batches import batches
 from cmfr.training.config import TrainConfig, load_train_config
 from cmfr.training.distributed import join
@@ -111,8 +113,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        raise SystemExit(main())
-    except (ValueError, OSError) as error:
-        print(f"measure_training: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+    raise SystemExit(guarded("measure_training", main))

@@ -179,5 +179,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 def test_unknown_model_names_are_explained():
     with pytest.raises(FileNotFoundError, match="no weights are shipped for cmfr: it has to be"):
         load_codec("cmfr", "cpu")
-    with pytest.raises(FileNotFoundError, match="give a file or a model name"):
+    with pytest.raises(ValueError, match="no model is called 'unheard-of'; there are cmfr, "):
         load_codec("unheard-of", "cpu")
+    with pytest.raises(FileNotFoundError, match="no weights file runs/a/weights"):
+        load_codec("runs/a/weights", "cpu")

@@ -11,7 +11,6 @@ log.jsonl, validation.jsonl, events.out.*
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,7 +24,10 @@ from cmfr.checkpoint import (
     save_training_state,
     save_weights,
 )
-from cmfr.training.config import TrainConfig, differences, plain
+from cmfr.training.config import TrainConfig
+from cmfr.yaml_config import differences, plain
+
+STATE, WEIGHTS, BEST = "state.pt", "weights.safetensors", "best.safetensors"
 
 # Keys that may change between the start of a run and its resumption.
 _FREE_KEYS = (
@@ -33,40 +35,6 @@ _FREE_KEYS = (
     "image_every", "save_every",
 )  # fmt: skip
 _FREE_DATA_KEYS = ("root", "workers", "preload")
-
-
-@dataclass
-class Progress:
-    """Where a run stands: as it is stored, and what follows from it.
-
-    stage: its number; step: steps done within it; best: objective, score and total_steps of the
-    best validation; seconds: trained, resumptions included; stage_began: of these, when the stage
-    began.
-    """
-
-    stage: int = 0
-    step: int = 0
-    total_steps: int = 0
-    best: dict[str, Any] = field(default_factory=dict)
-    seconds: float = 0.0
-    stage_began: float = 0.0
-
-    def finished(self, cfg: TrainConfig) -> bool:
-        """Whether all stages are done, or the time of a run that goes by the clock is up."""
-        return self.stage == len(cfg.stages) or self.time_is_up(cfg)
-
-    def time_is_up(self, cfg: TrainConfig) -> bool:
-        """Only where schedules go by the clock; otherwise the limit is of one call."""
-        limit = cfg.time_limit_minutes
-        return cfg.schedule_clock and limit is not None and self.seconds >= 60 * limit
-
-    def clock(self, cfg: TrainConfig) -> float:
-        """How much of the stage's time has passed, 0..1; a stage has what those before it left of
-        the limit. 0 where schedules go by steps alone."""
-        if not cfg.schedule_clock or cfg.time_limit_minutes is None:
-            return 0.0
-        has = 60 * cfg.time_limit_minutes - self.stage_began
-        return min(1.0, (self.seconds - self.stage_began) / has)
 
 
 def fixed_part(cfg: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,7 +60,7 @@ class RunDir:
 
     def __init__(self, cfg: TrainConfig, writes: bool) -> None:
         self.cfg, self.path, self.writes = cfg, cfg.run_dir, writes
-        self.state_file = self.path / "state.pt"
+        self.state_file = self.path / STATE
 
     def claim(self) -> None:
         """Refuse a directory of another configuration; leave the resolved one.
@@ -119,7 +87,7 @@ class RunDir:
     def save(self, state: dict[str, Any]) -> None:
         """`state` holds "ema", the weights that are written for coding too."""
         if self.writes:
-            self.save_weights("weights.safetensors", state["ema"], state["progress"]["total_steps"])
+            self.save_weights(WEIGHTS, state["ema"], state["progress"]["total_steps"])
             save_training_state(self.state_file, state)
 
     def save_weights(self, name: str, weights: dict[str, Tensor], steps: int) -> None:

@@ -25,7 +25,8 @@ from cmfr.training.batches import batches
 from cmfr.training.config import StageConfig, TrainConfig
 from cmfr.training.distributed import Team, join, leave
 from cmfr.training.log import Means, TrainLog
-from cmfr.training.run_dir import Progress, RunDir
+from cmfr.training.progress import Progress, hours, outcome
+from cmfr.training.run_dir import BEST, RunDir
 from cmfr.training.setup import (
     bfloat16_wanted,
     build_model,
@@ -77,6 +78,7 @@ class Trainer:
         self.optimizer: torch.optim.Optimizer | None = None
         self.log: TrainLog | None = None
         self.requested = self.stop = False  # by a signal; by all processes alike
+        self.shown: dict[str, str] = {}  # beside the progress bar
 
     # -- saving and resuming -------------------------------------------------------------------
 
@@ -108,9 +110,13 @@ class Trainer:
 
     # -- loop ----------------------------------------------------------------------------------
 
-    def run(self) -> None:
-        """Train all stages, or what is left of them; saves before it returns."""
+    def run(self) -> str:
+        """Train all stages, or what is left of them; saves before it returns.
+
+        Returns what to tell: where the run stands, and where its weights are.
+        """
         optimizer_state = self._resume()
+        before = self.progress.total_steps
         self.team.wait()  # all have read before one writes
         if self.team.leads:
             steps = self.progress.total_steps
@@ -128,6 +134,7 @@ class Trainer:
         if self.log:
             self.log.close()
         self.team.wait()
+        return outcome(self.cfg, self.progress, before, self.requested)
 
     def _request_stop(self, *_: Any) -> None:
         """SIGTERM and Ctrl-C: finish the step, save and return."""
@@ -152,20 +159,28 @@ class Trainer:
         stream = batches(clips, self.plans[index], first, self.team, self.model.cfg.color)
         bar = tqdm(
             total=stage.steps * stage.batch, initial=first * stage.batch, desc=stage.name,
-            unit="sample", dynamic_ncols=True, mininterval=5, disable=not self.team.leads,
+            unit="sample", dynamic_ncols=True, mininterval=5,
+            disable=None if self.team.leads else True,  # None: where it is no terminal
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} "
+            "[{elapsed}, {rate_fmt}{postfix}]",
         )  # fmt: skip
         self._since = (time.monotonic(), self.progress.total_steps)
+        if bar.disable and self.team.leads:
+            print(f"stage {stage.name}: {stage.steps - first} steps to do", file=sys.stderr)
+        began, work = time.monotonic(), self.progress.work_left(self.cfg)
         with bar:
             for clip, quality in stream:
                 result = self._step(module, wrapped, clip, quality)
                 self.progress.step += 1
                 self.progress.total_steps += 1
+                left = self.progress.time_left(self.cfg, time.monotonic() - began, work)
+                bar.set_postfix({"run": f"{hours(left)} left", **self.shown}, refresh=False)
                 bar.update(stage.batch)
-                self._after_step(stage, clip, result, bar)
+                self._after_step(stage, clip, result)
                 if self.stop:
                     break
 
-    def _after_step(self, stage: StageConfig, clip: Tensor, result: Result, bar: Any) -> None:
+    def _after_step(self, stage: StageConfig, clip: Tensor, result: Result) -> None:
         """Log, validate, save and stop where it is time to."""
         now, limit = self.clock() - self.started, self.cfg.time_limit_minutes
         late = limit is not None and not self.cfg.schedule_clock and now > 60 * limit
@@ -177,7 +192,7 @@ class Trainer:
         step = self.progress.step
         last = step == stage.steps or time_is_up
         if step % self.cfg.log_every == 0 or last:
-            self._log(stage, bar)
+            self._log(stage)
         if step % self.cfg.image_every == 0 and self.log:
             source = clip[0, 0 if stage.objective == "intra" else -1]
             self.log.pictures(stage.objective, self.progress.total_steps, source, result.output)
@@ -247,7 +262,7 @@ class Trainer:
             "stage": stage.name, "step": self.progress.step, "total": self.progress.total_steps,
         }  # fmt: skip
 
-    def _log(self, stage: StageConfig, bar: Any) -> None:
+    def _log(self, stage: StageConfig) -> None:
         assert self.optimizer is not None
         values = self.means.read(self.team)
         if not self.log:
@@ -263,8 +278,8 @@ class Trainer:
         if self.device.type == "cuda":
             values["peak_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
         self.log.scalars(stage.objective, self._head(stage), values)
-        shown = {"loss": 3, "psnr": 2, "bpp": 3}
-        bar.set_postfix({name: f"{values[name]:.{digits}f}" for name, digits in shown.items()})
+        digits = {"loss": 3, "psnr": 2, "bpp": 3}
+        self.shown = {name: f"{values[name]:.{count}f}" for name, count in digits.items()}
 
     def _validate(self, stage: StageConfig) -> None:
         """An RD curve of the averaged weights; the best of an objective are kept."""
@@ -281,7 +296,7 @@ class Trainer:
                 "objective": stage.objective, "score": score,
                 "total_steps": self.progress.total_steps,
             }  # fmt: skip
-            self.run_dir.save_weights("best.safetensors", self.ema, self.progress.total_steps)
+            self.run_dir.save_weights(BEST, self.ema, self.progress.total_steps)
 
 
 def _seed(*numbers: int) -> int:
@@ -294,9 +309,12 @@ def _no_sync(module: Any, wanted: bool) -> contextlib.AbstractContextManager[Any
     return module.no_sync() if wanted and hasattr(module, "no_sync") else contextlib.nullcontext()
 
 
-def train(cfg: TrainConfig) -> None:
-    """Run the configuration to its end, or to its time limit."""
+def train(cfg: TrainConfig) -> str | None:
+    """Run the configuration to its end, or to its time limit. Returns what to tell of it; None in
+    all but one of several processes."""
     try:
-        Trainer(cfg).run()
+        trainer = Trainer(cfg)
+        told = trainer.run()
+        return told if trainer.team.leads else None
     finally:
         leave()

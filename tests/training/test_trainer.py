@@ -161,10 +161,42 @@ def test_terminated_and_resumed_training_equals_uninterrupted(
         return one_step(*arguments)
 
     trainer._step = counted
-    trainer.run()
+    told = trainer.run()
     assert final_state(tmp_path / "run")["progress"]["total_steps"] == stop_after
+    stage, step = divmod(stop_after - 1, 4)
+    assert f"stopped after step {step + 1} of 4 of stage {STAGES[stage]['name']} (asked to)" in told
+    assert str(tmp_path / "run" / "state.pt") in told and "The same command goes on" in told
     train(cfg)
     assert_same_run(tmp_path / "run", uninterrupted)
+
+
+def test_the_end_of_a_run_says_where_everything_is(tmp_path, clips, capfd):
+    path = config(tmp_path, clips, steps=1)
+    run = tmp_path / "run"
+    first = train(load_train_config(path))
+    assert first.startswith(f"{run}: finished; 4 steps, 0:00:")
+    for part in (f"--model {run / 'weights.safetensors'}", f"tensorboard --logdir {run}",
+                 f"best validation: {run / 'best.safetensors'}"):  # fmt: skip
+        assert part in first
+    again = train(load_train_config(path))
+    assert again.startswith(f"{run}: was finished before, nothing is left to do; 4 steps")
+    assert again.splitlines()[1:] == first.splitlines()[1:]
+    err = capfd.readouterr().err  # no bar where there is no terminal
+    assert "stage intra: 1 steps to do" in err and "sample/s" not in err
+
+
+def test_the_time_limit_is_told(tmp_path, clips):
+    path = config(tmp_path, clips, steps=2)
+    told = train(load_train_config(path, ["time_limit_minutes=1.0e-9"]))
+    assert "stopped after step 1 of 2 of stage intra (1e-09 minutes are over)" in told
+
+
+def test_the_bar_has_the_time_left_of_the_whole_run(tmp_path, clips, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("cmfr.training.trainer.hours", lambda seconds: "1:02:05")
+    train(load_train_config(config(tmp_path, clips, steps=1)))
+    err = capsys.readouterr().err
+    assert "joint: 100%" in err and "run=1:02:05 left" in err
 
 
 def test_resuming_in_the_middle_of_a_log_interval(tmp_path, clips):
