@@ -31,6 +31,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from cmfr.checkpoint import load_training_state, read_weights
 from cmfr.config import AnyModelConfig, Strict, parse_model
+from cmfr.config_files import find_config
 from cmfr.device import pick_device
 from cmfr.evaluation import (
     CurveTask,
@@ -43,15 +44,12 @@ from cmfr.training.config import (
     InitConfig,
     StageConfig,
     TrainConfig,
-    differences,
-    faults,
     load_train_config,
-    merged,
-    plain,
-    read_tree,
 )
 from cmfr.training.generated import generated_clip
+from cmfr.training.progress import Progress
 from cmfr.training.run_dir import RunDir
+from cmfr.yaml_config import differences, faults, merged, plain, read_tree
 
 # Model keys that the intra codec is built from or codes with.
 INTRA_KEYS = {"intra", "color", "block", "bottleneck", "skip_scale", "generation", "unet",
@@ -99,13 +97,14 @@ def load_ablation(path: str | Path, overrides: list[str] | None = None) -> Ablat
     """
     own = [text for text in overrides or [] if not text.startswith("base.")]
     training = [text.removeprefix("base.") for text in overrides or [] if text not in own]
-    tree = read_tree(Path(path), own)
+    file = find_config("ablation", path)
+    tree = read_tree(file, own)
     try:
         cfg = AblationConfig.model_validate(tree)
     except ValidationError as error:
-        raise ValueError(f"{path}: {faults(error)}") from error
+        raise ValueError(f"{path}: {faults(error, AblationConfig)}") from error
     return cfg.model_copy(
-        update={"base": Path(path).parent / cfg.base, "overrides": (*cfg.overrides, *training)}
+        update={"base": file.parent / cfg.base, "overrides": (*cfg.overrides, *training)}
     )
 
 
@@ -183,7 +182,7 @@ def _changed(model: AnyModelConfig, variant: VariantConfig, name: str) -> AnyMod
     try:
         return parse_model(merged(plain(model), variant.changes))
     except ValidationError as error:
-        raise ValueError(f"variant {name}: {faults(error)}") from error
+        raise ValueError(f"variant {name}: {faults(error, AnyModelConfig)}") from error
 
 
 def _check_keeps_intra(stage: StageConfig) -> None:
@@ -210,16 +209,15 @@ def standing(run: TrainConfig) -> str:
         progress = _progress(folder.state_file, folder.state_file.stat().st_mtime_ns)
     except ValueError:
         return "damaged"  # `cmfr train` will say how
-    if progress["stage"] == len(run.stages):
+    if progress.finished(run):
         return FINISHED
-    name, step = run.stages[progress["stage"]].name, progress["step"]
-    return f"stopped after step {step} of stage {name}"
+    return f"stopped after step {progress.step} of stage {run.stages[progress.stage].name}"
 
 
 @functools.lru_cache
-def _progress(state: Path, changed: int) -> dict[str, Any]:
+def _progress(state: Path, changed: int) -> Progress:
     """Where a run stands. changed: when; state files are large, and this is asked often."""
-    return load_training_state(state, torch.device("cpu"))["progress"]
+    return Progress(**load_training_state(state, torch.device("cpu"))["progress"])
 
 
 def _train(cfg: AblationConfig, runs: dict[str, TrainConfig], lock: int) -> dict[str, str]:

@@ -28,8 +28,9 @@ from cmfr.bd_rate import Point, Table, compare
 from cmfr.checkpoint import read_weights, weights_hash
 from cmfr.complexity import count
 from cmfr.evaluation import Measured, RatePoint, read_curve
-from cmfr.training.config import TrainConfig, differences, plain
+from cmfr.training.config import TrainConfig
 from cmfr.video_codec import VideoCodec
+from cmfr.yaml_config import differences, plain
 
 SWITCHES = ("residual", "fusion", "motion_refiner", "reference")  # shown of the anchor
 

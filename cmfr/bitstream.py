@@ -13,17 +13,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
-from cmfr.stream_header import CRC, MAGIC, PREFIX, VERSION, StreamHeader, check_number
+from cmfr.payload import padded
+from cmfr.stream_header import CRC, MAGIC, PREFIX, VERSION, VERSIONS, StreamHeader, check_number
 
 TRAILER_MAGIC = b"CMFX"
 MAX_PAYLOAD = 2**31 - 1  # bytes
 
 _U32 = 0xFFFFFFFF
-_INTRA, _INDEX, _QUALITY = 0x80, 0x40, 0x3F  # bits of a packet's first byte
+_INTRA, _INDEX, _QUALITY = 0x80, 0x40, 0x3F  # bits of a packet's kind
+_SAID = 0  # first byte of a packet that says its kind
 _INDEX_NUMBER = _U32  # stands for the frame number in the index packet's checksum
 _ENTRY = struct.Struct("<IQ")
 _TRAILER = struct.Struct("<Q4s")
-_MAX_HEAD = 1 + 5 + CRC.size  # bytes in front of a payload, at most
+_MAX_HEAD = 2 + 5 + CRC.size  # bytes in front of a payload, at most
 
 
 class BitstreamError(ValueError):
@@ -41,7 +43,7 @@ class DamagedFrame(BitstreamError):
 @dataclass(frozen=True)
 class FramePacket:
     """One coded frame. quality: 0..63; offset: bytes from the start of the stream; size: bytes of
-    the whole packet, its 6 to 10 bytes of overhead included."""
+    the whole packet, its 5 to 11 bytes of overhead included."""
 
     number: int
     intra: bool
@@ -63,6 +65,7 @@ class BitstreamWriter:
         self._base = file.tell() if file.seekable() else None
         self._at, self._count, self._closed = 0, 0, False
         self._intra: list[tuple[int, int]] = []
+        self._last_intra = 0
         self._write(self._header.to_bytes())
 
     def write_frame(self, intra: bool, quality: int, payload: bytes) -> int:
@@ -75,7 +78,10 @@ class BitstreamWriter:
         check_number("number of frames", self._count + 1, 1, _U32 - 1)
         if self._closed or not (intra or self._count):
             raise ValueError("the stream is closed" if self._closed else "frame 0 must be intra")
-        at, packet = self._at, _pack(self._count, quality | (_INTRA if intra else 0), payload)
+        if intra:
+            self._last_intra = self._count
+        expected = _kind(*self._header.expected(self._count, self._count - self._last_intra))
+        at, packet = self._at, _pack(self._count, _kind(intra, quality), expected, payload)
         self._write(packet)
         if intra:
             self._intra.append((self._count, at))
@@ -92,7 +98,7 @@ class BitstreamWriter:
         self._closed = True
         at = self._at
         entries = b"".join(_ENTRY.pack(*entry) for entry in self._intra)
-        self._write(_pack(_INDEX_NUMBER, _INDEX, CRC.pack(len(self._intra)) + entries))
+        self._write(_pack(_INDEX_NUMBER, _INDEX, None, CRC.pack(len(self._intra)) + entries))
         self._write(_TRAILER.pack(at, TRAILER_MAGIC))
         if self._base is not None:
             self._file.seek(self._base)
@@ -108,15 +114,16 @@ class BitstreamWriter:
 class BitstreamReader:
     """Reads the stream that starts at the current position of `file` and ends with the file.
 
-    `header` is the header; `index` holds (frame number, offset) of every intra frame, or is None
-    where index or trailer are missing or damaged. Iteration gives the frames in order and raises
-    `DamagedFrame` at damage (again and again, until `seek_intra` or `resume_after_damage`) and
-    `BitstreamError` for anything else. Its end means that index and trailer were intact as well.
-    Raises ValueError for a file that cannot seek.
+    `header` is the header, `version` that of the format; `index` holds (frame number, offset) of
+    every intra frame, or is None where index or trailer are missing or damaged. Iteration gives the
+    frames in order and raises `DamagedFrame` at damage (again and again, until `seek_intra` or
+    `resume_after_damage`) and `BitstreamError` for anything else. Its end means that index and
+    trailer were intact as well. Raises ValueError for a file that cannot seek.
     """
 
     _number: int  # of the frame to read next, `_at` its offset
     _at: int
+    _last_intra: int
     _need_intra: bool
     _failed: bool  # reading that frame was tried, in vain
     _done: bool
@@ -126,7 +133,8 @@ class BitstreamReader:
             raise ValueError("a stream can only be read from a file, not from a pipe")
         self._file, self._base = file, file.tell()
         self._size = file.seek(0, 2) - self._base
-        self.header, self._first = self._read_header()
+        self.header, self.version, self._first = self._read_header()
+        self._move(0, self._first)
         self.index: tuple[tuple[int, int], ...] | None = None
         self._index_at: int | None = None
         try:
@@ -138,7 +146,6 @@ class BitstreamReader:
             pass  # the frames are readable without; whoever reads to the end hears of it
         self._seen: list[tuple[int, int]] = []
         self._in_order = True  # no frame was skipped or read twice
-        self._move(0, self._first)
 
     def __iter__(self) -> Iterator[FramePacket]:
         return self
@@ -159,7 +166,7 @@ class BitstreamReader:
         if at == self._size:
             raise BitstreamError(f"{after}: it was cut off, the index is missing")
         try:
-            kind, payload, crc, end = self._read_packet(at, f"frame {number}")
+            kind, payload, crc, end = self._read_packet(at, number)
             if crc != _checksum(number, kind, payload):
                 raise BitstreamError("checksum does not match")
             if kind & _INDEX or (self._need_intra and not kind & _INTRA):
@@ -168,8 +175,11 @@ class BitstreamReader:
             raise DamagedFrame(number, str(error)) from None
         if kind & _INTRA:
             self._seen.append((number, at))
+            self._last_intra = number
         self._at, self._number = end, number + 1
         self._need_intra = self._failed = False
+        if self.version == 1:  # has no small payloads
+            payload = padded(payload)
         return FramePacket(number, bool(kind & _INTRA), kind & _QUALITY, payload, at, end - at)
 
     def seek_intra(self, frame_number: int) -> int:
@@ -205,6 +215,7 @@ class BitstreamReader:
 
     def _move(self, number: int, at: int) -> None:
         self._number, self._at = number, at
+        self._last_intra = number
         self._need_intra, self._failed, self._done = True, False, False
 
     def _at_index(self) -> bool:
@@ -214,7 +225,8 @@ class BitstreamReader:
             return self._at == self._index_at
         if self._at == self._size or count is not None:
             return self._number == count and self._at < self._size
-        return self._read(self._at, 1, "the stream")[0] == _INDEX
+        start = bytes([_INDEX]) if self.version == 1 else bytes([_SAID, _INDEX])
+        return self._read(self._at, len(start), "the stream") == start
 
     def _intra_frames(self, number: int, at: int, last: int) -> Iterator[tuple[int, int]]:
         """(number, offset) of intra frames from frame `number` at `at` on, up to frame `last`."""
@@ -223,7 +235,7 @@ class BitstreamReader:
             return
         while number <= last and at < self._size:
             try:
-                kind, payload, crc, end = self._read_packet(at, f"frame {number}")
+                kind, payload, crc, end = self._read_packet(at, number)
             except BitstreamError:
                 return
             if kind & _INTRA and crc == _checksum(number, kind, payload):
@@ -238,13 +250,13 @@ class BitstreamReader:
                 return data
         raise BitstreamError(f"file ends within {what}")
 
-    def _read_header(self) -> tuple[StreamHeader, int]:
-        """The header and its size in bytes."""
+    def _read_header(self) -> tuple[StreamHeader, int, int]:
+        """The header, the version of the format and the header's size in bytes."""
         if self._size < 4 or self._read(0, 4, "") != MAGIC:
             raise BitstreamError("not a .cmfr file")
         prefix = self._read(0, PREFIX.size, "the header")
         _, version, length = PREFIX.unpack(prefix)
-        if version != VERSION:
+        if version not in VERSIONS:
             reason = "newer than this program reads" if version > VERSION else "not known"
             raise BitstreamError(f"version {version} is {reason}")
         data = self._read(0, PREFIX.size + length + CRC.size, "the header")
@@ -252,22 +264,30 @@ class BitstreamReader:
         if crc != zlib.crc32(data[: -CRC.size]):
             raise BitstreamError("the header is damaged: checksum does not match")
         try:
-            return StreamHeader.from_fields(data[PREFIX.size : -CRC.size]), len(data)
+            header = StreamHeader.from_fields(data[PREFIX.size : -CRC.size], version)
         except ValueError as error:
             raise BitstreamError(f"the header is damaged: {error}") from None
+        return header, version, len(data)
 
-    def _read_packet(self, at: int, what: str) -> tuple[int, bytes, int, int]:
-        """First byte, payload, checksum as stored, offset of what follows."""
+    def _read_packet(self, at: int, number: int) -> tuple[int, bytes, int, int]:
+        """Kind, payload, checksum as stored, offset of what follows."""
+        what = "the index" if number == _INDEX_NUMBER else f"frame {number}"
         # A trailer follows, so the longest head can be read even where the packet is shorter.
         head = self._read(at, _MAX_HEAD, what)
-        length, used = _unpack_length(head[1:6])
-        (crc,) = CRC.unpack_from(head, 1 + used)
-        start = at + 1 + used + CRC.size
-        return head[0], self._read(start, length, what), crc, start + length
+        if self.version == 1:
+            kind, used = head[0], 1
+        elif head[0] == _SAID:
+            kind, used = head[1], 2
+        else:
+            kind, used = _kind(*self.header.expected(number, number - self._last_intra)), 0
+        length, size = _unpack_length(head[used : used + 5])
+        (crc,) = CRC.unpack_from(head, used + size)
+        start = at + used + size + CRC.size
+        return kind, self._read(start, length, what), crc, start + length
 
     def _read_index(self, at: int) -> tuple[tuple[tuple[int, int], ...], int]:
         """The index at `at` and the offset of what follows."""
-        kind, payload, crc, end = self._read_packet(at, "the index")
+        kind, payload, crc, end = self._read_packet(at, _INDEX_NUMBER)
         if kind != _INDEX or crc != _checksum(_INDEX_NUMBER, kind, payload):
             raise BitstreamError("the index is damaged: checksum does not match")
         if payload[: CRC.size] != CRC.pack(len(payload) // _ENTRY.size) or (
@@ -315,12 +335,19 @@ def _unpack_length(data: bytes) -> tuple[int, int]:
 
 
 def _checksum(number: int, kind: int, payload: bytes) -> int:
-    """CRC-32 over frame number, first byte, length and payload: a moved packet is noticed too."""
+    """CRC-32 over frame number, kind, length and payload: a moved packet is noticed too."""
     start = zlib.crc32(CRC.pack(number) + bytes([kind]) + _pack_length(len(payload)))
     return zlib.crc32(payload, start)
 
 
-def _pack(number: int, kind: int, payload: bytes) -> bytes:
+def _kind(intra: bool, quality: int) -> int:
+    return quality | (_INTRA if intra else 0)
+
+
+def _pack(number: int, kind: int, expected: int | None, payload: bytes) -> bytes:
+    """A packet; it says its kind where that is not the one expected. (An empty payload does too:
+    its length looks like that.)"""
     check_number("payload size", len(payload), 0, MAX_PAYLOAD)
     crc = CRC.pack(_checksum(number, kind, payload))
-    return bytes([kind]) + _pack_length(len(payload)) + crc + payload
+    said = bytes([_SAID, kind]) if kind != expected or not payload else b""
+    return said + _pack_length(len(payload)) + crc + payload

@@ -1,8 +1,9 @@
 """Weights files and training state.
 
-A weights file is safetensors with the model's config as JSON in its metadata: the model is built
-from the file alone. Training state is a `torch.save` of tensors and plain values, read with
-``weights_only=True``. Nothing is ever unpickled. Both are written to a temporary name and renamed.
+A weights file is safetensors with the model's config as JSON and the id that streams are bound to
+in its metadata: the model is built from the file alone. Training state is a `torch.save` of tensors
+and plain values, read with ``weights_only=True``. Nothing is ever unpickled. Both are written to a
+temporary name and renamed.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from cmfr.config import AnyModelConfig, parse_model
 from cmfr.densities import HyperBottleneck, drop_tables
 
 FORMAT = "cmfr-weights-1"
+WEIGHTS_ID = "weights_id"  # in the metadata: 16 hex digits
 
 
 def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
@@ -99,16 +102,25 @@ def save_weights(
     cfg: AnyModelConfig,
     metadata: dict[str, str] | None = None,
     dtype: torch.dtype = torch.float16,
+    weights_id: bytes | None = None,
 ) -> None:
-    """Write a weights file; `metadata` (strings) goes beside the config."""
+    """Write a weights file; `metadata` (strings) goes beside the config.
+
+    weights_id: of a file that is written again, so that its streams stay decodable (default: the
+    hash of what is written).
+    """
     tensors = {name: value.to(dtype).contiguous() for name, value in weights.items()}
     head = {"format": FORMAT, "config": cfg.model_dump_json(), **(metadata or {})}
+    head[WEIGHTS_ID] = (weights_id or weights_hash(tensors)).hex()
     with _as_os_error(path):
         atomic_write(path, lambda temporary: save_file(tensors, temporary, head))
 
 
 def read_weights(path: Path) -> tuple[AnyModelConfig, dict[str, Tensor], dict[str, str]]:
-    """Config, tensors and metadata of a weights file. Raises ValueError with one clear sentence."""
+    """Config, tensors and metadata of a weights file. Raises ValueError with one clear sentence.
+
+    The metadata always has the id that streams are bound to, `weights_id_of` gives it.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"no weights file {path}")
     try:
@@ -123,16 +135,28 @@ def read_weights(path: Path) -> tuple[AnyModelConfig, dict[str, Tensor], dict[st
         cfg = parse_model(json.loads(metadata["config"]))
     except (KeyError, ValueError, ValidationError) as error:
         raise ValueError(f"{path}: its model configuration cannot be read: {error}") from error
+    # Files from before the id was stored are known by the hash of what they hold, under the names
+    # that they hold it by: whoever renames parameters must do so after this.
+    metadata.setdefault(WEIGHTS_ID, weights_hash(weights).hex())
+    if not re.fullmatch("[0-9a-f]{16}", metadata[WEIGHTS_ID]):
+        raise ValueError(f"{path}: {metadata[WEIGHTS_ID]!r} is no weights id of 16 hex digits")
     return cfg, weights, metadata
 
 
+def weights_id_of(metadata: dict[str, str]) -> bytes:
+    """What a stream is bound to, from the metadata that `read_weights` gives."""
+    return bytes.fromhex(metadata[WEIGHTS_ID])
+
+
 def weights_hash(weights: dict[str, Tensor]) -> bytes:
-    """First 8 bytes of a SHA-256 over names, shapes and values: what a stream is bound to."""
+    """First 8 bytes of a SHA-256 over names, types, shapes and values."""
     digest = hashlib.sha256()
     for name in sorted(weights):
-        value = weights[name].contiguous()
+        value = weights[name]
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.view(torch.uint8).numpy().tobytes())
+        # On the CPU and in order, whatever device and memory format the weights are in.
+        flat = torch.empty(value.numel(), dtype=value.dtype).copy_(value.flatten())
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.digest()[:8]
 
 

@@ -160,15 +160,16 @@ def run_evaluate(args: argparse.Namespace) -> int:
 def _weights_file(model: str, weights: list[str] | None) -> Iterator[Path]:
     """The weights file to measure with; published checkpoints are converted for the time being."""
     from cmfr.checkpoint import save_weights
-    from cmfr.coding import find_weights, read_model
+    from cmfr.model_files import find_weights, read_model
 
     if not weights:
         yield find_weights(model)
         return
-    cfg, tensors, _ = read_model(model, weights)
+    cfg, tensors, weights_id, _ = read_model(model, weights)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "weights.safetensors"
-        save_weights(path, tensors, cfg, dtype=next(iter(tensors.values())).dtype)
+        dtype = next(iter(tensors.values())).dtype
+        save_weights(path, tensors, cfg, dtype=dtype, weights_id=weights_id)
         yield path
 
 
@@ -206,12 +207,17 @@ def run_bench(args: argparse.Namespace) -> None:
     import torch
 
     from cmfr.benchmark import profile_frames, time_files, time_frames
+    from cmfr.checkpoint import read_weights
     from cmfr.complexity import count, count_parts, table
     from cmfr.device import pick_device
     from cmfr.layers import pad_to_multiple
+    from cmfr.model_files import find_weights
 
     if args.frames < 2 or min(args.size) < 16:
         raise ValueError("bench needs at least 2 frames of at least 16x16 pixels")
+    for name in args.model:  # before the first is timed
+        if name not in PRESETS:
+            read_weights(find_weights(name))
     device, complexity, parts, speed = pick_device(args.device), [], [], []
     files: dict[str, float] = {}
     for name in args.model:
@@ -246,7 +252,7 @@ def _model(name: str) -> Any:
     import torch
 
     from cmfr.checkpoint import load_weights, read_weights
-    from cmfr.coding import find_weights
+    from cmfr.model_files import find_weights
     from cmfr.video_codec import VideoCodec
 
     torch.manual_seed(0)

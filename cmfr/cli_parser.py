@@ -29,14 +29,7 @@ def add_encode(commands: Commands, run: Run) -> None:
     add_refresh_period(encode)
     encode.add_argument("--frames", type=int, help="code only so many frames")
     encode.add_argument("--start", type=int, default=0, help="first frame to code (0)")
-    source = encode.add_argument_group("what the input does not say itself")
-    source.add_argument("--size", type=frame_size, help="WIDTHxHEIGHT of a .yuv")
-    source.add_argument(
-        "--pixel-format", choices=("yuv420p", "yuv444p", "yuv420p10le", "yuv444p10le"),
-        help="of a .yuv",
-    )  # fmt: skip
-    source.add_argument("--frame-rate", help="frames per second, e.g. 25 or 30000/1001")
-    add_color(source, "of the input")
+    add_source(encode)
     encode.add_argument(
         "--reconstruction", metavar="VIDEO",
         help="also write what the decoder will show (lossless video, .y4m, .yuv or PNG folder)",
@@ -63,6 +56,26 @@ def add_decode(commands: Commands, run: Run) -> None:
     add_device(decode)
     add_quiet(decode)
     decode.set_defaults(run=run)
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    source = parser.add_argument_group("what the input does not say itself")
+    source.add_argument("--size", type=frame_size, metavar="WxH", help="WIDTHxHEIGHT of a .yuv")
+    source.add_argument(
+        "--pixel-format", choices=("yuv420p", "yuv444p", "yuv420p10le", "yuv444p10le"),
+        help="of a .yuv",
+    )  # fmt: skip
+    source.add_argument("--frame-rate", help="frames per second, e.g. 25 or 30000/1001")
+    add_color(source, "of the input")
+
+
+def add_info(commands: Commands, run: Run) -> None:
+    info = commands.add_parser(
+        "info", help="header, frame table and rate of a .cmfr file; model and id of weights"
+    )
+    info.add_argument("input", help="a .cmfr file, or a weights file (.safetensors)")
+    info.add_argument("--no-frames", action="store_true", help="leave out the frame table")
+    info.set_defaults(run=run)
 
 
 def add_color(parser: argparse._ActionsContainer, whose: str) -> None:

@@ -16,12 +16,12 @@ from tqdm import tqdm
 from cmfr.checkpoint import atomic_write
 from cmfr.clip_preparation import (
     CLIP_COLUMNS,
-    VIDEO_SUFFIXES,
-    ClipSettings,
     Row,
     prepare_source,
     require_scene_detector,
 )
+from cmfr.clip_settings import ClipSettings
+from cmfr.video_in import VIDEO_SUFFIXES
 
 SOURCE_COLUMNS = "source bytes settings clips".split()
 
@@ -85,7 +85,7 @@ def prepare_clips(
     """Clips of all videos below `root`, into the flat folder `out_dir`, with a manifest.
 
     Videos that are done already are skipped. Returns (videos skipped, clips written, fault of
-    each video that failed). Raises ValueError, OSError or ImportError if nothing can be done.
+    each video that failed). Raises ValueError or OSError if nothing can be done.
     """
     require_scene_detector()
     if not root.is_dir():

@@ -2,7 +2,7 @@
 
 One pass over a video, frame by frame, so memory does not grow with its length: shrink, leave out
 repeats, find cuts among the frames that are left (a repeat would look like still motion to the
-detector), cut into clips. `scripts/prepare_data.py` does this to whole folders.
+detector), cut into clips. `cmfr data clips` does this to whole folders.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from statistics import fmean
@@ -21,60 +21,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cmfr.clip_settings import SMALLEST, ClipSettings
 from cmfr.color import planes_to_tensor, rgb_to_ycbcr
+from cmfr.errors import UserError
 from cmfr.frames import UNSPECIFIED, Frame, VideoInfo, resolve_color
 from cmfr.video_in import open_video
 from cmfr.video_out import open_writer
 
-VIDEO_SUFFIXES = frozenset(
-    ".mp4 .m4v .mkv .mov .webm .avi .y4m .yuv .mpg .mpeg .ts .mts .m2ts .wmv .flv .ogv .3gp".split()
-)
 MAX_REPEATS = 4  # repeats in a row that are left out of a clip (12 fps shown at 60); more end it
-SMALLEST = 16  # pixels; what the codec takes
 Row = list[str]  # of a CSV file
 CLIP_COLUMNS = "file source first_frame frames repeats width height fps mean_motion".split()
 _WINDOW = 2  # frames on either side that the cut detector compares a frame with
 _MIN_CONTENT = 15.0  # least change (0..255, mean over hue, saturation, luma) that can be a cut
-
-
-@dataclass(frozen=True)
-class ClipSettings:
-    """How clips are cut. height: pixels of the shorter side at most; scene_threshold: a cut's
-    change over the mean change of its neighbours; min_motion: mean absolute luma difference (8-bit
-    codes) under which a frame repeats the one before; crf: of x264. Raises ValueError.
-
-    The two thresholds were set on 53 joined clips of real video: 2.1 found all 48 cuts and no
-    other (the library's 3.0 found 41); repeats after lossy coding were under 0.13, slow motion
-    over 0.26.
-    """
-
-    min_frames: int = 16
-    max_frames: int = 32
-    height: int = 256
-    scene_threshold: float = 2.1
-    min_motion: float = 0.2
-    max_clips_per_scene: int | None = None
-    crf: int = 12
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.min_frames <= self.max_frames:
-            raise ValueError(
-                f"a clip needs 1 or more frames and at least as many at most, "
-                f"not {self.min_frames}..{self.max_frames}"
-            )
-        if self.height < SMALLEST or self.height % 2:
-            raise ValueError(f"the height must be even and {SMALLEST} or more, not {self.height}")
-        if not self.scene_threshold > 0:
-            raise ValueError(f"the scene threshold must be positive, not {self.scene_threshold}")
-        if not self.min_motion >= 0:
-            raise ValueError(f"the least motion must be 0 or more, not {self.min_motion}")
-        if self.max_clips_per_scene is not None and self.max_clips_per_scene < 1:
-            raise ValueError(f"clips per scene must be 1 or more, not {self.max_clips_per_scene}")
-        if not 0 <= self.crf <= 51:
-            raise ValueError(f"crf must be in 0..51, not {self.crf}")
-
-    def __str__(self) -> str:
-        return " ".join(f"{name}={value}" for name, value in asdict(self).items())
 
 
 # --- one frame
@@ -224,7 +182,7 @@ def _bgr(frame: Frame, info: VideoInfo) -> np.ndarray:
 
 
 def require_scene_detector() -> None:
-    """Raise an ImportError that says what to install if PySceneDetect is missing."""
+    """Raise a UserError that says what to install if PySceneDetect is missing."""
     _scene_detector(1.0)
 
 
@@ -233,7 +191,7 @@ def _scene_detector(threshold: float) -> tuple[Any, Any]:
     try:
         from scenedetect import AdaptiveDetector, FrameTimecode
     except ImportError as error:
-        raise ImportError(
+        raise UserError(
             f"scene cuts need PySceneDetect: pip install cmfr[prepare] ({error})"
         ) from error
     detector = AdaptiveDetector(

@@ -19,20 +19,20 @@ from cmfr.bitstream import (
     DamagedFrame,
     FramePacket,
 )
-from cmfr.checkpoint import atomic_write, load_weights, read_weights, weights_hash
+from cmfr.checkpoint import atomic_write, load_weights
 from cmfr.color import planes_to_tensor, tensor_to_planes
-from cmfr.config import LATENT_STRIDE, QUALITIES, AnyModelConfig
+from cmfr.config import LATENT_STRIDE, QUALITIES
 from cmfr.device import exact_arithmetic, full_precision, pick_device
 from cmfr.entropy import DecodeMismatch, make_tables
+from cmfr.errors import UserError
 from cmfr.frame_codec import FrameSize
 from cmfr.frames import Frame, VideoInfo, resolve_color
 from cmfr.layers import pad_to_multiple
-from cmfr.models.dcvc_weights import read_official
-from cmfr.presets import PRESETS
+from cmfr.model_files import read_model
 from cmfr.state import FrameOutput, ReferenceState
 from cmfr.stream_header import StreamHeader
 from cmfr.video_codec import VideoCodec
-from cmfr.video_in import open_video
+from cmfr.video_in import VIDEO_SUFFIXES, open_video
 from cmfr.video_out import open_writer
 
 MIN_SIDE, MAX_SIDE = 16, 65535
@@ -110,17 +110,8 @@ class Codec:
         `start` and `frames` choose a part; `source_options` as for `video_in.open_video`. The file
         appears under its name when it is complete. Raises ValueError or OSError with one sentence.
         """
-        if not 0 <= quality < QUALITIES:
-            raise ValueError(f"quality {quality} is not in 0..{QUALITIES - 1}")
-        if intra_period != -1 and intra_period < 1:
-            raise ValueError(f"intra period {intra_period} is neither -1 nor at least 1")
-        if refresh_period is not None and not 0 <= refresh_period <= 65535:
-            raise ValueError(f"refresh period {refresh_period} is not in 0..65535")
         target = Path(target)
-        if not target.parent.is_dir():
-            raise FileNotFoundError(f"no folder {target.parent} to write {target.name} to")
-        if target.is_dir() or (target.exists() and target.samefile(source)):
-            raise ValueError(f"{target} is a folder or the input; give another output file")
+        check_request(source, target, quality, intra_period, refresh_period)
         with open_video(source, start=start, frames=frames, **source_options) as reader:
             info = reader.info
             if not all(MIN_SIDE <= side <= MAX_SIDE for side in (info.width, info.height)):
@@ -158,6 +149,7 @@ class Codec:
             refresh_period=period,
             model=self.name,
             weights=self.weights_id,
+            quality_offsets=self.model.cfg.hierarchy.quality_offsets,
             producer=_producer(self.device),
         )
 
@@ -302,6 +294,26 @@ class Codec:
             )
 
 
+def check_request(
+    source: str | Path, target: str | Path, quality: int, intra_period: int,
+    refresh_period: int | None,
+) -> None:  # fmt: skip
+    """What `Codec.encode_video` checks before it opens anything. Raises UserError or OSError."""
+    target = Path(target)
+    if not 0 <= quality < QUALITIES:
+        raise UserError(f"quality {quality} is not in 0..{QUALITIES - 1}")
+    if intra_period != -1 and intra_period < 1:
+        raise UserError(f"intra period {intra_period} is neither -1 nor at least 1")
+    if refresh_period is not None and not 0 <= refresh_period <= 65535:
+        raise UserError(f"refresh period {refresh_period} is not in 0..65535")
+    if target.suffix.lower() in VIDEO_SUFFIXES or target.suffix.lower() == ".png":
+        raise UserError(f"{target}: what is written is a .cmfr file, not a video; name it so")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"no folder {target.parent} to write {target.name} to")
+    if target.is_dir() or (target.exists() and target.samefile(source)):
+        raise UserError(f"{target} is a folder or the input; give another output file")
+
+
 def load_codec(
     model: str | Path = "cmfr-s",
     device: str = "auto",
@@ -312,49 +324,12 @@ def load_codec(
     weights: a weights file, or the published checkpoints of the `model` dcvc-dc or dcvc-fm
     (I-frame and P-frame). Raises FileNotFoundError or ValueError with one sentence.
     """
-    cfg, tensors, where = read_model(model, weights)
+    cfg, tensors, weights_id, where = read_model(model, weights)
     network = VideoCodec(cfg)
     load_weights(network, tensors, where)
-    return Codec(network, weights_hash(tensors), pick_device(device))
-
-
-def read_model(
-    model: str | Path, weights: Sequence[str | Path] | None = None
-) -> tuple[AnyModelConfig, dict[str, Tensor], str]:
-    """Configuration, weights and where they are from; arguments and errors as of `load_codec`."""
-    paths = [Path(path) for path in weights or ()]
-    if not paths:
-        paths = [find_weights(model)]
-    elif any(path.suffix != ".safetensors" for path in paths):
-        return *read_official(paths, str(model)), str(paths[0])
-    if len(paths) > 1:
-        raise ValueError(f"{paths[1]}: a weights file holds a whole model; give one")
-    cfg, tensors, _ = read_weights(paths[0])
-    if weights and str(model) != cfg.name:
-        raise ValueError(f"{paths[0]} holds {cfg.name}, not {model}")
-    return cfg, tensors, str(paths[0])
-
-
-def find_weights(model: str | Path) -> Path:
-    """A file as it is; a name: NAME.safetensors in the package or in the repository."""
-    path = Path(model)
-    if path.suffix == ".safetensors" or path.is_file():
-        return path
-    package = Path(__file__).parent
-    for folder in (package / "weights", package.parent / "checkpoints"):
-        if (folder / f"{model}.safetensors").is_file():
-            return folder / f"{model}.safetensors"
-    hint = "it has to be trained first" if str(model) in PRESETS else "give a file or a model name"
-    if model in ("dcvc-dc", "dcvc-fm"):
-        hint = "give its published checkpoints with --weights, or convert them (cmfr convert)"
-    if path.suffix:
-        raise FileNotFoundError(f"no weights file {path}")
-    raise FileNotFoundError(f"no weights are shipped for {model}: {hint}")
+    return Codec(network, weights_id, pick_device(device))
 
 
 def _producer(device: torch.device) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return f"torch {torch.__version__}, {name}"
-
-
-__all__ = ["Codec", "CodedFrame", "CodingReport", "find_weights", "load_codec", "read_model"]

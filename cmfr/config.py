@@ -6,7 +6,7 @@ is needed to build the model again.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, model_validator
 
@@ -15,9 +15,27 @@ LATENT_STRIDE = 16  # pixels per latent position; frames are padded to a multipl
 
 
 class Strict(BaseModel):
-    """Base of every config section: frozen, and an unknown key is an error that names it."""
+    """Base of every config section: frozen, and an unknown key is an error that names it. A list
+    may be given as one text, its entries apart by commas or spaces."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        kinds = {name: field.annotation for name, field in cls.model_fields.items()}
+        lists = {name for name, kind in kinds.items() if _is_list(kind)}
+        return {
+            key: value.replace(",", " ").split() if key in lists and isinstance(value, str)
+            else value
+            for key, value in values.items()
+        }  # fmt: skip
+
+
+def _is_list(kind: Any) -> bool:
+    return get_origin(kind) is tuple or any(get_origin(part) is tuple for part in get_args(kind))
 
 
 class EstimationLevel(Strict):

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from cmfr.densities import CdfTables, Density, FactorizedDensity, make_tables
 from cmfr.layers import round_ste
+from cmfr.payload import SMALL, SmallDecoder, SmallEncoder, padded
 
 # densities.py goes first: it silences the warnings of CompressAI's import.
 from compressai.ans import BufferedRansEncoder, RansDecoder  # isort: skip
@@ -177,7 +178,8 @@ class BitWriter(EntropyCoder):
         return symbols
 
     def finish(self) -> bytes:
-        """The frame's payload: a 2-byte checksum of all symbols, then one rANS stream."""
+        """The frame's payload: a 2-byte checksum of all symbols, then one rANS stream; or the
+        form that small frames have (payload.py)."""
         encoder, checksum, written = BufferedRansEncoder(), 0, 0
         chunks = [(s.cpu().numpy(), i.cpu().numpy(), tables) for s, i, tables in self._chunks]
         began = time.perf_counter()
@@ -197,6 +199,14 @@ class BitWriter(EntropyCoder):
         # always has as many symbols as channels, so this cannot happen with a valid model.
         assert written >= 2
         payload = (checksum & 0xFFFF).to_bytes(_CHECKSUM_BYTES, "little") + encoder.flush()
+        if len(payload) < SMALL + 16:  # the form of small frames saves less than that
+            small = SmallEncoder()
+            for array, indexes, tables in chunks:
+                small.encode_with_indexes(
+                    array.tolist(), indexes.tolist(), tables.cdfs, tables.sizes, tables.offsets
+                )
+            shorter = small.flush(checksum & 0xFFFF)
+            payload = shorter if len(shorter) < SMALL else padded(payload)
         self.seconds = time.perf_counter() - began
         return payload
 
@@ -210,11 +220,15 @@ class BitReader(EntropyCoder):
     """
 
     def __init__(self, payload: bytes, limit: int, device: torch.device) -> None:
-        if len(payload) < _CHECKSUM_BYTES + 4 or (len(payload) - _CHECKSUM_BYTES) % 4:
+        if len(payload) >= SMALL and (len(payload) - _CHECKSUM_BYTES) % 4:
             raise ValueError(f"a payload of {len(payload)} bytes is no entropy-coded frame")
-        self._decoder = RansDecoder()
-        self._decoder.set_stream(payload[_CHECKSUM_BYTES:] + bytes(4 * limit + 64))
-        self._expected = int.from_bytes(payload[:_CHECKSUM_BYTES], "little")
+        self._decoder: RansDecoder | SmallDecoder
+        if len(payload) < SMALL:
+            self._decoder = SmallDecoder(payload)
+        else:
+            self._decoder = RansDecoder()
+            self._decoder.set_stream(payload[_CHECKSUM_BYTES:] + bytes(4 * limit + 64))
+        self._stored = int.from_bytes(payload[:_CHECKSUM_BYTES], "little")
         self._checksum = 0
         self._device = device
         self.seconds = 0.0
@@ -253,7 +267,9 @@ class BitReader(EntropyCoder):
 
     def finish(self) -> None:
         """Compare the checksum. Raises DecodeMismatch when the symbols are not the encoder's."""
-        if self._checksum & 0xFFFF != self._expected:
+        small = isinstance(self._decoder, SmallDecoder)
+        expected = self._decoder.checksum if small else self._stored
+        if self._checksum & 0xFFFF != expected:
             raise DecodeMismatch(
                 "the decoded symbols are not the encoder's: the stream was probably made on "
                 "another device or with another build of PyTorch"

@@ -35,6 +35,9 @@ from cmfr.frames import (
     snap_ntsc,
 )
 
+VIDEO_SUFFIXES = frozenset(
+    ".mp4 .m4v .mkv .mov .webm .avi .y4m .yuv .mpg .mpeg .ts .mts .m2ts .wmv .flv .ogv .3gp".split()
+)
 DEFAULT_FRAME_RATE = Fraction(30)  # for PNGs and .yuv files, which have nowhere to say theirs
 Frames = Generator[Frame, None, None]
 

@@ -1,6 +1,7 @@
 """Encode and decode a clip, check the result bit for bit, print a table and draw one frame.
 
-    scripts/demo.py [VIDEO] [--model cmfr-s] [--quality 32] [--frames 32] [--out demo]
+    make demo [VIDEO=PATH]
+    .venv/bin/python scripts/demo.py [VIDEO] [--model cmfr-s] [--quality 32] [--frames 32] ...
 
 Without VIDEO a clip is rendered from a photograph that matplotlib carries: it pans and zooms,
 and a disk moves across.
@@ -9,7 +10,7 @@ and a disk moves across.
 from __future__ import annotations
 
 import argparse
-import sys
+import tempfile
 from fractions import Fraction
 from pathlib import Path
 
@@ -18,15 +19,17 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from cmfr.cli import guarded
 from cmfr.coding import CodedFrame, load_codec
 from cmfr.color import rgb_to_ycbcr, tensor_to_planes
 from cmfr.frames import ColorInfo, Frame, VideoInfo
-from cmfr.inspection import Seen, frame_panels, sheet, watched
+from cmfr.inspection import inspect_video
 from cmfr.metrics import FrameQuality, compare
 from cmfr.video_in import open_video
 from cmfr.video_out import lossless_suffix, open_writer
 
 WIDTH, HEIGHT = 416, 240
+SHOWN = 8  # the frame that is drawn, if there are so many
 
 
 def render_clip(path: Path, frames: int) -> None:
@@ -84,14 +87,12 @@ def main() -> int:
     stream, decoded = args.out / "clip.cmfr", args.out / f"decoded{kind}"
     reconstruction = args.out / f"encoder{kind}"
     qualities: list[FrameQuality] = []
-    seen: list[Seen] = []
-    with open_writer(reconstruction, info) as writer, watched(codec) as features:
+    with open_writer(reconstruction, info) as writer:
 
         def on_frame(coded: CodedFrame) -> None:
             writer.write(coded.reconstruction)
             assert coded.source is not None
             qualities.append(compare(coded.source, coded.reconstruction, info))
-            seen[:] = [Seen(coded, dict(features))]
 
         codec.encode_video(
             video, stream, quality=args.quality, frames=args.frames, on_frame=on_frame
@@ -116,18 +117,16 @@ def main() -> int:
         "decoded file": "bit-identical to the encoder's reconstruction"
         if identical else "DIFFERS from the encoder's reconstruction",
     }  # fmt: skip
-    number = seen[0].coded.number
-    title = f"{codec.name}, quality {args.quality}; frame {number}"
-    sheet(frame_panels(codec, info, seen[0]), title).save(args.out / "frame.png")
-    rows["picture"] = f"{args.out / 'frame.png'} (frame {number})"
+    shown = min(SHOWN, encoded.frames - 1)
+    with tempfile.TemporaryDirectory() as folder:
+        pictures = Path(folder)
+        inspect_video(codec, video, shown, pictures, quality=args.quality, frames=shown + 1)
+        (args.out / "frame.png").write_bytes((pictures / "sheet.png").read_bytes())
+    rows["picture"] = f"{args.out / 'frame.png'} (frame {shown})"
     for name, value in rows.items():
         print(f"{name:<18}{value}")
     return 0 if identical else 1
 
 
 if __name__ == "__main__":
-    try:
-        raise SystemExit(main())
-    except (ValueError, OSError) as error:
-        print(f"demo: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+    raise SystemExit(guarded("demo", main))

@@ -1,7 +1,7 @@
 """Rate and distortion of a model on video files, from real bytes: encode, decode, compare.
 
-    scripts/measure_rd.py VIDEO... [--model cmfr-s] [--qualities 0 21 42 63] [--out rd.json]
-                          [--anchors anchors.json --anchor x264-medium-ldp]
+    .venv/bin/python scripts/measure_rd.py VIDEO... [--model cmfr-s] [--qualities 0 21 42 63]
+        [--out rd.json] [--anchors anchors.json --anchor x264-medium-ldp]
 
 Prints a Markdown table: one row per video and quality. Bits are those of the whole file; PSNR is
 of the decoded frames, per plane and (6Y+U+V)/8, mean over frames. With `--anchors` (a JSON file
@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 from cmfr.bd_rate import NotComparable, Point, bd_rate
+from cmfr.cli import guarded
 from cmfr.coding import load_codec
 from cmfr.evaluation import RatePoint, measure_point
 
@@ -81,8 +81,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        raise SystemExit(main())
-    except (ValueError, OSError) as error:
-        print(f"measure_rd: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+    raise SystemExit(guarded("measure_rd", main))

@@ -1,6 +1,7 @@
 """Samples per second of training with and without what makes it fast, as ratios from one run.
 
-    scripts/measure_training.py CONFIG [key=value ...] [--stage NAME] [--steps 10] [--rounds 3]
+    .venv/bin/python scripts/measure_training.py CONFIG [key=value ...]
+        [--stage NAME] [--steps 10] [--rounds 3]
 
 Every variant runs one stage of the configuration in a process of its own, in turn, so that a busy
 machine disturbs all alike; the best round of each counts. Prints a Markdown table, with peak
@@ -18,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from cmfr.cli import guarded
 from cmfr.training.batches import batches
 from cmfr.training.config import TrainConfig, load_train_config
 from cmfr.training.distributed import join
@@ -26,10 +28,11 @@ from cmfr.training.trainer import train
 
 # What each variant changes: in the run, in the stage, in its data.
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
-    "channels_last, bf16, preloaded": ({}, {}, {}),
+    "as configured, preloaded": ({}, {}, {}),
     "without channels_last": ({"channels_last": False}, {}, {}),
-    "without bf16": ({"bf16": False}, {}, {}),
-    "without channels_last and bf16": ({"channels_last": False, "bf16": False}, {}, {}),
+    "with bf16: true": ({"bf16": True}, {}, {}),
+    "with bf16: false": ({"bf16": False}, {}, {}),
+    "without channels_last, bf16: false": ({"channels_last": False, "bf16": False}, {}, {}),
     "without preloading": ({}, {}, {"preload": False}),
     "with compile": ({"compile": True}, {}, {}),
     "with activation checkpointing": ({}, {"checkpoint_activations": True}, {}),
@@ -110,8 +113,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        raise SystemExit(main())
-    except (ValueError, OSError) as error:
-        print(f"measure_training: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+    raise SystemExit(guarded("measure_training", main))

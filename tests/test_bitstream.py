@@ -10,6 +10,7 @@ import sys
 import zlib
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 
@@ -25,8 +26,10 @@ from cmfr.frames import ColorInfo, VideoInfo
 HEADER = StreamHeader(
     width=1920, height=1080, frame_rate=Fraction(30000, 1001), chroma="420", bit_depth=10,
     quality=32, model="cmfr-s", weights=bytes(range(8)), intra_period=3, refresh_period=32,
-    matrix_code=1, primaries=1, transfer=1, range="limited", producer="torch 2.4, Gerät",
+    quality_offsets=(-40, 2, 60), matrix_code=1, primaries=1, transfer=1, range="limited",
+    producer="torch 2.4, Gerät",
 )  # fmt: skip
+VERSION_1 = Path(__file__).parent / "data" / "version1.cmfr"
 INFO = VideoInfo(64, 48, Fraction(25), ColorInfo("bt601", "full", 5, 6, matrix_code=5), "444", 8)
 
 
@@ -44,13 +47,22 @@ def payload(number: int, size: int = 12) -> bytes:
     return random.Random(number).randbytes(size)
 
 
-def stream(frames: int, period: int = 3, pipe: bool = False, size: int = 12) -> bytes:
+def stream(
+    frames: int, period: int = 3, pipe: bool = False, size: int = 12, regular: bool = True
+) -> bytes:
+    """regular: the qualities are those that the header lets expect."""
     file = Pipe() if pipe else io.BytesIO()
-    writer = BitstreamWriter(file, HEADER)
+    writer = BitstreamWriter(file, replace(HEADER, intra_period=period))
     for i in range(frames):
-        writer.write_frame(i % period == 0, i % 64, payload(i, size))
+        writer.write_frame(i % period == 0, quality(i, period, regular), payload(i, size))
     writer.close()
     return file.getvalue()
+
+
+def quality(number: int, period: int = 3, regular: bool = True) -> int:
+    if not regular:
+        return number % 64
+    return (32, 34, 63, 0)[0 if number % period == 0 else (number % period - 1) % 3 + 1]
 
 
 def read_all(data: bytes) -> list[tuple[int, bytes]]:
@@ -65,16 +77,17 @@ def flip(data: bytes, at: int, mask: int = 0x01) -> bytes:
     return data[:at] + bytes([data[at] ^ mask]) + data[at + 1 :]
 
 
+@pytest.mark.parametrize("regular", [False, True])
 @pytest.mark.parametrize("pipe", [False, True])
 @pytest.mark.parametrize("frames", [0, 1, 8])
-def test_round_trip(frames: int, pipe: bool) -> None:
-    data = stream(frames, pipe=pipe)
+def test_round_trip(frames: int, pipe: bool, regular: bool) -> None:
+    data = stream(frames, pipe=pipe, regular=regular)
     reader = BitstreamReader(io.BytesIO(data))
     assert reader.header == replace(HEADER, frame_count=None if pipe else frames)
     packets = list(reader)
     assert [p.payload for p in packets] == [payload(i) for i in range(frames)]
     assert [(p.number, p.intra, p.quality) for p in packets] == [
-        (i, i % 3 == 0, i) for i in range(frames)
+        (i, i % 3 == 0, quality(i, regular=regular)) for i in range(frames)
     ]
     assert reader.index == tuple((p.number, p.offset) for p in packets if p.intra)
     assert list(reader) == []
@@ -84,7 +97,7 @@ def test_stream_at_an_offset_of_the_file_and_closing_twice() -> None:
     file = io.BytesIO()
     file.write(b"before")
     writer = BitstreamWriter(file, HEADER)
-    assert writer.write_frame(True, 0, b"abc") == 9
+    assert writer.write_frame(True, 0, b"abc") == 10
     writer.close()
     writer.close()
     assert file.tell() == len(file.getvalue()) and file.getvalue().startswith(b"beforeCMFR")
@@ -94,29 +107,39 @@ def test_stream_at_an_offset_of_the_file_and_closing_twice() -> None:
         writer.write_frame(True, 0, b"")
 
 
-@pytest.mark.parametrize("size,overhead", [(0, 6), (127, 6), (128, 7), (1000, 7), (20000, 8)])
-def test_overhead(size: int, overhead: int) -> None:
+@pytest.mark.parametrize("size,overhead", [(1, 5), (127, 5), (128, 6), (1000, 6), (20000, 7)])
+def test_a_packet_has_its_length_and_its_checksum_besides(size: int, overhead: int) -> None:
+    """And where its kind is not the one that the header lets expect, two bytes for that."""
     file = io.BytesIO()
-    writer = BitstreamWriter(file, HEADER)
-    assert writer.write_frame(True, 63, bytes(size)) == size + overhead
+    writer = BitstreamWriter(file, HEADER)  # intra period 3
+    written = [(True, 32, 0), (False, 34, 0), (False, 33, 2), (True, 32, 0), (True, 32, 2)]
+    written += [(False, 34, 0), (True, 32, 0)]  # the pattern begins anew at every intra frame
+    for intra, of_frame, said in written:
+        assert writer.write_frame(intra, of_frame, bytes(size)) == size + overhead + said
+    assert writer.write_frame(False, 34, b"") == 7  # an empty one as well
     writer.close()
     file.seek(0)
-    (packet,) = BitstreamReader(file)
-    assert packet.size == size + overhead and packet.payload == bytes(size)
+    *packets, empty = BitstreamReader(file)
+    assert [(p.intra, p.quality) for p in packets] == [(i, q) for i, q, _ in written]
+    assert [p.size for p in packets] == [size + overhead + said for _, _, said in written]
+    assert all(p.payload == bytes(size) for p in packets)
+    assert (empty.payload, empty.quality) == (b"", 34)
 
 
+@pytest.mark.parametrize("regular", [False, True])
 @pytest.mark.parametrize("pipe", [False, True])
-def test_every_flip_of_bits_is_noticed(pipe: bool) -> None:
-    data = stream(3, pipe=pipe)
+def test_every_flip_of_bits_is_noticed(pipe: bool, regular: bool) -> None:
+    data = stream(3, pipe=pipe, regular=regular)
     for at in range(len(data)):
         for mask in (1, 2, 4, 8, 16, 32, 64, 128, 255):
             with pytest.raises(BitstreamError):
                 read_all(flip(data, at, mask))
 
 
+@pytest.mark.parametrize("regular", [False, True])
 @pytest.mark.parametrize("pipe", [False, True])
-def test_every_truncation_is_noticed(pipe: bool) -> None:
-    data = stream(5, pipe=pipe)
+def test_every_truncation_is_noticed(pipe: bool, regular: bool) -> None:
+    data = stream(5, pipe=pipe, regular=regular)
     starts = offsets(data)
     for length in range(len(data)):
         with pytest.raises(BitstreamError):
@@ -126,7 +149,9 @@ def test_every_truncation_is_noticed(pipe: bool) -> None:
             with pytest.raises(BitstreamError):
                 for packet in BitstreamReader(io.BytesIO(data[:length])):
                     good.append(packet.payload)
-            complete = sum(end <= length for end in [*starts[1:], starts[-1] + 18])
+            complete = sum(
+                end <= length for end in [*starts[1:], starts[-1] + (17 if regular else 19)]
+            )
             assert good == [payload(i) for i in range(complete)]
 
 
@@ -137,7 +162,7 @@ def test_messages() -> None:
         (b"", "not a .cmfr file"),
         (b"RIFF" + data, "not a .cmfr file"),
         (data[:30], "file ends within the header"),
-        (flip(data, 4, 8), "version 9 is newer than this program reads"),
+        (flip(data, 4, 8), "version 10 is newer than this program reads"),
         (flip(data, 9), "the header is damaged: checksum"),
         (flip(data, starts[2] + 8), "frame 2 is damaged: checksum does not match"),
         (data[: starts[2] + 8], "file ends within frame 2"),
@@ -151,6 +176,26 @@ def test_messages() -> None:
     for damaged, message in cases:
         with pytest.raises(BitstreamError, match=message):
             read_all(damaged)
+
+
+def test_version_1_is_read_as_before() -> None:
+    data = VERSION_1.read_bytes()
+    reader = BitstreamReader(io.BytesIO(data))
+    packets = list(reader)
+    assert reader.version == 1 and reader.header.quality == 60 and reader.header.intra_period == 4
+    assert [(p.intra, p.quality, p.size) for p in packets] == [
+        (True, 60, 80), (False, 62, 60), (False, 53, 56), (False, 59, 56), (True, 60, 80),
+        (False, 62, 64),
+    ]  # fmt: skip
+    for at in range(len(data)):
+        for damaged in (flip(data, at), flip(data, at, 255), data[:at]):
+            with pytest.raises(BitstreamError):
+                read_all(damaged)
+    damaged = flip(data, packets[1].offset + 30)[:-1]  # no index either
+    reader = BitstreamReader(io.BytesIO(damaged))
+    with pytest.raises(DamagedFrame):
+        list(reader)
+    assert reader.resume_after_damage() == 4 and next(reader).payload == packets[4].payload
 
 
 def test_swapped_lost_and_repeated_packets() -> None:
@@ -181,6 +226,7 @@ def header_with(at: int, form: str, value: int) -> bytes:
         (7, "<I", 0), (7, "<I", 65536), (11, "<I", 0), (15, "<I", 0), (19, "<I", 0), (27, "B", 3),
         (28, "B", 7), (32, "B", 3), (33, "B", 64), (34, "<i", 0), (34, "<i", -2), (40, "B", 0),
         (40, "B", 255), (41, "B", 0xFF), (41, "B", 10), (55, "B", 0), (55, "B", 255),
+        (56, "b", 64), (59, "B", 0), (59, "B", 255),
     ],
 )  # fmt: skip
 def test_header_values_from_a_file_are_checked(at: int, form: str, value: int) -> None:
@@ -200,7 +246,8 @@ def test_wrong_frame_counts_are_noticed() -> None:
     [
         {"width": 0}, {"height": 65536}, {"quality": 64}, {"frame_rate": Fraction(0)},
         {"intra_period": 0}, {"chroma": "422"}, {"range": "video"}, {"weights": b""},
-        {"model": ""}, {"model": "x" * 256}, {"bit_depth": 7}, {"frame_count": -1}, {"width": 2.5},
+        {"model": ""}, {"model": "x" * 256}, {"quality_offsets": (64,)},
+        {"quality_offsets": (0,) * 256}, {"bit_depth": 7}, {"frame_count": -1}, {"width": 2.5},
     ],
 )  # fmt: skip
 def test_header_refuses(change: dict) -> None:
@@ -246,16 +293,17 @@ def test_fuzz() -> None:
 
 def test_a_huge_length_is_not_believed() -> None:
     data = stream(2)
-    at = offsets(data)[1] + 1
+    at = offsets(data)[1]
     for length in (b"\xff\xff\xff\xff\x07", b"\xff\xff\xff\xff\x0f", b"\xff" * 5, b"\x8c\x00"):
         with pytest.raises(DamagedFrame):
             read_all(data[:at] + length + data[at + 1 :])
 
 
 @pytest.mark.parametrize("indexed", [True, False])
-@pytest.mark.parametrize("at", [0, 2, 9])  # first byte, checksum, payload
-def test_resume(indexed: bool, at: int) -> None:
-    data = stream(9)
+@pytest.mark.parametrize("regular,at", [(True, 2), (True, 9), (False, 1), (False, 4), (False, 9)])
+def test_resume(indexed: bool, regular: bool, at: int) -> None:
+    """After damage of a kind, a checksum, a payload."""
+    data = stream(9, regular=regular)
     data = flip(data, offsets(data)[1] + at)
     reader = BitstreamReader(io.BytesIO(data if indexed else data[:-1]))
     assert (reader.index is not None) == indexed
@@ -275,7 +323,7 @@ def test_resume(indexed: bool, at: int) -> None:
 
 def test_resume_after_a_damaged_length() -> None:
     data = stream(9)
-    data = flip(data, offsets(data)[1] + 1)
+    data = flip(data, offsets(data)[1])
     for end, number in ((len(data), 3), (-1, None)):
         reader = BitstreamReader(io.BytesIO(data[:end]))
         with pytest.raises(DamagedFrame):
@@ -342,6 +390,18 @@ def test_header_of_a_video() -> None:
     assert again.matrix_code == 9 and again.info().color.matrix == "bt2020"
     assert header.describe()["size"] == "64x48" and "first" in header.describe()["intra period"]
     assert replace(HEADER, frame_count=7).describe()["frames"] == "7"
+
+
+def test_the_example_in_the_docs(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "bitstream.md").read_text()
+    _, code, _, listing, _ = text[text.index("## Example") :].split("```")
+    exec(code.removeprefix("python"))
+    told = bytearray()
+    for line in listing.strip("\n").splitlines():
+        assert int(line[:3]) == len(told), line
+        told += bytes(200) if "200 times" in line else bytes.fromhex(line[5:29])
+    assert told == bytes.fromhex(capsys.readouterr().out)
+    assert f"{len(told)} bytes in all" in text
 
 
 def test_needs_neither_torch_nor_numpy() -> None:

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 
 from cmfr.clip_preparation import (
-    ClipSettings,
     MovingFrame,
     clip_info,
     cut_clips,
@@ -20,6 +19,7 @@ from cmfr.clip_preparation import (
     prepare_source,
     shrink,
 )
+from cmfr.clip_settings import ClipSettings
 from cmfr.frames import RGB_COLOR, ColorInfo, Frame, VideoInfo
 from cmfr.video_in import open_video
 from cmfr.video_out import open_writer
@@ -244,7 +244,7 @@ def test_clips_that_cannot_be_written_leave_nothing(tmp_path, monkeypatch):
 
 def test_a_missing_library_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "scenedetect", None)
-    with pytest.raises(ImportError, match=r"pip install cmfr\[prepare\]"):
+    with pytest.raises(ValueError, match=r"pip install cmfr\[prepare\]"):
         list(marked(scene(3, 1)))
 
 

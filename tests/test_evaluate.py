@@ -95,7 +95,7 @@ def test_records_are_of_the_bytes_and_of_what_they_decode_to(place, tmp_path):
 
 
 def rgb_pngs(source, size, matrix, folder, frames=4):
-    """The sequence as a folder of PNGs, as `prepare_data` and `decode` write them."""
+    """The sequence as a folder of PNGs, as `cmfr data yuv2png` and `decode` write them."""
     colors = {"matrix": matrix[0], "range": matrix[1]}
     with open_video(source, size=size, frame_rate=25, frames=frames, **colors) as reader:
         with open_writer(folder, reader.info) as writer:

@@ -7,11 +7,12 @@ import torch
 from conftest import SHARED
 
 from cmfr.checkpoint import read_weights
-from cmfr.coding import find_weights, load_codec
+from cmfr.coding import load_codec
 from cmfr.color import planes_to_tensor
 from cmfr.device import exact_arithmetic
 from cmfr.layers import pad_to_multiple
 from cmfr.metrics import compare
+from cmfr.model_files import find_weights
 from cmfr.presets import PRESETS
 from cmfr.video_in import open_video
 

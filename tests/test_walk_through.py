@@ -108,13 +108,8 @@ def run(tree, tmp_path_factory):
         weights = "--weights cvpr2023_image_psnr.pth.tar cvpr2023_video_psnr.pth.tar"
         text = text.replace(weights, "--weights dcvc.safetensors")
         words = shlex.split(text)
-        if words[0] == "cmfr":
-            return main([*words[1:], *["--device", "cpu"] * (words[1] == "evaluate")])
-        assert words[:2] == ["python", "scripts/prepare_data.py"]
-        import prepare_data
-
-        patch.setattr(sys, "argv", words[1:])
-        return prepare_data.main()
+        assert words[0] == "cmfr"
+        return main([*words[1:], *["--device", "cpu"] * (words[1] == "evaluate")])
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tree)

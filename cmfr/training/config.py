@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from cmfr.config import FAMILIES, QUALITIES, AnyModelConfig, CodecConfig, Strict
+from cmfr.config import QUALITIES, AnyModelConfig, CodecConfig, Strict
+from cmfr.config_files import find_config
+from cmfr.errors import UserError, unknown
 from cmfr.presets import PRESETS
+from cmfr.yaml_config import faults, merged, read_tree
 
 
 class DataConfig(Strict):
@@ -122,14 +123,16 @@ class StageConfig(Strict):
     the whole clip; otherwise a step per P-frame, the state detached. checkpoint_activations:
     forget a frame's activations and compute them again in the backward pass.
 
-    lr goes to lr_end along the schedule, after `warmup` steps. warp_weight, prediction_weight:
-    add that multiple of lambda * weight * D of the motion-compensated frame before, and after,
-    the Motion Refiner (of the same picture where there is none). frame_weights: the weights on D
-    by position in the hierarchical pattern, the I-frame at 0 (default: the model's).
-    qualities: the range drawn from. random_position: clips start anywhere in the pattern and
-    between refreshes, so that clips shorter than these train all of them. rate_warmup: in so many
-    first steps R counts less (rising linearly from 0), while latents find their use. quantization:
-    what the decoder sees in training, straight-through rounding or additive noise.
+    lr goes to lr_end along the schedule, after `warmup` steps: ``cosine``, ``linear``,
+    ``constant``, or ``wsd`` (constant, then linear over the last `decay` of the stage).
+    warp_weight, prediction_weight: add that multiple of lambda * weight * D of the
+    motion-compensated frame before, and after, the Motion Refiner (of the same picture where there
+    is none). frame_weights: the weights on D by position in the hierarchical pattern, the I-frame
+    at 0 (default: the model's). qualities: the range drawn from. random_position: clips start
+    anywhere in the pattern and between refreshes, so that clips shorter than these train all of
+    them. rate_warmup: in so many first steps R counts less (rising linearly from 0), while latents
+    find their use. quantization: what the decoder sees in training, straight-through rounding or
+    additive noise.
     """
 
     name: str
@@ -146,7 +149,8 @@ class StageConfig(Strict):
     steps: int = Field(ge=1)
     lr: float = Field(gt=0)
     lr_end: float = Field(0.0, ge=0)
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    decay: float = Field(0.2, gt=0, le=1)
     warmup: int = Field(100, ge=0)
     cascaded: bool = False
     checkpoint_activations: bool = False
@@ -196,7 +200,12 @@ class TrainConfig(Strict):
 
     init: weights to start from, file by file; spynet: folder of SpyNet arrays (.npy) that
     initialize the three coarsest levels of the motion estimation. compile: torch.compile of both
-    codecs. threads: CPU threads per process.
+    codecs. threads: CPU threads per process. bf16: compute in bfloat16 (autocast), or where the
+    device has instructions for it (auto); weights stay float32.
+
+    time_limit_minutes: save and stop after this much time. schedule_clock: the limit is of the
+    whole run, however often it is resumed, and learning rates follow the clock where it is ahead
+    of the steps: a run that the limit ends has gone through its schedule.
     """
 
     model: AnyModelConfig
@@ -210,7 +219,7 @@ class TrainConfig(Strict):
     seed: int = Field(0, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(None, ge=1)
-    bf16: bool = True
+    bf16: Literal["auto"] | bool = "auto"
     channels_last: bool = True
     compile: bool = False
     ema_decay: float = Field(0.999, ge=0, lt=1)
@@ -219,7 +228,8 @@ class TrainConfig(Strict):
     log_every: int = Field(20, ge=1)
     image_every: int = Field(500, ge=1)
     save_every: int = Field(500, ge=1)
-    time_limit_minutes: float | None = None  # save and stop after this much time
+    time_limit_minutes: float | None = Field(None, gt=0)
+    schedule_clock: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -235,9 +245,9 @@ class TrainConfig(Strict):
         named.append(("validation", self.validation.data if self.validation else None))
         for where, name in named:
             if name is not None and name not in self.data:
-                raise ValueError(
-                    f"{where}: no data set is called {name!r}; there are {', '.join(self.data)}"
-                )
+                raise UserError(unknown(f"{where}: no data set is called", name, self.data))
+        if self.schedule_clock and self.time_limit_minutes is None:
+            raise ValueError("schedule_clock: true needs time_limit_minutes")
         if self.loss.distortion.needs_ms_ssim and (
             small := [s for s in self.stages if s.crop < 176]
         ):
@@ -261,99 +271,20 @@ def model_config(value: Any) -> Any:
     if name is None:
         return value
     if name not in PRESETS:
-        raise ValueError(f"model: no preset is called {name!r}; there are {', '.join(PRESETS)}")
+        raise UserError(unknown("model: no preset is called", name, PRESETS))
     changes = {k: v for k, v in value.items() if k != "preset"} if isinstance(value, dict) else {}
     return merged(PRESETS[name].model_dump(), changes)
-
-
-def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`base` with `changes`, section by section: what is not mentioned stays."""
-    result = dict(base)
-    for key, value in changes.items():
-        nested = isinstance(value, dict) and isinstance(base.get(key), dict)
-        result[key] = merged(base[key], value) if nested else value
-    return result
-
-
-def differences(a: Any, b: Any, where: str = "") -> list[tuple[str, Any, Any]]:
-    """Leaves in which two trees of plain values differ: (dotted key, value in a, value in b)."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        pairs = [(key, a.get(key), b.get(key)) for key in sorted(a.keys() | b.keys())]
-    elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-        pairs = [(str(i), x, y) for i, (x, y) in enumerate(zip(a, b, strict=True))]
-    else:
-        return [] if a == b else [(where, a, b)]
-    return [leaf for key, x, y in pairs for leaf in differences(x, y, f"{where}.{key}".lstrip("."))]
-
-
-def read_tree(path: Path, overrides: list[str]) -> dict[str, Any]:
-    """A YAML mapping with ``key.sub=value`` overrides applied (values are YAML)."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no configuration file {path}")
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(tree, dict):
-        raise ValueError(f"{path} holds no mapping of keys to values")
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals:
-            raise ValueError(f"override {override!r} is not of the form key=value")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ValueError(f"override {override!r}: the value is not valid YAML") from None
-        _set(tree, key, value)
-    return tree
 
 
 def load_train_config(path: str | Path, overrides: list[str] | None = None) -> TrainConfig:
     """Read a YAML file and apply ``key.sub=value`` overrides (values are YAML).
 
-    Raises ValueError that names the file and every offending key.
+    path: or the name of a shipped configuration. Raises FileNotFoundError, or UserError that names
+    the file and every offending key.
     """
-    tree = read_tree(Path(path), overrides or [])
+    path = find_config("train", path)
+    tree = read_tree(path, overrides or [])
     try:
         return TrainConfig.model_validate(tree)
     except ValidationError as error:
-        raise ValueError(f"{path}: {faults(error)}") from error
-
-
-def faults(error: ValidationError) -> str:
-    """All faults of a configuration in one line, each with its place."""
-    return "; ".join(
-        f"{'.'.join(_place(fault['loc'])) or 'configuration'}: {fault['msg']}"
-        for fault in error.errors()
-    )
-
-
-def _place(parts: tuple[int | str, ...]) -> list[str]:
-    """Where a fault is, as the file has it: without the name of the model's family."""
-    return [
-        str(part)
-        for i, part in enumerate(parts)
-        if part not in FAMILIES or (i > 0 and parts[i - 1] != "model")
-    ]
-
-
-def plain(cfg: Strict) -> dict[str, Any]:
-    """A configuration as plain values, as it is written to YAML and JSON."""
-    return json.loads(cfg.model_dump_json())
-
-
-def _set(tree: dict[str, Any], key: str, value: Any) -> None:
-    """tree["a"]["b"] = value for key "a.b"; a number indexes a list ("stages.0.steps")."""
-    *parents, last = key.split(".")
-    node: Any = tree
-    try:
-        for part in parents:
-            if isinstance(node, list):
-                node = node[int(part)]
-            else:
-                if isinstance(node.get(part), str):  # `model: cmfr-s` with model.fusion=concat
-                    node[part] = {"preset": node[part]}
-                node = node.setdefault(part, {})
-        node[int(last) if isinstance(node, list) else last] = value
-    except (ValueError, IndexError, AttributeError, TypeError):
-        raise ValueError(f"override {key}={value}: the configuration has no such place") from None
+        raise UserError(f"{path}: {faults(error, TrainConfig)}") from error

@@ -55,13 +55,13 @@ class Team:
             values /= self.size
         return values
 
-    def any(self, flag: bool) -> bool:
-        """Whether it is true of one at least. All must call it."""
+    def most(self, *values: float) -> list[float]:
+        """The largest of each over the team. All must call it."""
         if self.size == 1:
-            return flag
-        value = torch.tensor(float(flag))  # on the CPU: a GPU would have to be waited for
-        dist.all_reduce(value, op=dist.ReduceOp.MAX)
-        return bool(value)
+            return list(values)
+        both = torch.tensor(values, dtype=torch.float64)  # on the CPU: a GPU would be waited for
+        dist.all_reduce(both, op=dist.ReduceOp.MAX)
+        return both.tolist()
 
     def gather(self, item: Any) -> list[Any]:
         """Every process's `item`, by rank."""

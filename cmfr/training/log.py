@@ -56,16 +56,16 @@ class TrainLog:
     """Scalars go to TensorBoard and `log.jsonl`, pictures to TensorBoard only.
 
     `total_steps`: where the run resumes; records of later steps, which a killed process left, are
-    dropped.
+    dropped. arithmetic: "bfloat16" or "float32", and why.
     """
 
-    def __init__(self, folder: Path, color: str, total_steps: int) -> None:
+    def __init__(self, folder: Path, color: str, total_steps: int, arithmetic: str) -> None:
         self.folder, self.color = folder, color
         for name in ("log.jsonl", "validation.jsonl"):
             _drop_after(folder / name, total_steps)
         self.writer = SummaryWriter(str(folder), purge_step=total_steps + 1)
         self.started = time.monotonic()
-        atomic_write_text(folder / "versions.json", json.dumps(versions(), indent=1) + "\n")
+        atomic_write_text(folder / "versions.json", _json(versions() | {"arithmetic": arithmetic}))
         self.first_curves = _first_curves(folder / "validation.jsonl")  # by group
 
     def close(self) -> None:
@@ -147,6 +147,10 @@ def _rd_figure(curves: dict[str, Sequence[RDPoint]]) -> Any:
     axes.grid(alpha=0.3)
     axes.legend()
     return figure
+
+
+def _json(tree: dict[str, Any]) -> str:
+    return json.dumps(tree, indent=1) + "\n"
 
 
 def _rounded(value: float) -> float:

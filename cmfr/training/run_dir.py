@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import yaml
+from pydantic import ValidationError
 from torch import Tensor
 
 from cmfr.checkpoint import (
@@ -23,12 +24,15 @@ from cmfr.checkpoint import (
     save_training_state,
     save_weights,
 )
-from cmfr.training.config import TrainConfig, differences, plain
+from cmfr.training.config import TrainConfig
+from cmfr.yaml_config import differences, plain
+
+STATE, WEIGHTS, BEST = "state.pt", "weights.safetensors", "best.safetensors"
 
 # Keys that may change between the start of a run and its resumption.
 _FREE_KEYS = (
-    "run_dir", "time_limit_minutes", "threads", "device", "compile", "log_every", "image_every",
-    "save_every",
+    "run_dir", "time_limit_minutes", "threads", "device", "bf16", "compile", "log_every",
+    "image_every", "save_every",
 )  # fmt: skip
 _FREE_DATA_KEYS = ("root", "workers", "preload")
 
@@ -43,12 +47,20 @@ def fixed_part(cfg: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
+def _with_new_keys(theirs: dict[str, Any]) -> dict[str, Any]:
+    """A configuration as it was written, with the keys that there were not yet."""
+    try:
+        return plain(TrainConfig.model_validate(theirs))
+    except ValidationError:  # it has keys that are no more
+        return theirs
+
+
 class RunDir:
     """The directory of a run; only the process that leads a team writes."""
 
     def __init__(self, cfg: TrainConfig, writes: bool) -> None:
         self.cfg, self.path, self.writes = cfg, cfg.run_dir, writes
-        self.state_file = self.path / "state.pt"
+        self.state_file = self.path / STATE
 
     def claim(self) -> None:
         """Refuse a directory of another configuration; leave the resolved one.
@@ -57,7 +69,7 @@ class RunDir:
         """
         config, mine = self.path / "config.yaml", plain(self.cfg)
         if config.is_file() and self.state_file.is_file():
-            theirs = yaml.safe_load(config.read_text())
+            theirs = _with_new_keys(yaml.safe_load(config.read_text()))
             found = differences(fixed_part(theirs), fixed_part(mine))
             if found:
                 shown = "; ".join(f"{key}: {a} there, {b} here" for key, a, b in found[:8])
@@ -75,7 +87,7 @@ class RunDir:
     def save(self, state: dict[str, Any]) -> None:
         """`state` holds "ema", the weights that are written for coding too."""
         if self.writes:
-            self.save_weights("weights.safetensors", state["ema"], state["progress"]["total_steps"])
+            self.save_weights(WEIGHTS, state["ema"], state["progress"]["total_steps"])
             save_training_state(self.state_file, state)
 
     def save_weights(self, name: str, weights: dict[str, Tensor], steps: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from pathlib import Path
 
 import torch
 
@@ -28,6 +29,29 @@ def build_model(cfg: TrainConfig, device: torch.device) -> VideoCodec:
         model.intra.compile()
         model.inter.compile()
     return model
+
+
+def bfloat16_wanted(
+    cfg: TrainConfig, device: torch.device, cpuinfo: Path = Path("/proc/cpuinfo")
+) -> tuple[bool, str]:
+    """Whether to compute in bfloat16 on this device, and a phrase that says so and why."""
+    fast, what = _bfloat16(device, cpuinfo)
+    chosen = fast if cfg.bf16 == "auto" else cfg.bf16
+    if chosen and not fast:
+        what += ", so this may be many times slower than float32"
+    asked = str(cfg.bf16).lower()
+    return chosen, f"{'bfloat16' if chosen else 'float32'} (bf16: {asked}; {what})"
+
+
+def _bfloat16(device: torch.device, cpuinfo: Path) -> tuple[bool, str]:
+    """Whether the device has instructions for products of bfloat16, and which. Without, PyTorch
+    emulates them, on a CPU many times slower than float32."""
+    if device.type == "cuda":
+        has = torch.cuda.is_bf16_supported(including_emulation=False)
+        return has, f"this GPU has {'' if has else 'no '}bfloat16"
+    flags = set(cpuinfo.read_text().split()) if cpuinfo.is_file() else set()
+    found = [name for name in ("amx_bf16", "avx512_bf16") if name in flags]
+    return bool(found), f"this CPU has {found[0] if found else 'neither amx_bf16 nor avx512_bf16'}"
 
 
 def init_from(model: VideoCodec, inits: tuple[InitConfig, ...]) -> None:

@@ -149,13 +149,19 @@ def rate_weight(stage: StageConfig, step: int) -> float:
     return min(1.0, (step + 1) / stage.rate_warmup) if stage.rate_warmup else 1.0
 
 
-def learning_rate(stage: StageConfig, step: int) -> float:
-    """Linear warm-up to lr, then the stage's schedule to lr_end."""
+def learning_rate(stage: StageConfig, step: int, clock: float = 0.0) -> float:
+    """Linear warm-up to lr, then the stage's schedule to lr_end.
+
+    clock: how much of the stage's time has passed, 0..1; the schedule goes by it where it is ahead
+    of the steps.
+    """
     warmup = min(stage.warmup, stage.steps // 10)
-    if step < warmup:
-        return stage.lr * (step + 1) / warmup
-    done = min(1.0, (step - warmup) / max(1, stage.steps - warmup))
+    done = max(0, step - warmup) / max(1, stage.steps - warmup)
+    done = min(1.0, max(done, clock))
     left = {
         "cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant": 1.0,
+        "wsd": min(1.0, (1 - done) / stage.decay),
     }[stage.schedule]  # fmt: skip
+    if step < warmup:
+        return stage.lr * (step + 1) / warmup * left
     return stage.lr_end + (stage.lr - stage.lr_end) * left

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,10 @@ from cmfr.training.batches import batches
 from cmfr.training.config import StageConfig, TrainConfig
 from cmfr.training.distributed import Team, join, leave
 from cmfr.training.log import Means, TrainLog
-from cmfr.training.run_dir import RunDir
+from cmfr.training.progress import Progress, hours, outcome
+from cmfr.training.run_dir import BEST, RunDir
 from cmfr.training.setup import (
+    bfloat16_wanted,
     build_model,
     check_stages,
     data_name,
@@ -37,28 +40,25 @@ from cmfr.training.stage import Result, StageModel, learning_rate, rate_weight
 from cmfr.training.validation import Validation, averaged
 
 
-@dataclass
-class Progress:
-    """Where a run stands."""
-
-    stage: int = 0
-    step: int = 0  # steps done within the stage
-    total_steps: int = 0
-    best: dict[str, Any] = field(default_factory=dict)  # objective, score, total_steps
-
-
 class Trainer:
     """One run: everything that was set up, and the loop over stages and steps.
 
     Mistakes in any stage are found here, before the first step. Raises ValueError or OSError.
+    clock: seconds since whenever.
     """
 
-    def __init__(self, cfg: TrainConfig, team: Team | None = None) -> None:
-        self.cfg = cfg
+    def __init__(
+        self,
+        cfg: TrainConfig,
+        team: Team | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.cfg, self.clock, self.started = cfg, clock, clock()
         self.team = team or join(cfg.device)
         self.device = self.team.device
         if cfg.threads:
             torch.set_num_threads(cfg.threads)
+        self.bf16, self.arithmetic = bfloat16_wanted(cfg, self.device)
         self.model = build_model(cfg, self.device)
         check_stages(cfg, self.model, self.team.size)
         self.run_dir = RunDir(cfg, self.team.leads)
@@ -73,11 +73,12 @@ class Trainer:
         self.live = weights_of(self.model)
         self.ema = {name: value.clone() for name, value in self.live.items()}
         self.progress = Progress()
+        self.trained_before = 0.0  # seconds of the calls before this one
         self.means = Means()
         self.optimizer: torch.optim.Optimizer | None = None
         self.log: TrainLog | None = None
-        self.started = time.monotonic()
-        self.stop = False
+        self.requested = self.stop = False  # by a signal; by all processes alike
+        self.shown: dict[str, str] = {}  # beside the progress bar
 
     # -- saving and resuming -------------------------------------------------------------------
 
@@ -102,35 +103,42 @@ class Trainer:
         load_weights(self.model, state["model"], str(self.run_dir.state_file))
         self.ema = {name: value.to(self.device) for name, value in state["ema"].items()}
         self.progress = Progress(**state["progress"])
+        self.trained_before = self.progress.seconds
         self.means.restore(state["means"], self.device)
         # At the start of a stage the optimizer is new; what is stored is the last stage's.
         return state["optimizer"] if self.progress.step else None
 
     # -- loop ----------------------------------------------------------------------------------
 
-    def run(self) -> None:
-        """Train all stages, or what is left of them; saves before it returns."""
+    def run(self) -> str:
+        """Train all stages, or what is left of them; saves before it returns.
+
+        Returns what to tell: where the run stands, and where its weights are.
+        """
         optimizer_state = self._resume()
+        before = self.progress.total_steps
         self.team.wait()  # all have read before one writes
         if self.team.leads:
-            self.log = TrainLog(self.cfg.run_dir, self.cfg.model.color, self.progress.total_steps)
+            steps = self.progress.total_steps
+            self.log = TrainLog(self.cfg.run_dir, self.cfg.model.color, steps, self.arithmetic)
+            print(f"{self.device}, {self.arithmetic}", file=sys.stderr)
         with on_signals(self._request_stop):
-            while self.progress.stage < len(self.cfg.stages) and not self.stop:
+            while not (self.stop or self.progress.finished(self.cfg)):
                 self._stage(self.cfg.stages[self.progress.stage], optimizer_state)
                 optimizer_state = None
-                if self.stop:
-                    self.save()
-                else:
+                if not self.stop:
                     self.progress.stage, self.progress.step = self.progress.stage + 1, 0
+                    self.progress.stage_began = self.progress.seconds
                     self.means = Means()
-                    self.save()
+                self.save()
         if self.log:
             self.log.close()
         self.team.wait()
+        return outcome(self.cfg, self.progress, before, self.requested)
 
     def _request_stop(self, *_: Any) -> None:
         """SIGTERM and Ctrl-C: finish the step, save and return."""
-        self.stop = True
+        self.requested = True
 
     def _stage(self, stage: StageConfig, optimizer_state: dict[str, Any] | None) -> None:
         index, first = self.progress.stage, self.progress.step
@@ -138,7 +146,7 @@ class Trainer:
             init_from(self.model, stage.init)
             for name, value in self.live.items():
                 self.ema[name].copy_(value)
-        module = StageModel(self.model, self.cfg.loss, stage, self.cfg.bf16)
+        module = StageModel(self.model, self.cfg.loss, stage, self.bf16)
         wrapped = self.team.wrap(module)
         # Fused: one kernel, and steps with a gradient that is not finite are left out without
         # waiting for the device to say so.
@@ -151,24 +159,40 @@ class Trainer:
         stream = batches(clips, self.plans[index], first, self.team, self.model.cfg.color)
         bar = tqdm(
             total=stage.steps * stage.batch, initial=first * stage.batch, desc=stage.name,
-            unit="sample", dynamic_ncols=True, mininterval=5, disable=not self.team.leads,
+            unit="sample", dynamic_ncols=True, mininterval=5,
+            disable=None if self.team.leads else True,  # None: where it is no terminal
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} "
+            "[{elapsed}, {rate_fmt}{postfix}]",
         )  # fmt: skip
         self._since = (time.monotonic(), self.progress.total_steps)
+        if bar.disable and self.team.leads:
+            print(f"stage {stage.name}: {stage.steps - first} steps to do", file=sys.stderr)
+        began, work = time.monotonic(), self.progress.work_left(self.cfg)
         with bar:
             for clip, quality in stream:
                 result = self._step(module, wrapped, clip, quality)
                 self.progress.step += 1
                 self.progress.total_steps += 1
+                left = self.progress.time_left(self.cfg, time.monotonic() - began, work)
+                bar.set_postfix({"run": f"{hours(left)} left", **self.shown}, refresh=False)
                 bar.update(stage.batch)
-                self._after_step(stage, clip, result, bar)
+                self._after_step(stage, clip, result)
                 if self.stop:
                     break
 
-    def _after_step(self, stage: StageConfig, clip: Tensor, result: Result, bar: Any) -> None:
+    def _after_step(self, stage: StageConfig, clip: Tensor, result: Result) -> None:
         """Log, validate, save and stop where it is time to."""
-        step, last = self.progress.step, self.progress.step == stage.steps
+        now, limit = self.clock() - self.started, self.cfg.time_limit_minutes
+        late = limit is not None and not self.cfg.schedule_clock and now > 60 * limit
+        self.progress.seconds, stop = self.team.most(
+            self.trained_before + now, float(self.requested or late)
+        )
+        time_is_up = self.progress.time_is_up(self.cfg)
+        self.stop = bool(stop) or time_is_up
+        step = self.progress.step
+        last = step == stage.steps or time_is_up
         if step % self.cfg.log_every == 0 or last:
-            self._log(stage, bar)
+            self._log(stage)
         if step % self.cfg.image_every == 0 and self.log:
             source = clip[0, 0 if stage.objective == "intra" else -1]
             self.log.pictures(stage.objective, self.progress.total_steps, source, result.output)
@@ -176,9 +200,6 @@ class Trainer:
             assert self.cfg.validation is not None
             if step % self.cfg.validation.every == 0 or last:
                 self._validate(stage)
-        limit = self.cfg.time_limit_minutes
-        late = limit is not None and time.monotonic() - self.started > 60 * limit
-        self.stop = self.team.any(self.stop or late)
         if step % self.cfg.save_every == 0 and not self.stop and not last:
             self.save()
 
@@ -192,7 +213,7 @@ class Trainer:
         assert self.optimizer is not None
         stage, step = module.stage, self.progress.step
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(stage, step)
+            group["lr"] = learning_rate(stage, step, self.progress.clock(self.cfg))
         rng = torch.Generator().manual_seed(_seed(self.cfg.seed, self.progress.stage, step))
         # Refreshes fall inside some clips, after frames that left latents behind.
         period = math.lcm(self.cfg.model.hierarchy.period, self.cfg.model.refresh_period or 1)
@@ -241,7 +262,8 @@ class Trainer:
             "stage": stage.name, "step": self.progress.step, "total": self.progress.total_steps,
         }  # fmt: skip
 
-    def _log(self, stage: StageConfig, bar: Any) -> None:
+    def _log(self, stage: StageConfig) -> None:
+        assert self.optimizer is not None
         values = self.means.read(self.team)
         if not self.log:
             return
@@ -249,15 +271,15 @@ class Trainer:
         samples = (self.progress.total_steps - steps) * stage.batch
         self._since = (now, self.progress.total_steps)
         values |= {
-            "lr": learning_rate(stage, self.progress.step - 1),
+            "lr": self.optimizer.param_groups[0]["lr"],
             "epoch": self.plans[self.progress.stage].epoch(self.progress.step),
             "samples_per_second": samples / (now - then),
         }
         if self.device.type == "cuda":
             values["peak_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
         self.log.scalars(stage.objective, self._head(stage), values)
-        shown = {"loss": 3, "psnr": 2, "bpp": 3}
-        bar.set_postfix({name: f"{values[name]:.{digits}f}" for name, digits in shown.items()})
+        digits = {"loss": 3, "psnr": 2, "bpp": 3}
+        self.shown = {name: f"{values[name]:.{count}f}" for name, count in digits.items()}
 
     def _validate(self, stage: StageConfig) -> None:
         """An RD curve of the averaged weights; the best of an objective are kept."""
@@ -274,7 +296,7 @@ class Trainer:
                 "objective": stage.objective, "score": score,
                 "total_steps": self.progress.total_steps,
             }  # fmt: skip
-            self.run_dir.save_weights("best.safetensors", self.ema, self.progress.total_steps)
+            self.run_dir.save_weights(BEST, self.ema, self.progress.total_steps)
 
 
 def _seed(*numbers: int) -> int:
@@ -287,9 +309,12 @@ def _no_sync(module: Any, wanted: bool) -> contextlib.AbstractContextManager[Any
     return module.no_sync() if wanted and hasattr(module, "no_sync") else contextlib.nullcontext()
 
 
-def train(cfg: TrainConfig) -> None:
-    """Run the configuration to its end, or to its time limit."""
+def train(cfg: TrainConfig) -> str | None:
+    """Run the configuration to its end, or to its time limit. Returns what to tell of it; None in
+    all but one of several processes."""
     try:
-        Trainer(cfg).run()
+        trainer = Trainer(cfg)
+        told = trainer.run()
+        return told if trainer.team.leads else None
     finally:
         leave()

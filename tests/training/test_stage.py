@@ -128,6 +128,25 @@ def test_learning_rate_warms_up_and_follows_its_schedule():
     assert linear[550] == pytest.approx(0.55) and set(constant[100:]) == {1.0}
 
 
+def test_wsd_is_constant_then_linear():
+    stage = stage_of(steps=1000, lr=1.0, lr_end=0.1, schedule="wsd", decay=0.25, warmup=20)
+    rates = [learning_rate(stage, step) for step in range(1001)]
+    assert rates[9] == 0.5 and set(rates[20:755]) == {1.0}
+    assert rates[1000] == pytest.approx(0.1) and rates[878] == pytest.approx(0.55, abs=0.01)
+    falling = rates[756:]
+    assert all(a > b for a, b in zip(falling, falling[1:], strict=False))
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "wsd"])
+def test_a_schedule_follows_the_clock_where_it_is_ahead(schedule):
+    stage = stage_of(steps=1000, lr=1.0, lr_end=0.1, schedule=schedule, warmup=100)
+    assert learning_rate(stage, 300, clock=1.0) == pytest.approx(0.1)
+    assert learning_rate(stage, 300, clock=0.9) == learning_rate(stage, 910)
+    assert learning_rate(stage, 910, clock=0.5) == learning_rate(stage, 910)
+    assert learning_rate(stage, 50, clock=0.05) < learning_rate(stage, 50, clock=0) + 1e-9
+    assert learning_rate(stage, 50, clock=1.0) == 0  # there was no time to warm up
+
+
 def test_the_rate_counts_less_at_first():
     stage = stage_of(rate_warmup=10)
     assert [rate_weight(stage, step) for step in (0, 4, 9, 50)] == [0.1, 0.5, 1.0, 1.0]

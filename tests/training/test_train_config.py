@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from cmfr.presets import PRESETS
-from cmfr.training.config import differences, load_train_config, plain
+from cmfr.training.config import load_train_config
+from cmfr.yaml_config import differences, plain
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "train").glob("*.yaml"))
 
@@ -34,8 +35,8 @@ def test_every_shipped_configuration_loads(path):
 
 def test_mistakes_in_a_configuration_are_named(path):
     for override, expected in (
-        ("learning_rate=1", "learning_rate: Extra inputs"),
-        ("stages.0.stepz=1", "stages.0.stepz: Extra inputs"),
+        ("learning_rate=1", "learning_rate: no key is called 'learning_rate'; there are model"),
+        ("stages.0.stepz=1", "stages.0.stepz: no key is called 'stepz'"),
         ("model=nope", "no preset is called 'nope'"),
         ("model.residual=magic", "model.residual"),
         ("stages.0.crop=50", "stages.0.crop"),
@@ -51,6 +52,8 @@ def test_mistakes_in_a_configuration_are_named(path):
         ("stages.0.frames=2", "objective intra codes 1 frame, not 2"),
         ("stages.1.frames=1", "objective inter needs frames >= 2"),
         ("stages.1.qualities=[5, 64]", "qualities 5..64 are not within 0..63"),
+        ("schedule_clock=true", "schedule_clock: true needs time_limit_minutes"),
+        ("stages.0.decay=0", "stages.0.decay"),
         ("loss.distortion={mse_yuv: 0}", "every weight is zero"),
         ("loss.distortion={ms_ssim_rgb: 1}", "MS-SSIM needs a crop of 176 at least, not 48"),
         ("model.motion.estimation=[{stride: 8}, {stride: 3}]", "each a divisor of the one before"),

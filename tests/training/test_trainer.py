@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import signal
 import subprocess
@@ -71,9 +72,13 @@ def records(folder, name="log.jsonl"):
     return [{k: v for k, v in line.items() if k not in varying} for line in lines]
 
 
-def assert_same_run(a, b):
-    """Two run directories stand at the same place, bit for bit, and logged the same."""
+def assert_same_run(a, b, timed=False):
+    """Two run directories stand at the same place, bit for bit, and logged the same; `timed`: after
+    the same time too."""
     one, other = final_state(a), final_state(b)
+    for state in (one, other):
+        if not timed:
+            state["progress"] |= {"seconds": 0, "stage_began": 0}
     assert one["progress"] == other["progress"]
     for part in ("model", "ema"):
         for name, value in one[part].items():
@@ -100,7 +105,8 @@ def test_all_stages_train_log_and_give_a_codec(uninterrupted):
                 "bpp_motion_y", "bpp_motion_z", "bpp_residual_y", "bpp_residual_z"}  # fmt: skip
     assert expected <= log[-1].keys()
     assert list(run.glob("events.out.tfevents*"))
-    assert {"git", "torch"} <= json.loads((run / "versions.json").read_text()).keys()
+    versions = json.loads((run / "versions.json").read_text())
+    assert {"git", "torch"} <= versions.keys() and "(bf16: auto; this CPU" in versions["arithmetic"]
     assert load_codec(run / "weights.safetensors", "cpu").name == "cmfr-nano"
 
 
@@ -155,10 +161,42 @@ def test_terminated_and_resumed_training_equals_uninterrupted(
         return one_step(*arguments)
 
     trainer._step = counted
-    trainer.run()
+    told = trainer.run()
     assert final_state(tmp_path / "run")["progress"]["total_steps"] == stop_after
+    stage, step = divmod(stop_after - 1, 4)
+    assert f"stopped after step {step + 1} of 4 of stage {STAGES[stage]['name']} (asked to)" in told
+    assert str(tmp_path / "run" / "state.pt") in told and "The same command goes on" in told
     train(cfg)
     assert_same_run(tmp_path / "run", uninterrupted)
+
+
+def test_the_end_of_a_run_says_where_everything_is(tmp_path, clips, capfd):
+    path = config(tmp_path, clips, steps=1)
+    run = tmp_path / "run"
+    first = train(load_train_config(path))
+    assert first.startswith(f"{run}: finished; 4 steps, 0:00:")
+    for part in (f"--model {run / 'weights.safetensors'}", f"tensorboard --logdir {run}",
+                 f"best validation: {run / 'best.safetensors'}"):  # fmt: skip
+        assert part in first
+    again = train(load_train_config(path))
+    assert again.startswith(f"{run}: was finished before, nothing is left to do; 4 steps")
+    assert again.splitlines()[1:] == first.splitlines()[1:]
+    err = capfd.readouterr().err  # no bar where there is no terminal
+    assert "stage intra: 1 steps to do" in err and "sample/s" not in err
+
+
+def test_the_time_limit_is_told(tmp_path, clips):
+    path = config(tmp_path, clips, steps=2)
+    told = train(load_train_config(path, ["time_limit_minutes=1.0e-9"]))
+    assert "stopped after step 1 of 2 of stage intra (1e-09 minutes are over)" in told
+
+
+def test_the_bar_has_the_time_left_of_the_whole_run(tmp_path, clips, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("cmfr.training.trainer.hours", lambda seconds: "1:02:05")
+    train(load_train_config(config(tmp_path, clips, steps=1)))
+    err = capsys.readouterr().err
+    assert "joint: 100%" in err and "run=1:02:05 left" in err
 
 
 def test_resuming_in_the_middle_of_a_log_interval(tmp_path, clips):
@@ -168,6 +206,70 @@ def test_resuming_in_the_middle_of_a_log_interval(tmp_path, clips):
         for _ in range(30):  # with the time limit every call makes one step
             train(load_train_config(path, override))
     assert_same_run(tmp_path / "a" / "run", tmp_path / "b" / "run")
+
+
+class StepClock:
+    """Goes on by a second whenever it is asked: at the start of a call and after every step."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        self.now += 1
+        return self.now
+
+
+def test_a_run_that_goes_by_the_clock_ends_its_schedule_and_resumes_exactly(tmp_path, clips):
+    changes = {"schedule_clock": True, "time_limit_minutes": 9 / 60}
+    for name, stops in (("a", []), ("b", [2, 6])):
+        (tmp_path / name).mkdir()
+        # Two steps of the first stage, then what is left of nine seconds for the second.
+        path = config(tmp_path / name, clips, steps=20, **changes)
+        cfg = load_train_config(path, ["stages.0.steps=2"])
+        for stop in [*stops, 100]:
+            trainer = Trainer(cfg, clock=StepClock())
+            one_step = trainer._step
+
+            def step(*arguments, trainer=trainer, one_step=one_step, stop=stop):
+                if trainer.progress.total_steps + 1 == stop:
+                    trainer.requested = True
+                return one_step(*arguments)
+
+            trainer._step = step
+            trainer.run()
+            if stop < 100:
+                assert trainer.progress.total_steps == stop
+    assert_same_run(tmp_path / "a" / "run", tmp_path / "b" / "run", timed=True)
+    log = records(tmp_path / "a" / "run")
+    assert [r["stage"] for r in log] == ["intra"] * 2 + ["motion"] * 7
+    rates = [r["lr"] for r in log[2:]]
+    # A cosine over seven seconds though the stage has twenty steps (two of them warm it up).
+    assert rates[2] == pytest.approx(1e-3 * 0.5 * (1 + math.cos(math.pi * 2 / 7)), rel=1e-3)
+    assert rates[2:] == sorted(rates[2:], reverse=True) and rates[-1] < 1e-4
+    state = final_state(tmp_path / "b" / "run")
+    assert state["progress"]["seconds"] == 9 and state["progress"]["stage_began"] == 2
+
+    trainer = Trainer(cfg, clock=StepClock())  # it is finished
+    trainer.run()
+    assert trainer.progress.total_steps == 9 and trainer.progress.finished(cfg)
+    longer = load_train_config(path, ["stages.0.steps=2", "time_limit_minutes=0.2"])
+    trainer = Trainer(longer, clock=StepClock())
+    trainer.run()
+    assert trainer.progress.total_steps == 12
+
+
+def test_a_run_from_before_there_were_new_keys_is_resumed(tmp_path, clips):
+    path = config(tmp_path, clips, steps=1)
+    train(load_train_config(path))
+    written = tmp_path / "run" / "config.yaml"
+    tree = yaml.safe_load(written.read_text())
+    del tree["schedule_clock"]
+    for stage in tree["stages"]:
+        del stage["decay"]
+    written.write_text(yaml.safe_dump(tree))
+    train(load_train_config(path))
+    with pytest.raises(ValueError, match=r"stages\.0\.decay: 0\.2 there, 0\.5 here"):
+        train(load_train_config(path, ["stages.0.decay=0.5"]))
 
 
 KILLED_WHILE_SAVING = """
@@ -256,7 +358,8 @@ def test_another_configuration_is_refused_with_the_difference(tmp_path, clips):
     train(load_train_config(path))
     with pytest.raises(ValueError, match=r"\(seed: 0 there, 5 here; stages\.1\.lr: 0\.001 there"):
         train(load_train_config(path, ["seed=5", "stages.1.lr=0.5"]))
-    train(load_train_config(path, ["log_every=7", "data.train.workers=0"]))  # these may change
+    for may_change in (["log_every=7", "data.train.workers=0"], ["bf16=true"], ["bf16=false"]):
+        train(load_train_config(path, may_change))
 
 
 def test_steps_with_a_gradient_that_is_not_finite_are_left_out_and_counted(tmp_path, clips):

@@ -1,8 +1,7 @@
-"""The script as it is used: clips that resume, checks that fail with reasons, PNGs to the pixel."""
+"""`cmfr data`: clips that resume, checks that fail with reasons, PNGs to the pixel."""
 
 import csv
 import os
-import runpy
 import subprocess
 import sys
 from fractions import Fraction
@@ -14,23 +13,19 @@ from conftest import SHARED
 from PIL import Image
 from test_clip_preparation import difference, scene, write_video
 
+from cmfr.cli import main
 from cmfr.color import planes_to_tensor
 from cmfr.frames import resolve_color
 from cmfr.test_sets import load_test_set
 from cmfr.video_in import open_video
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "prepare_data.py"
-
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the script in this process; (exit code, stdout, stderr)."""
+def run(capsys):
+    """Run the command in this process; (exit code, stdout, stderr)."""
 
     def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
-        return int(exit.value.code or 0), *capsys.readouterr()
+        return main(["data", *map(str, arguments)]), *capsys.readouterr()
 
     return call
 
@@ -135,7 +130,7 @@ def test_broken_videos_are_reported_and_the_others_done(run, videos, tmp_path):
     assert "5 clips written" in said
     assert f"{videos / 'broken.mp4'} is not a video that can be opened" in said
     assert f"{videos / 'unnamed.yuv'} does not say its size" in said
-    assert error == "prepare_data: clips of 2 videos could not be made, see above\n"
+    assert error == "cmfr data: clips of 2 videos could not be made, see above\n"
     assert "0 clips written" in run("clips", videos, out, *OPTIONS)[1]
     (videos / "broken.mp4").unlink()
     (videos / "unnamed.yuv").unlink()
@@ -146,12 +141,23 @@ def test_two_processes_make_the_same_clips(run, videos, tmp_path):
     (videos / "broken.mp4").write_bytes(b"this is no video" * 100)
     one, two = tmp_path / "one", tmp_path / "two"
     run("clips", videos, one, *OPTIONS)
-    command = [sys.executable, SCRIPT, "clips", videos, two, *map(str, OPTIONS), "--workers", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "cmfr",
+        "data",
+        "clips",
+        videos,
+        two,
+        *map(str, OPTIONS),
+        "--workers",
+        "2",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 1, done.stderr
     assert "5 clips written" in done.stdout and "broken.mp4" in done.stdout
-    assert done.stderr.endswith("prepare_data: clips of 1 videos could not be made, see above\n")
+    assert done.stderr.endswith("cmfr data: clips of 1 videos could not be made, see above\n")
     first, second = (sorted(map(str, rows(out / "manifest.csv"))) for out in (one, two))
     assert first == second
     for path in one.glob("*.mp4"):  # x264 does not always write the same bytes for the same frames
@@ -174,7 +180,7 @@ def test_wrong_requests(run, videos, monkeypatch, arguments, message):
     Path("empty").mkdir()
     code, _, error = run("clips", *arguments)
     assert code == 1
-    assert error.startswith(f"prepare_data: {message}") and error.count("\n") == 1
+    assert error.startswith(f"cmfr data: {message}") and error.count("\n") == 1
 
 
 def test_other_settings_need_another_folder(run, videos, tmp_path):
@@ -217,7 +223,7 @@ def test_check(run, tmp_path):
     code, said, error = run("check", "hevc_d", tmp_path)
     assert code == 1
     assert said.startswith(f"{tmp_path / 'BQSquare_416x240_60.yuv'} is missing")
-    assert error.startswith(f"prepare_data: hevc_d: 1 fault in {tmp_path}; HEVC class D")
+    assert error.startswith(f"cmfr data: hevc_d: 1 fault in {tmp_path}; HEVC class D")
     assert "ftp://hevc@mpeg.tnt.uni-hannover.de" in error and error.count("\n") == 1
 
 
@@ -245,7 +251,7 @@ def test_check_of_septuplets(run, tmp_path):
 
 def test_check_of_an_unknown_set(run, tmp_path):
     code, _, error = run("check", "hevc_x", tmp_path)
-    assert code == 1 and error.startswith("prepare_data: no test set 'hevc_x'")
+    assert code == 1 and error.startswith("cmfr data: no test set 'hevc_x'")
 
 
 # --- yuv2png

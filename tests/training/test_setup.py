@@ -1,0 +1,62 @@
+import pytest
+import torch
+
+from cmfr.training.config import load_train_config
+from cmfr.training.setup import bfloat16_wanted
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Loads a small configuration with a value of `bf16`, or none."""
+    path = tmp_path / "train.yaml"
+    path.write_text(
+        "{model: cmfr-nano, run_dir: run, data: {train: {kind: generated}}, stages: "
+        "[{name: intra, objective: intra, trainable: [intra], frames: 1, steps: 1, lr: 1}]}"
+    )
+
+    def load(value=None):
+        return load_train_config(path, [] if value is None else [f"bf16={value}"])
+
+    return load
+
+
+@pytest.mark.parametrize(
+    ("flags", "fast", "told"),
+    [
+        ("fpu avx2 avx512f avx512_vnni", False, "neither amx_bf16 nor avx512_bf16"),
+        ("fpu avx512f avx512_bf16", True, "this CPU has avx512_bf16"),
+        ("fpu amx_tile amx_bf16 avx512_bf16", True, "this CPU has amx_bf16"),
+        (None, False, "neither"),
+    ],
+)
+def test_bfloat16_where_the_cpu_has_instructions_for_it(config, tmp_path, flags, fast, told):
+    cpuinfo = tmp_path / "cpuinfo"
+    if flags is not None:
+        cpuinfo.write_text(f"processor\t: 0\nflags\t\t: {flags}\n\n")
+    chosen, sentence = bfloat16_wanted(config(), CPU, cpuinfo)
+    assert chosen is fast
+    assert sentence.startswith("bfloat16 (bf16: auto" if fast else "float32 (bf16: auto")
+    assert told in sentence
+    assert bfloat16_wanted(config("false"), CPU, cpuinfo)[0] is False
+    chosen, sentence = bfloat16_wanted(config("true"), CPU, cpuinfo)
+    assert chosen is True and ("many times slower" in sentence) is not fast
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_bfloat16_where_the_gpu_has_it_and_does_not_emulate_it(config, monkeypatch, has):
+    def supported(including_emulation=True):
+        return has or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    chosen, sentence = bfloat16_wanted(config(), GPU)
+    assert chosen is has and f"this GPU has {'' if has else 'no '}bfloat16" in sentence
+
+
+def test_bf16_has_three_values(config):
+    assert [config(value).bf16 for value in (None, "auto", "true", "false")] == [
+        "auto", "auto", True, False,
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="bf16"):
+        config("perhaps")
