@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from cmfr.config import LatentConfig
 from cmfr.entropy import BitEstimator
 from cmfr.latent import PriorLatentCoder, step_masks
 
@@ -16,7 +17,8 @@ def test_each_channel_group_is_coded_once_at_every_position(steps, size):
 
 def coder_of(config, steps):
     torch.manual_seed(0)
-    return PriorLatentCoder(config, "y", 8, 4, 3, steps).eval()
+    section = LatentConfig(latent=8, hyper=4, prior=8, spatial_steps=steps)
+    return PriorLatentCoder(config, "y", section, 3).eval()
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
@@ -39,7 +41,8 @@ def test_a_step_depends_only_on_earlier_steps(nano_config):
     y = torch.randn(1, 8, 8, 8) * 5
     with torch.no_grad():
         coder.hyper_encoder[4].weight.zero_()  # the hyperprior would see the change
-        a = coder(BitEstimator(False), y, [prior], (8, 8))
-        b = coder(BitEstimator(False), torch.where(last, y + 9, y), [prior], (8, 8))
+        quality = torch.tensor([40])
+        a = coder(BitEstimator(False), y, [prior], (8, 8), quality)
+        b = coder(BitEstimator(False), torch.where(last, y + 9, y), [prior], (8, 8), quality)
     assert torch.equal(a[~last], b[~last])
     assert not torch.equal(a[last], b[last])

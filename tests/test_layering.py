@@ -52,7 +52,8 @@ def test_two_modules_import_compressai():
 
 def test_codecs_know_nothing_of_training_or_files():
     network = {"layers", "entropy", "latent", "motion", "features", "context", "residual",
-               "intra", "starts", "model", "video_codec", "frame_codec", "state", "densities",
+               "intra", "motion_estimation", "starts", "model", "video_codec", "frame_codec",
+               "state", "densities",
                "models.dcvc", "models.dcvc_blocks", "models.dcvc_intra", "models.dcvc_latent",
                "models.dcvc_motion"}  # fmt: skip
     allowed = {f"cmfr.{name}" for name in network | {"config"}}
