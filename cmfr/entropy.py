@@ -137,6 +137,30 @@ class BitEstimator(EntropyCoder):
         return symbols
 
 
+class Unquantized(BitEstimator):
+    """Codes nothing and returns latents as they are: what transforms alone can do."""
+
+    def __init__(self) -> None:
+        super().__init__(training=False)
+
+    def code_latent(
+        self, name: str, values: Tensor | None, mean: Tensor, scale: Tensor,
+        density: Density, skip: float,
+    ) -> Tensor:  # fmt: skip
+        assert values is not None
+        return values
+
+    def code_factorized(
+        self,
+        name: str,
+        values: Tensor | None,
+        model: FactorizedDensity,
+        shape: tuple[int, int, int, int],
+    ) -> Tensor:
+        assert values is not None
+        return values
+
+
 class BitWriter(EntropyCoder):
     """Collects the symbols of one frame; batch size 1.
 

@@ -43,9 +43,14 @@ class FrameCodec(nn.Module, ABC, Generic[Past]):
         latents = (part for part in self.modules() if isinstance(part, LatentCoder))
         return sum(latent.symbols(*size) for latent in latents)
 
-    def forward(self, x: Tensor, quality: Tensor, past: Past) -> FrameOutput:
-        """x [B, 3, H, W] in [0, 1], quality [B] integers -> output with bits per sample."""
-        coder = BitEstimator(self.training, self.noise)
+    def forward(
+        self, x: Tensor, quality: Tensor, past: Past, coder: BitEstimator | None = None
+    ) -> FrameOutput:
+        """x [B, 3, H, W] in [0, 1], quality [B] integers -> output with bits per sample.
+
+        coder: counts the bits another way than training or coding does, for diagnosis.
+        """
+        coder = coder or BitEstimator(self.training, self.noise)
         output = self._code(coder, x, quality, past)
         output.bits.update(coder.bits)
         output.bit_maps.update(coder.maps)

@@ -278,7 +278,9 @@ class Trainer:
             values["peak_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
         self.log.scalars(stage.objective, self._head(stage), values)
         shown = {"loss": 3, "psnr": 2, "bpp": 3}
-        bar.set_postfix({n: f"{values[n]:.{digits}f}" for n, digits in shown.items() if n in values})
+        bar.set_postfix(
+            {n: f"{values[n]:.{digits}f}" for n, digits in shown.items() if n in values}
+        )
 
     def _validate(self, stage: StageConfig) -> None:
         """An RD curve of the averaged weights; the best of an objective are kept."""
