@@ -6,7 +6,7 @@ training. PSNR-Y of predictions, PSNR-YUV (6:1:1) of frames, at the network's 4:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
