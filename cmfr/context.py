@@ -52,11 +52,11 @@ class TemporalContext(nn.Module):
         c0, c1, c2 = cfg.context_channels
         self.extract1 = nn.Sequential(conv(c0, c1, stride=2), block(cfg, c1))
         self.extract2 = nn.Sequential(conv(c1, c2, stride=2), block(cfg, c2))
-        self.up2 = nn.Sequential(upsample(c2, c1), block(cfg, c1))
+        self.up2 = upsample(c2, c1)
         self.up1 = nn.Sequential(upsample(2 * c1, c0), block(cfg, c0))
         self.out2 = conv(c2, c2, gain=LEAK)
         self.out1 = conv(2 * c1, c1, 1, gain=LEAK)
-        self.out0 = conv(2 * c0, c0, gain=LEAK)
+        self.out0 = conv(2 * c0, c0, 1, gain=LEAK)
 
     def forward(self, feature: Tensor, motion: BlendedMotion) -> tuple[Tensor, Tensor, Tensor]:
         """feature [B, C0, h, w] -> contexts at (h, w), (h/2, w/2), (h/4, w/4)."""

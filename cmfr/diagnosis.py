@@ -16,7 +16,7 @@ from cmfr.config import LATENT_STRIDE, QUALITIES
 from cmfr.device import exact_arithmetic
 from cmfr.entropy import BitEstimator, Unquantized
 from cmfr.latent import PriorLatentCoder, calibrate
-from cmfr.layers import pad_to_multiple, resize_flow, warp
+from cmfr.layers import half_samples, pad_to_multiple, resize_flow, warp
 from cmfr.model import CMFR
 from cmfr.state import FrameOutput, FrameSize, ReferenceState
 from cmfr.video_codec import VideoCodec
@@ -122,7 +122,7 @@ def motion_estimation(model: VideoCodec, sequences: Sequence[DiagnosedSequence])
 def _predict(model: VideoCodec, x: Tensor, reference: Tensor) -> Tensor:
     """The reference warped with the estimated flow."""
     flow = model.inter.motion_estimation(x, reference)  # type: ignore[operator]
-    return warp(reference, resize_flow(flow, x.shape[3] / flow.shape[3]), "bicubic")
+    return warp(half_samples(reference), resize_flow(flow, x.shape[3] / flow.shape[3]), 2)
 
 
 def transforms(model: VideoCodec, sequences: Sequence[DiagnosedSequence]) -> Table:

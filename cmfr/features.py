@@ -13,6 +13,8 @@ from cmfr.config import ModelConfig
 from cmfr.layers import block, conv
 from cmfr.starts import LEAK, identity_start, pixel_start
 
+MASK_SLOPE = 8.0
+
 
 class FrameStem(nn.Module):
     """Frame -> features at the feature stride: pixel-unshuffle, then a 3x3 convolution.
@@ -70,9 +72,9 @@ class PredictedFeatureExtractor(nn.Module):
 class MaskPredictor(nn.Module):
     """Mask in (0, 1) from what the decoder has too (that no bits are spent on it is ours).
 
-    `outputs` channels at the feature stride; starts near 0.99 everywhere, so that training
+    `outputs` channels at the feature stride; starts near 0.98 everywhere, so that training
     begins close to plain residual coding and learns where the prediction fails. The last layer
-    is linear before the sigmoid: the whole range is reachable.
+    is linear before a steep sigmoid: the whole range is reachable, and within some hundred steps.
     """
 
     def __init__(self, cfg: ModelConfig, outputs: int) -> None:
@@ -82,11 +84,11 @@ class MaskPredictor(nn.Module):
         self.body = block(cfg, width)
         self.tail = conv(width, outputs, 1)
         nn.init.zeros_(self.tail.weight)
-        nn.init.constant_(self.tail.bias, 5.0)  # type: ignore[arg-type]
+        nn.init.constant_(self.tail.bias, 4 / MASK_SLOPE)  # type: ignore[arg-type]
 
     def forward(self, predicted: Tensor, context: Tensor) -> Tensor:
         h = self.body(self.head(torch.cat([predicted, context], 1)))
-        return torch.sigmoid(self.tail(h))
+        return torch.sigmoid(MASK_SLOPE * self.tail(h))
 
 
 class ScaledFeatureFusion(nn.Module):

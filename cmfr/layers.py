@@ -171,21 +171,42 @@ class QualityTable(nn.Module):
         return x * self.gain[quality][:, :, None, None].to(x.dtype)
 
 
-def warp(x: Tensor, flow: Tensor, mode: Literal["bilinear", "bicubic"] = "bilinear") -> Tensor:
-    """Backward warping: output(p) = x(p + flow(p)), borders replicated.
+def warp(x: Tensor, flow: Tensor, finer: int = 1) -> Tensor:
+    """Backward warping: output(p) = x(p + flow(p)), bilinear, borders replicated.
 
-    x [B, C, H, W], flow [B, 2, H, W] in pixels (horizontal, vertical). Positions are always
-    float32: half precision has no room for sub-pixel positions.
+    x [B, C, finer H, finer W], flow [B, 2, H, W] in pixels of its resolution (horizontal,
+    vertical) -> [B, C, H, W]. Positions are always float32: half precision has no room for
+    sub-pixel positions.
     """
     with torch.autocast(x.device.type, enabled=False):
         x, flow = x.float(), flow.float()
         height, width = flow.shape[-2:]
-        column = torch.linspace(-1, 1, width, device=flow.device)
-        row = torch.linspace(-1, 1, height, device=flow.device)[:, None]
-        grid_x = column + flow[:, 0] / (max(width - 1, 1) / 2)
-        grid_y = row + flow[:, 1] / (max(height - 1, 1) / 2)
-        grid = torch.stack((grid_x, grid_y), -1)
-        return F.grid_sample(x, grid, mode, padding_mode="border", align_corners=True)
+        column = torch.arange(width, device=flow.device, dtype=torch.float32)
+        row = torch.arange(height, device=flow.device, dtype=torch.float32)[:, None]
+        # Clamped here: the last samples of a finer picture lie outside of the coarser one.
+        grid_x = (column + flow[:, 0]).clamp(0, width - 1) * (2 * finer / max(finer * width - 1, 1))
+        grid_y = (row + flow[:, 1]).clamp(0, height - 1) * (2 * finer / max(finer * height - 1, 1))
+        grid = torch.stack((grid_x, grid_y), -1) - 1
+        return F.grid_sample(x, grid, "bilinear", padding_mode="border", align_corners=True)
+
+
+# Half-sample interpolation filter of HEVC (luma, 8 taps).
+_HALF_SAMPLE = (-1, 4, -11, 40, 40, -11, 4, -1)
+
+
+def half_samples(x: Tensor) -> Tensor:
+    """[B, C, H, W] with the samples halfway between its own, [B, C, 2H, 2W]: sample p is at 2p.
+
+    Frames are warped from this: bilinear interpolation between half samples predicts better than
+    bicubic between whole ones (docs/architecture.md), and costs less where several flows are used.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        taps = torch.tensor(_HALF_SAMPLE, device=x.device, dtype=torch.float32) / 64
+        flat = x.float().flatten(0, 1)[:, None]
+        between = F.conv2d(F.pad(flat, (3, 4, 0, 0), mode="replicate"), taps.view(1, 1, 1, 8))
+        flat = torch.stack((flat, between), -1).flatten(3)
+        between = F.conv2d(F.pad(flat, (0, 0, 3, 4), mode="replicate"), taps.view(1, 1, 8, 1))
+        return torch.stack((flat, between), 3).flatten(2, 3).unflatten(0, x.shape[:2])[:, :, 0]
 
 
 def resize_flow(flow: Tensor, factor: float) -> Tensor:

@@ -13,6 +13,7 @@ from cmfr.context import FeatureAdaptor, TemporalContext
 from cmfr.entropy import EntropyCoder
 from cmfr.features import FeatureExtractor, FrameStem, MaskPredictor, PredictedFeatureExtractor
 from cmfr.frame_codec import CodedMotion, InterCodec
+from cmfr.layers import half_samples
 from cmfr.motion import BlendedMotion, MotionCodec, MotionRefiner
 from cmfr.motion_estimation import MotionEstimation
 from cmfr.residual import FrameGenerator, ResidualCodec
@@ -98,11 +99,12 @@ class CMFR(InterCodec):
         decoded, latent, motion_feature = self.motion_codec(
             coder, flow, quality, previous.motion, previous.motion_feature
         )
+        samples = half_samples(reference)
         blended = BlendedMotion(decoded[:, None])
-        warped = prediction = blended.resized(self.stride).warp(reference, "bicubic")
+        warped = prediction = blended.resized(self.stride).warp(samples, 2)
         if self.motion_refiner is not None:
             blended = self.motion_refiner(decoded, previous.flow, reference, warped, feature)
-            prediction = blended.resized(self.stride).warp(reference, "bicubic")
+            prediction = blended.resized(self.stride).warp(samples, 2)
         pictures = MotionPictures(decoded, blended.mean, warped, prediction)
         return CMFRMotion(pictures, latent, motion_feature, feature, blended)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from math import log2
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -118,12 +117,13 @@ class BlendedMotion:
             )
         return BlendedMotion(flows, logits)
 
-    def warp(self, x: Tensor, mode: Literal["bilinear", "bicubic"] = "bilinear") -> Tensor:
-        """x [B, C, h, w] warped with every flow, blended."""
+    def warp(self, x: Tensor, finer: int = 1) -> Tensor:
+        """x [B, C, finer h, finer w] warped with every flow, blended -> [B, C, h, w]."""
         if self.weights is None:
-            return warp(x, self.flows[:, 0], mode)
+            return warp(x, self.flows[:, 0], finer)
         count = self.flows.shape[1]
-        warped = warp(x.repeat_interleave(count, 0), self.flows.flatten(0, 1), mode)
+        repeated = x[:, None].expand(-1, count, -1, -1, -1).flatten(0, 1)
+        warped = warp(repeated, self.flows.flatten(0, 1), finer)
         return (warped.unflatten(0, (-1, count)) * self.weights[:, :, None]).sum(1)
 
 

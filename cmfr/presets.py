@@ -88,7 +88,7 @@ PRESETS: dict[str, ModelConfig | DCVCConfig] = {
     "cmfr-s": ModelConfig(
         name="cmfr-s",
         feature_stride=2,
-        context_channels=(24, 64, 96),
+        context_channels=(24, 48, 96),
         bottleneck=0.5,
         intra=IntraConfig(
             channels=(32, 64, 128),

@@ -128,8 +128,9 @@ class StageConfig(Strict):
     Refiner (of the same picture where there is none). prediction_loss: what that cost is,
     ``distortion`` = lambda * weight * D, ``bits`` = what coding its residual would take
     (`losses.residual_bits`), which in stages of objective ``motion`` is then all of the loss
-    beside R. smoothness: of flows, in stages of objective ``flow``. calibrate: before the first
-    step the spreads of all latents that learn are measured (`latent.calibrate`). frame_weights: the
+    beside R. smoothness: of flows, in stages of objective ``flow``. calibrate: name
+    prefixes of modules whose latents' spreads are measured before the first step
+    (`latent.calibrate`). frame_weights: the
     weights on D by position in the hierarchical pattern, the I-frame at 0 (default: the model's).
     qualities: the range drawn from. random_position: clips start anywhere in the pattern and
     between refreshes, so that clips shorter than these train all of them. rate_warmup: in so many
@@ -159,7 +160,7 @@ class StageConfig(Strict):
     prediction_weight: float = Field(0.0, ge=0)
     prediction_loss: Literal["distortion", "bits"] = "distortion"
     smoothness: float = Field(0.5, ge=0)
-    calibrate: bool = False
+    calibrate: tuple[str, ...] = ()
     frame_weights: tuple[float, ...] | None = None
     qualities: tuple[int, int] = (0, QUALITIES - 1)
     random_position: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cmfr.layers import resize_flow, warp
+from cmfr.layers import half_samples, resize_flow, warp
 from cmfr.motion_estimation import MotionEstimation, pyramid
 
 
@@ -27,7 +27,8 @@ def flow_loss(
         pyramid(reference, strides),
         strict=True,
     ):
-        prediction = warp(source, resize_flow(flow, target.shape[3] / flow.shape[3]), "bicubic")
+        flow_there = resize_flow(flow, target.shape[3] / flow.shape[3])
+        prediction = warp(half_samples(source), flow_there, 2)
         error = (prediction - target).square().mean((1, 2, 3))
         roughness = flow.diff(dim=2).abs().mean() + flow.diff(dim=3).abs().mean()
         level = 10 * torch.log10(error + 1e-5).mean() + smoothness * roughness

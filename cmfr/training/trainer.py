@@ -36,7 +36,7 @@ from cmfr.training.setup import (
     open_data_sets,
     plan_stages,
 )
-from cmfr.training.stage import Result, StageModel, learning_rate, learns, rate_weight
+from cmfr.training.stage import Result, StageModel, learning_rate, rate_weight
 from cmfr.training.validation import Validation, averaged
 
 
@@ -166,7 +166,7 @@ class Trainer:
                     break
 
     def _calibrate(self, module: StageModel, clips: ClipSet, index: int) -> None:
-        """Start the entropy models of what learns at what the stage's first batches have."""
+        """Start entropy models at what some batches of the stage have."""
         stage = module.stage.model_copy(update={"steps": 4})
         plan = CutPlan(
             self.plans[index].shapes, self.plans[index].data, stage, (self.cfg.seed, index, 2)
@@ -178,13 +178,13 @@ class Trainer:
             for clip, quality in batches(clips, plan, 0, everyone, self.model.cfg.color):
                 self.model(clip[:, :frames], quality)
 
-        learning = [
+        coders = [
             part
             for name, part in self.model.named_modules()
-            if isinstance(part, PriorLatentCoder) and learns(stage, f"{name}.log_spread")
+            if isinstance(part, PriorLatentCoder) and name.startswith(stage.calibrate)
         ]
         module.eval()
-        calibrate(learning, run)
+        calibrate(coders, run)
         module.train()
         for name, value in self.live.items():
             if name.endswith("log_spread"):
