@@ -34,8 +34,8 @@ def awaken(model: VideoCodec) -> None:
 
 def lively(cfg: ModelConfig, seed: int = 0) -> VideoCodec:
     """An untrained codec whose latents are spread over many symbols, and whose parts all do
-    something: what starts at zero is woken up. Values are scaled to about 8, hyper-latents to 0.7, and
-    the entropy model is calibrated to that.
+    something: what starts at zero is woken up. Values are scaled to about 8, hyper-latents to 0.7,
+    and the entropy model is calibrated to that.
     """
     torch.manual_seed(seed)
     model = VideoCodec(cfg).eval()

@@ -17,8 +17,8 @@ _QUINTIC = (3.4445, -4.7750, 2.0315)
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalized (Jordan et al. 2024), for weights of convolutions.
 
-    A weight [out, in, k, k] is taken as a matrix [out, in k k]. The update has the size of AdamW's
-    (0.2 sqrt(max(rows, columns)), Moonshot 2025), so that learning rates fit both.
+    A weight [out, in, k, k] is taken as a matrix [out, in k k]. The update's root mean square is
+    0.2, which is what AdamW's settle at (Liu et al. 2025), so that learning rates fit both.
     """
 
     def __init__(self, params: Any, lr: float, momentum: float = 0.95) -> None:
