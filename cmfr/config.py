@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, model_validator
 
 QUALITIES = 64  # quality indices 0 (smallest file) .. 63 (best), in one set of weights
-LATENT_STRIDE = 16  # pixels per latent position; frames are padded to a multiple of it
+LATENT_STRIDE = 16  # frames are padded to a multiple of it, the coarsest latent's stride
 
 
 class Strict(BaseModel):
@@ -39,15 +39,29 @@ def _is_list(kind: Any) -> bool:
 
 
 class EstimationLevel(Strict):
-    """One level of the motion estimation pyramid (SpyNet-type).
+    """One level of DCVC's motion estimation (SpyNet).
 
-    stride: the level works on frames reduced by this factor; kernel, widths: its convolutions,
-    ``len(widths) + 1`` of them, the last giving the two flow components.
+    stride: the level works on frames reduced by this factor.
+    kernel, widths: its convolutions, ``len(widths) + 1`` of them, the last giving the two flow
+    components. The defaults are SpyNet's.
     """
 
     stride: int
     kernel: int = 7
     widths: tuple[int, ...] = (32, 64, 32, 16)
+
+
+class MatchingLevel(Strict):
+    """One level of CMFR's motion estimation.
+
+    stride: the level works on frames reduced by this factor.
+    radius: of its search, in pixels of its resolution; 0 = none.
+    widths: of its 3x3 convolutions; one more gives the two flow components.
+    """
+
+    stride: int
+    radius: int = Field(2, ge=0, le=8)
+    widths: tuple[int, ...] = (48, 48, 48)
 
 
 class HierarchyConfig(Strict):
@@ -74,33 +88,58 @@ class HierarchyConfig(Strict):
         return len(self.weights)
 
 
-class IntraConfig(Strict):
-    """I-frame codec: widths at 1/2, 1/4, 1/8 resolution, latent channels, blocks per level."""
+class LatentConfig(Strict):
+    """A latent and its entropy model.
+
+    latent: channels; latent_stride: pixels per position.
+    hyper: channels of the hyper-latent, at a quarter of the latent's resolution; 0 = none.
+    prior: width of the networks that predict its symbols.
+    spatial_steps: parts in which it is coded, each knowing those before.
+    """
+
+    latent: int = Field(ge=4)
+    latent_stride: Literal[8, 16] = 16
+    hyper: int = Field(ge=0)
+    prior: int = Field(ge=8)
+    spatial_steps: Literal[1, 2, 4] = 4
+
+    @model_validator(mode="after")
+    def _divisible(self) -> LatentConfig:
+        if self.latent % self.spatial_steps:
+            raise ValueError(
+                f"latent = {self.latent} is no multiple of spatial_steps = {self.spatial_steps}"
+            )
+        return self
+
+
+class IntraConfig(LatentConfig):
+    """I-frame codec: widths at 1/2, 1/4, 1/8 resolution and blocks per level."""
 
     channels: tuple[int, int, int]
-    latent: int
-    hyper: int = Field(ge=4)
     blocks: tuple[int, int, int]
-    spatial_steps: Literal[1, 2, 4] = 4
 
 
-class MotionConfig(Strict):
-    """Motion estimation, motion codec and Motion Refiner."""
+class RefinerConfig(Strict):
+    """Motion Refiner. hypotheses: flows that it makes of the decoded one, whose predictions are
+    blended; with 1 it corrects the decoded flow. width, blocks: of its network, at half the
+    flow's resolution."""
 
-    estimation: tuple[EstimationLevel, ...]
-    channels: int  # width of the motion codec
-    latent: int
-    hyper: int = Field(ge=4)
-    refiner: int  # width of the Motion Refiner
-    spatial_steps: Literal[1, 2, 4] = 4
+    width: int = Field(ge=8)
+    blocks: int = Field(3, ge=1)
+    hypotheses: int = Field(4, ge=1)
 
 
-class ResidualConfig(Strict):
+class MotionConfig(LatentConfig):
+    """Motion estimation, motion codec (of width `channels`) and Motion Refiner."""
+
+    estimation: tuple[MatchingLevel, ...]
+    channels: int
+    refiner: RefinerConfig
+
+
+class ResidualConfig(LatentConfig):
     """Conditional residual codec."""
 
-    latent: int
-    hyper: int = Field(ge=4)
-    spatial_steps: Literal[1, 2, 4] = 4
     generator_blocks: int = 2
 
 
@@ -115,6 +154,11 @@ class CodecConfig(Strict):
     color: Literal["ycbcr", "rgb"] = "ycbcr"
     hierarchy: HierarchyConfig = HierarchyConfig()
     refresh_period: int = Field(32, ge=0)
+
+    @property
+    def flat_chroma(self) -> bool:
+        """Whether networks start as if chroma had half the resolution of luma."""
+        return self.color == "ycbcr"
 
 
 class ModelConfig(CodecConfig):
@@ -144,19 +188,21 @@ class ModelConfig(CodecConfig):
     skip_scale: float = Field(0.15, ge=0)  # latents of a smaller predicted scale are not coded
 
     @model_validator(mode="after")
-    def _divisible(self) -> ModelConfig:
-        for part in ("intra", "motion", "inter"):
-            section = getattr(self, part)
-            if section.latent % section.spatial_steps:
-                raise ValueError(
-                    f"{part}.latent = {section.latent} is no multiple of "
-                    f"{part}.spatial_steps = {section.spatial_steps}"
-                )
+    def _consistent(self) -> ModelConfig:
+        if self.motion.latent_stride != 16:
+            raise ValueError("motion.latent_stride must be 16")
+        if 4 * self.feature_stride > self.inter.latent_stride:
+            raise ValueError(
+                f"inter.latent_stride = {self.inter.latent_stride} is finer than the coarsest "
+                f"context, at {4 * self.feature_stride}"
+            )
         _check_strides("motion.estimation", self.motion.estimation)
         return self
 
 
-def _check_strides(where: str, levels: tuple[EstimationLevel, ...]) -> None:
+def _check_strides(
+    where: str, levels: tuple[EstimationLevel, ...] | tuple[MatchingLevel, ...]
+) -> None:
     strides = [level.stride for level in levels]
     halving = all(a % b == 0 for a, b in zip(strides, strides[1:], strict=False))
     if not strides or LATENT_STRIDE % strides[0] or not halving:

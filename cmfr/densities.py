@@ -79,8 +79,11 @@ class Density(ABC):
         """How far from 0, at scale 1, all but `mass` lies."""
 
     @abstractmethod
-    def training_bits(self, values: Tensor, scale: Tensor) -> Tensor:
-        """Bits of real values (symbols with noise), with gradients; same shape."""
+    def training_bits(self, distance: Tensor, noise: Tensor, scale: Tensor) -> Tensor:
+        """Bits of real distances from the mean, with gradients; same shape.
+
+        noise: in [-0.5, 0.5), stands for rounding.
+        """
 
     @abstractmethod
     def coded_bits(self, symbols: Tensor, scale: Tensor) -> Tensor:
@@ -113,8 +116,7 @@ class Density(ABC):
 
 
 class Gaussian(Density):
-    """CMFR's Gaussian: what the coder really spends, and in training a straight line where the
-    mass is too small for a gradient."""
+    """CMFR's Gaussian: what the coder really spends."""
 
     def cumulative(self, x: Tensor) -> Tensor:
         return 0.5 * torch.erfc(-math.sqrt(0.5) * x)
@@ -124,8 +126,18 @@ class Gaussian(Density):
             torch.special.erfinv(torch.tensor(1 - mass, dtype=torch.float64))
         )
 
-    def training_bits(self, values: Tensor, scale: Tensor) -> Tensor:
+    def training_bits(self, distance: Tensor, noise: Tensor, scale: Tensor) -> Tensor:
+        """The bits of the rounded distance. The scale gets their gradient; the distance, which
+        they do not change smoothly, that of the bits with noise: those alone are too many by half
+        and more where most symbols are 0 (25 % of the payload at the top, 250 % at the bottom).
+        """
         scale = scale.clamp(min=self.low)
+        rounded = self._bits(distance.detach().round(), scale)
+        noisy = self._bits(distance + noise, scale.detach())
+        return rounded + (noisy - noisy.detach())
+
+    def _bits(self, values: Tensor, scale: Tensor) -> Tensor:
+        """Of real values; a straight line where the mass is too small for a gradient."""
         mass = self.mass(values, scale)
         bits = -torch.log2(mass.clamp(min=_LIKELIHOOD_FLOOR))
         return bits + (mass < _LIKELIHOOD_FLOOR) * (values.abs() / (scale * math.sqrt(2)))
@@ -148,11 +160,11 @@ class PublishedGaussian(Gaussian):
 
     reach = 128
 
-    def training_bits(self, values: Tensor, scale: Tensor) -> Tensor:
-        return dcvc_bits(self.mass(values, scale.clamp(min=1e-5)))
+    def training_bits(self, distance: Tensor, noise: Tensor, scale: Tensor) -> Tensor:
+        return self.coded_bits(distance + noise, scale)
 
     def coded_bits(self, symbols: Tensor, scale: Tensor) -> Tensor:
-        return self.training_bits(symbols, scale)
+        return dcvc_bits(self.mass(symbols, scale.clamp(min=1e-5)))
 
 
 class PublishedLaplacian(PublishedGaussian):
@@ -193,13 +205,14 @@ class HyperBottleneck(EntropyBottleneck):
 
     CompressAI learns the tails of its tables with an auxiliary loss; here they are solved for by
     bisection when the tables are made, so that there is no second optimizer and no stale table.
+    It starts narrow: at CompressAI's scale of 10 a hyper-latent costs 6.5 bits a symbol.
     """
 
     # What `make_tables` computes from the weights: no part of a weights file.
     DERIVED = ("quantiles", "target", "_quantized_cdf", "_cdf_length", "_offset")
 
     def __init__(self, channels: int) -> None:
-        super().__init__(channels, tail_mass=1e-6)
+        super().__init__(channels, tail_mass=1e-6, init_scale=0.5)
         self.quantiles.requires_grad_(False)
         self.tables: CdfTables | None = None
 

@@ -111,12 +111,12 @@ class BitEstimator(EntropyCoder):
         density: Density, skip: float,
     ) -> Tensor:  # fmt: skip
         assert values is not None
-        distance = values - mean
+        distance, coded = values - mean, scale >= skip
         if self.training:
-            noisy = distance + self.noise.like(distance)
-            self._count(name, density.training_bits(noisy, scale))
-            return mean + (noisy if self.noise.in_values else round_ste(distance))
-        coded = scale >= skip
+            noise = self.noise.like(distance)
+            self._count(name, density.training_bits(distance, noise, scale) * coded)
+            quantized = distance + noise if self.noise.in_values else round_ste(distance)
+            return mean + torch.where(coded, quantized, 0.0)
         symbols = torch.where(coded, distance.round(), 0.0)
         self._count(name, density.coded_bits(symbols, scale) * coded)
         return mean + symbols
@@ -136,6 +136,30 @@ class BitEstimator(EntropyCoder):
         symbols = values.round()
         self._count(name, model.bits(symbols))
         return symbols
+
+
+class Unquantized(BitEstimator):
+    """Codes nothing and returns latents as they are: what transforms alone can do."""
+
+    def __init__(self) -> None:
+        super().__init__(training=False)
+
+    def code_latent(
+        self, name: str, values: Tensor | None, mean: Tensor, scale: Tensor,
+        density: Density, skip: float,
+    ) -> Tensor:  # fmt: skip
+        assert values is not None
+        return values
+
+    def code_factorized(
+        self,
+        name: str,
+        values: Tensor | None,
+        model: FactorizedDensity,
+        shape: tuple[int, int, int, int],
+    ) -> Tensor:
+        assert values is not None
+        return values
 
 
 class BitWriter(EntropyCoder):

@@ -13,21 +13,33 @@ from cmfr.config import ModelConfig
 from cmfr.layers import block, conv
 from cmfr.starts import LEAK, identity_start, pixel_start
 
+MASK_SLOPE = 8.0
+
 
 class FrameStem(nn.Module):
     """Frame -> features at the feature stride: pixel-unshuffle, then a 3x3 convolution.
 
-    Starts as a Haar transform of the pixels, and `FrameGenerator` as its inverse.
+    Starts as a Haar transform of the pixels less `center`, and `FrameGenerator` as its inverse.
+    extra: channels that come beside the frame.
     """
 
-    def __init__(self, stride: int, channels: int, extra: int = 0) -> None:
+    def __init__(
+        self,
+        stride: int,
+        channels: int,
+        extra: int = 0,
+        flat_chroma: bool = False,
+        center: float = 0.5,
+    ) -> None:
         super().__init__()
-        self.stride = stride
+        self.stride, self.center = stride, center
         self.conv = conv(3 * stride * stride + extra, channels)
-        pixel_start(self.conv, stride)
+        pixel_start(self.conv, stride, flat_chroma)
 
     def forward(self, frame: Tensor, *extra: Tensor) -> Tensor:
-        x = F.pixel_unshuffle(frame, self.stride) if self.stride > 1 else frame
+        """frame [B, 3, H, W], extra [B, ., H/s, W/s] -> [B, C, H/s, W/s]."""
+        x = frame - self.center
+        x = F.pixel_unshuffle(x, self.stride) if self.stride > 1 else x
         return self.conv(torch.cat([x, *extra], 1) if extra else x)
 
 
@@ -37,7 +49,7 @@ class FeatureExtractor(nn.Module):
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
         width = cfg.context_channels[0]
-        self.stem = FrameStem(cfg.feature_stride, width)
+        self.stem = FrameStem(cfg.feature_stride, width, flat_chroma=cfg.flat_chroma)
         self.body = block(cfg, width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -50,7 +62,7 @@ class PredictedFeatureExtractor(nn.Module):
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
         width = cfg.context_channels[0]
-        self.stem = FrameStem(cfg.feature_stride, width, extra=width)
+        self.stem = FrameStem(cfg.feature_stride, width, width, cfg.flat_chroma)
         self.body = block(cfg, width)
 
     def forward(self, prediction: Tensor, context: Tensor) -> Tensor:
@@ -60,9 +72,9 @@ class PredictedFeatureExtractor(nn.Module):
 class MaskPredictor(nn.Module):
     """Mask in (0, 1) from what the decoder has too (that no bits are spent on it is ours).
 
-    `outputs` channels at the feature stride; starts near 0.95 everywhere, so that training
+    `outputs` channels at the feature stride; starts near 0.98 everywhere, so that training
     begins close to plain residual coding and learns where the prediction fails. The last layer
-    is linear before the sigmoid: the whole range is reachable.
+    is linear before a steep sigmoid: the whole range is reachable, and within some hundred steps.
     """
 
     def __init__(self, cfg: ModelConfig, outputs: int) -> None:
@@ -72,11 +84,11 @@ class MaskPredictor(nn.Module):
         self.body = block(cfg, width)
         self.tail = conv(width, outputs, 1)
         nn.init.zeros_(self.tail.weight)
-        nn.init.constant_(self.tail.bias, 3.0)  # type: ignore[arg-type]
+        nn.init.constant_(self.tail.bias, 4 / MASK_SLOPE)  # type: ignore[arg-type]
 
     def forward(self, predicted: Tensor, context: Tensor) -> Tensor:
         h = self.body(self.head(torch.cat([predicted, context], 1)))
-        return torch.sigmoid(self.tail(h))
+        return torch.sigmoid(MASK_SLOPE * self.tail(h))
 
 
 class ScaledFeatureFusion(nn.Module):

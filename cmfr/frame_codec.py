@@ -13,26 +13,14 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from cmfr.entropy import BitEstimator, BitReader, BitWriter, EntropyCoder, TrainingNoise
-from cmfr.state import FrameOutput, LatentReference, MotionPictures, ReferenceState
-
-
-class FrameSize(NamedTuple):
-    """Padded size in pixels, multiples of 16: all the past that an I-frame has."""
-
-    height: int
-    width: int
-
-    @property
-    def pixels(self) -> int:
-        """Of one frame."""
-        return self.height * self.width
-
+from cmfr.latent import LatentCoder
+from cmfr.state import FrameOutput, FrameSize, LatentReference, MotionPictures, ReferenceState
 
 Past = TypeVar("Past", FrameSize, ReferenceState)
 
@@ -66,8 +54,6 @@ class TimedEstimator(BitEstimator):
 class FrameCodec(nn.Module, ABC, Generic[Past]):
     """Base of the I-frame codecs (past: the frame size) and of `InterCodec`."""
 
-    # Upper bound on coded symbols per pixel, over all latents (see BitReader).
-    symbols_per_pixel: int = 4
     # Training only: how noise stands for rounding.
     noise: TrainingNoise = TrainingNoise()
     # `encode` estimates bits too, beside the bytes.
@@ -79,9 +65,19 @@ class FrameCodec(nn.Module, ABC, Generic[Past]):
     ) -> FrameOutput:
         """One frame through the codec; `x` is None when decoding."""
 
-    def forward(self, x: Tensor, quality: Tensor, past: Past) -> FrameOutput:
-        """x [B, 3, H, W] in [0, 1], quality [B] integers -> output with bits per sample."""
-        coder = BitEstimator(self.training, self.noise)
+    def symbols(self, size: FrameSize) -> int:
+        """Upper bound on the coded symbols of a frame (see BitReader)."""
+        latents = (part for part in self.modules() if isinstance(part, LatentCoder))
+        return sum(latent.symbols(*size) for latent in latents)
+
+    def forward(
+        self, x: Tensor, quality: Tensor, past: Past, coder: BitEstimator | None = None
+    ) -> FrameOutput:
+        """x [B, 3, H, W] in [0, 1], quality [B] integers -> output with bits per sample.
+
+        coder: counts the bits another way than training or coding does, for diagnosis.
+        """
+        coder = coder or BitEstimator(self.training, self.noise)
         output = self._code(coder, x, quality, past)
         output.bits.update(coder.bits)
         output.bit_maps.update(coder.maps)
@@ -106,8 +102,7 @@ class FrameCodec(nn.Module, ABC, Generic[Past]):
     def decode(self, payload: bytes, quality: Tensor, past: Past) -> FrameOutput:
         """Payload -> frame and next state. Raises DecodeMismatch, or ValueError on garbage."""
         assert not self.training, "decode needs eval()"
-        limit = self.symbols_per_pixel * past.pixels
-        coder = BitReader(payload, limit, quality.device)
+        coder = BitReader(payload, self.symbols(past.size), quality.device)
         output = self._code(coder, None, quality, past)
         coder.finish()
         return replace(output, coder_seconds=coder.seconds)
@@ -156,7 +151,9 @@ class InterCodec(FrameCodec[ReferenceState]):
         coder = BitEstimator(self.training, self.noise)
         previous = past.latents or self._no_latents(past.frame)
         motion = self._code_motion(coder, x, quality, past)
-        latents = LatentReference(previous.residual, motion.latent, motion.feature)
-        prediction = motion.pictures.prediction
-        state = ReferenceState(prediction, None, latents, past.position + 1)
-        return FrameOutput(prediction, state, coder.bits, coder.maps, motion.pictures)
+        pictures = motion.pictures
+        latents = LatentReference(
+            previous.residual, motion.latent, motion.feature, pictures.refined
+        )
+        state = ReferenceState(pictures.prediction, None, latents, past.position + 1)
+        return FrameOutput(pictures.prediction, state, coder.bits, coder.maps, pictures)

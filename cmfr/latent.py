@@ -15,17 +15,25 @@ cell in another order, so that every step sees some channels at every position.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmfr.config import ModelConfig
+from cmfr.config import LATENT_STRIDE, LatentConfig, ModelConfig
 from cmfr.densities import GAUSSIAN, Density, FactorizedDensity, HyperBottleneck
 from cmfr.entropy import EntropyCoder
-from cmfr.layers import block, conv, pad_to_multiple, upsample
+from cmfr.layers import (
+    LATENT_GAINS,
+    QualityScaler,
+    block,
+    conv,
+    pad_to_multiple,
+    upsample,
+)
+from cmfr.starts import LEAK
 
 # _CELL_ORDER[steps][step][group] = which cell position (row-major 2x2) the group codes then;
 # with 2 steps a "position" is a color of the checkerboard.
@@ -59,8 +67,9 @@ class Prediction:
     """What the hyperprior and the temporal priors say of a latent [B, C, H, W].
 
     step: what quantized values are multiplied with; y is divided by it before, or multiplied with
-    `gain` where there is one (both broadcastable); scale, mean of the first spatial step; shared:
-    what the later steps see besides the known values.
+    `gain` where there is one (both broadcastable).
+    scale, mean: of the symbols of the first spatial step.
+    shared: what the later steps see besides the known values.
     """
 
     step: Tensor
@@ -73,20 +82,28 @@ class Prediction:
 class LatentCoder(nn.Module, ABC):
     """Codes one latent y [B, C, H, W] in `steps` spatial steps.
 
-    Below `skip` a predicted scale means that the value is not coded.
+    Below `skip` a predicted scale means that the value is not coded. stride: pixels per position.
     """
 
     density: Density = GAUSSIAN
 
-    def __init__(self, name: str, channels: int, hyper: int, steps: int, skip: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        channels: int,
+        hyper: int,
+        steps: int,
+        skip: float,
+        stride: int = LATENT_STRIDE,
+    ) -> None:
         super().__init__()
         self.name, self.channels, self.hyper_channels = name, channels, hyper
-        self.steps, self.skip = steps, skip
+        self.steps, self.skip, self.stride = steps, skip, stride
 
     # What a codec's networks answer; see `_code` for when they are asked.
 
     @abstractmethod
-    def encode_hyper(self, y: Tensor) -> Tensor:
+    def encode_hyper(self, y: Tensor, quality: Tensor | None) -> Tensor:
         """y, padded to multiples of 4 -> hyper-latent z at a quarter of its size."""
 
     @abstractmethod
@@ -94,16 +111,28 @@ class LatentCoder(nn.Module, ABC):
         """The density of z."""
 
     @abstractmethod
-    def predict(self, z_hat: Tensor, priors: list[Tensor], size: tuple[int, int]) -> Prediction:
+    def predict(
+        self,
+        z_hat: Tensor | None,
+        priors: list[Tensor],
+        size: tuple[int, int],
+        quality: Tensor | None,
+    ) -> Prediction:
         """Decoded z (of the padded size), temporal priors -> the prediction, of `size`."""
 
     @abstractmethod
-    def refine(self, k: int, known: Tensor, shared: Tensor) -> tuple[Tensor, Tensor]:
-        """(scale, mean) for step k >= 1; known: quantized y/step so far, 0 elsewhere."""
+    def refine(self, k: int, known: Tensor, told: Prediction) -> tuple[Tensor, Tensor]:
+        """(scale, mean) of the symbols of step k >= 1; known: symbols so far, 0 elsewhere."""
 
     def positive(self, scale: Tensor) -> Tensor:
         """Predicted scales as the density takes them."""
         return scale
+
+    def symbols(self, height: int, width: int) -> int:
+        """Symbols of a frame of this size, hyper-latent and skipped ones among them."""
+        height, width = height // self.stride, width // self.stride
+        hyper = -(-height // 4) * -(-width // 4) * self.hyper_channels
+        return height * width * self.channels + hyper
 
     def forward(
         self,
@@ -116,7 +145,7 @@ class LatentCoder(nn.Module, ABC):
         """Code y (None when decoding) of spatial `size`; returns quantized y [B, C, H, W].
 
         priors: tensors [B, ., H, W] that the decoder has too; with none (intra) the batch is y's.
-        quality: indices [B], for densities that depend on them.
+        quality: indices [B], for entropy models that know it.
         """
         # Entropy parameters are float32 in every mode: encoder and decoder must agree on them.
         with torch.autocast(_device(self).type, enabled=False):
@@ -133,12 +162,8 @@ class LatentCoder(nn.Module, ABC):
         quality: Tensor | None,
     ) -> Tensor:
         height, width = size
-        hyper_size = (-(-height // 4), -(-width // 4))
-        z = None if y is None else self.encode_hyper(pad_to_multiple(y, 4))
-        z_hat = coder.code_factorized(
-            f"{self.name}_z", z, self.hyper_density(quality), (1, self.hyper_channels, *hyper_size)
-        )
-        told = self.predict(z_hat, priors, size)
+        z_hat = self._code_hyper(coder, y, size, quality) if self.hyper_channels else None
+        told = self.predict(z_hat, priors, size, quality)
         scale, mean = told.scale, told.mean
         scaled = None
         if y is not None:
@@ -147,7 +172,7 @@ class LatentCoder(nn.Module, ABC):
         known = torch.zeros_like(mean)
         for k in range(self.steps):
             if k:
-                scale, mean = self.refine(k, known, told.shared)
+                scale, mean = self.refine(k, known, told)
             mask = masks[k]
             coded = coder.code_latent(
                 f"{self.name}_y",
@@ -159,6 +184,13 @@ class LatentCoder(nn.Module, ABC):
             )
             known = known + self._scatter(coded, mask)
         return known * told.step
+
+    def _code_hyper(
+        self, coder: EntropyCoder, y: Tensor | None, size: tuple[int, int], quality: Tensor | None
+    ) -> Tensor:
+        z = None if y is None else self.encode_hyper(pad_to_multiple(y, 4), quality)
+        shape = (1, self.hyper_channels, -(-size[0] // 4), -(-size[1] // 4))
+        return coder.code_factorized(f"{self.name}_z", z, self.hyper_density(quality), shape)
 
     def _gather(self, x: Tensor, mask: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C/groups, H, W]: at each position the group that this step codes."""
@@ -173,60 +205,122 @@ class LatentCoder(nn.Module, ABC):
 class PriorLatentCoder(LatentCoder):
     """CMFR's entropy model, of intra, motion and residual latents (its layers are ours).
 
-    hyper: channels of the hyper-latent z (two strided convolutions below y); prior_channels: of
-    all temporal priors together.
+    Latents are in the units of the signal, and so are the predictions of the networks: a gain that
+    the quality index chooses turns both into symbols, so that one prediction serves all qualities.
+
+        symbol = round((y - mean) * gain(quality) / step)     scale of the symbols alike
+
+    `spread` [C] is what a latent's values are like before anything is known of them; networks see
+    and predict values relative to it, and `calibrate` measures it before training.
+
+    gains: initial gains at quality 0 and 63.
+    prior_channels: of all temporal priors together.
     """
 
     def __init__(
         self,
         cfg: ModelConfig,
         name: str,
-        channels: int,
-        hyper: int,
+        section: LatentConfig,
         prior_channels: int,
-        steps: int,
+        gains: tuple[float, float] = LATENT_GAINS,
     ) -> None:
-        super().__init__(name, channels, hyper, steps, cfg.skip_scale)
-        width = -(-4 * channels // 3 // 8) * 8
-        self.hyper_encoder = nn.Sequential(
-            conv(channels, channels), nn.LeakyReLU(0.1),
-            conv(channels, hyper, stride=2), nn.LeakyReLU(0.1),
-            conv(hyper, hyper, stride=2),
-        )  # fmt: skip
-        self.bottleneck = HyperBottleneck(hyper)
-        self.hyper_decoder = nn.Sequential(
-            upsample(hyper, channels), nn.LeakyReLU(0.1),
-            upsample(channels, channels), nn.LeakyReLU(0.1),
-        )  # fmt: skip
-        self.fusion = nn.Sequential(
-            conv(channels + prior_channels, width, 1), block(cfg, width),
-            nn.LeakyReLU(0.1), conv(width, 3 * channels, 1, gain=0.1),
-        )  # fmt: skip
-        self.adaptors = nn.ModuleList(conv(3 * channels, width, 1) for _ in range(steps - 1))
-        self.spatial = nn.Sequential(
-            block(cfg, width), nn.LeakyReLU(0.1), conv(width, 2 * channels, 1, gain=0.1)
-        ) if steps > 1 else nn.Identity()  # fmt: skip
+        channels, hyper, steps = section.latent, section.hyper, section.spatial_steps
+        super().__init__(name, channels, hyper, steps, cfg.skip_scale, section.latent_stride)
+        width = section.prior
+        self.gain = QualityScaler(channels, gains)
+        self.log_spread = nn.Parameter(torch.zeros(channels))
+        self.measured: list[Tensor] | None = None  # mean squares [C], while `calibrate` runs
+        if hyper:
+            self.hyper_encoder = nn.Sequential(
+                conv(channels, hyper, 1), nn.LeakyReLU(0.1),
+                conv(hyper, hyper, stride=2), nn.LeakyReLU(0.1),
+                conv(hyper, hyper, stride=2, gain=0.3),
+            )  # fmt: skip
+            self.bottleneck = HyperBottleneck(hyper)
+            self.hyper_decoder = nn.Sequential(
+                upsample(hyper, hyper), nn.LeakyReLU(0.1),
+                upsample(hyper, hyper), nn.LeakyReLU(0.1),
+            )  # fmt: skip
+        self.head = conv(hyper + prior_channels, width, 1)
+        self.quality = QualityScaler(width)
+        self.body = nn.Sequential(
+            block(cfg, width), nn.LeakyReLU(0.1), conv(width, 3 * channels, 1, gain=LEAK)
+        )
+        if steps > 1:
+            self.adaptors = nn.ModuleList(conv(3 * channels, width, 1) for _ in range(steps - 1))
+            self.spatial = nn.Sequential(
+                block(cfg, width), nn.LeakyReLU(0.1), conv(width, 2 * channels, 1, gain=LEAK)
+            )
 
-    def encode_hyper(self, y: Tensor) -> Tensor:
-        return self.hyper_encoder(y)
+    def encode_hyper(self, y: Tensor, quality: Tensor | None) -> Tensor:
+        assert quality is not None
+        return self.hyper_encoder(self.gain(y, quality))
 
     def hyper_density(self, quality: Tensor | None) -> FactorizedDensity:
         return self.bottleneck
 
-    def predict(self, z_hat: Tensor, priors: list[Tensor], size: tuple[int, int]) -> Prediction:
-        hyper = self.hyper_decoder(z_hat)[..., : size[0], : size[1]]
-        step, scale, mean = self.fusion(torch.cat([hyper, *priors], 1)).chunk(3, 1)
+    def predict(
+        self,
+        z_hat: Tensor | None,
+        priors: list[Tensor],
+        size: tuple[int, int],
+        quality: Tensor | None,
+    ) -> Prediction:
+        assert quality is not None
+        if z_hat is not None:
+            priors = [self.hyper_decoder(z_hat)[..., : size[0], : size[1]], *priors]
+        h = self.quality(self.head(torch.cat(priors, 1)), quality)
+        step, log_scale, mean = self.body(h).chunk(3, 1)
         # Spatially adaptive quantization step, bounded to [1/2, 2].
-        step = torch.exp2(torch.tanh(step))
-        return Prediction(step, scale, mean, torch.cat([scale, mean], 1))
+        step = torch.exp2(torch.tanh(step)) / self.gain.gain(quality)
+        return Prediction(
+            step, *self._symbols(log_scale, mean, step), torch.cat([log_scale, mean], 1)
+        )
 
-    def refine(self, k: int, known: Tensor, shared: Tensor) -> tuple[Tensor, Tensor]:
-        context = self.adaptors[k - 1](torch.cat([known, shared], 1))
-        scale, mean = self.spatial(context).chunk(2, 1)
-        return scale, mean
+    def refine(self, k: int, known: Tensor, told: Prediction) -> tuple[Tensor, Tensor]:
+        known = known * told.step / self._spread()
+        h = self.adaptors[k - 1](torch.cat([known, told.shared], 1))
+        log_scale, mean = self.spatial(h).chunk(2, 1)
+        return self._symbols(log_scale, mean, told.step)
 
-    def positive(self, scale: Tensor) -> Tensor:
-        return F.softplus(scale) + 0.04
+    def _symbols(self, log_scale: Tensor, mean: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and mean relative to the spread -> of symbols."""
+        unit = self._spread() / step
+        return torch.exp(log_scale.clamp(-8, 8)) * unit, mean * unit
+
+    def _spread(self) -> Tensor:
+        return self.log_spread.exp()[:, None, None]
+
+    def _code(
+        self,
+        coder: EntropyCoder,
+        y: Tensor | None,
+        priors: list[Tensor],
+        size: tuple[int, int],
+        quality: Tensor | None,
+    ) -> Tensor:
+        if self.measured is not None and y is not None:
+            self.measured.append(y.detach().square().mean((0, 2, 3)))
+        return super()._code(coder, y, priors, size, quality)
+
+
+@torch.no_grad()
+def calibrate(coders: Sequence[PriorLatentCoder], run: Callable[[], None]) -> None:
+    """Set the spreads of latents to what `run` codes with them, the root mean square of every
+    channel: entropy models then start at what the data has.
+    """
+    for coder in coders:
+        coder.measured = []
+    try:
+        run()
+        for coder in coders:
+            if coder.measured:
+                square = torch.stack(coder.measured).mean(0)
+                coder.log_spread.copy_(0.5 * square.clamp(min=1e-8).log())
+    finally:
+        for coder in coders:
+            coder.measured = None
 
 
 def _device(module: nn.Module) -> torch.device:

@@ -29,7 +29,7 @@ class ResidualBlock(nn.Module):
         middle = max(8, int(channels * bottleneck))
         self.slope, self.last = slope, last
         self.conv1 = conv(channels, middle)
-        self.conv2 = conv(middle, channels, gain=LEAK)
+        self.conv2 = conv(middle, channels, gain=0.0)  # starts as the identity
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.leaky_relu(x, self.slope))
@@ -106,11 +106,12 @@ def upsample(inputs: int, outputs: int, kernel: int = 1) -> nn.Sequential:
     return nn.Sequential(conv(inputs, 4 * outputs, kernel), nn.PixelShuffle(2))
 
 
-# Initial gains of latents at quality 0 and 63. Latents start as orthonormal transform
-# coefficients of samples in [0, 1], so these are the inverse quantization steps: about 27 dB and
-# 41 dB of uniform quantization noise.
-LATENT_GAINS = (5.0, 40.0)
-INVERSE_GAINS = (1 / 5.0, 1 / 40.0)
+# Initial gains (inverse quantization steps) of latents at quality 0 and 63. Latents start as
+# orthonormal transform coefficients of samples in [0, 1]. The steps that classical encoders find
+# best for a distortion D on [0, 1] and a rate in bits per pixel make the gain 10 sqrt(lambda / 756)
+# at a weight of 1; luma's is 3/4. Here for lambda 32 and 16384, for I-frames 3 times as much.
+LATENT_GAINS = (1.8, 40.0)
+INTRA_GAINS = (3.1, 70.0)
 
 
 class QualityScaler(nn.Module):
@@ -139,16 +140,21 @@ class QualityScaler(nn.Module):
         self.factor = nn.Parameter(torch.ones(factors)) if factors else None
         self.stride = anchors - 1 if through == "ends" else 1
 
-    def forward(self, x: Tensor, quality: Tensor) -> Tensor:
-        """x [B, C, H, W], quality [B] integers 0..63 -> x times the gain."""
+    def gain(self, quality: Tensor) -> Tensor:
+        """quality [B] integers 0..63 -> gain [B, C, 1, 1]."""
         line = self.log_gain[:: self.stride]
         position = quality.to(line.dtype) * ((len(line) - 1) / (QUALITIES - 1))
-        low = position.floor().clamp(max=len(line) - 2).long()
-        fraction = (position - low)[:, None]
-        gain = torch.lerp(line[low], line[low + 1], fraction).exp()
+        # Weights of the two nearest anchors, as a product: its gradient needs no sorting.
+        anchors = torch.arange(len(line), device=quality.device)
+        weights = (1 - (position[:, None] - anchors).abs()).clamp(min=0)
+        gain = (weights @ line).exp()
         if self.factor is not None:
             gain = gain * self.factor
-        return x * gain[:, :, None, None].to(x.dtype)
+        return gain[:, :, None, None]
+
+    def forward(self, x: Tensor, quality: Tensor) -> Tensor:
+        """x [B, C, H, W], quality [B] integers 0..63 -> x times the gain."""
+        return x * self.gain(quality).to(x.dtype)
 
 
 class QualityTable(nn.Module):
@@ -165,21 +171,42 @@ class QualityTable(nn.Module):
         return x * self.gain[quality][:, :, None, None].to(x.dtype)
 
 
-def warp(x: Tensor, flow: Tensor) -> Tensor:
+def warp(x: Tensor, flow: Tensor, finer: int = 1) -> Tensor:
     """Backward warping: output(p) = x(p + flow(p)), bilinear, borders replicated.
 
-    x [B, C, H, W], flow [B, 2, H, W] in pixels (horizontal, vertical). Always in float32: half
-    precision has no room for sub-pixel positions.
+    x [B, C, finer H, finer W], flow [B, 2, H, W] in pixels of its resolution (horizontal,
+    vertical) -> [B, C, H, W]. Positions are always float32: half precision has no room for
+    sub-pixel positions.
     """
     with torch.autocast(x.device.type, enabled=False):
         x, flow = x.float(), flow.float()
         height, width = flow.shape[-2:]
-        column = torch.linspace(-1, 1, width, device=flow.device)
-        row = torch.linspace(-1, 1, height, device=flow.device)[:, None]
-        grid_x = column + flow[:, 0] / (max(width - 1, 1) / 2)
-        grid_y = row + flow[:, 1] / (max(height - 1, 1) / 2)
-        grid = torch.stack((grid_x, grid_y), -1)
+        column = torch.arange(width, device=flow.device, dtype=torch.float32)
+        row = torch.arange(height, device=flow.device, dtype=torch.float32)[:, None]
+        # Clamped here: the last samples of a finer picture lie outside of the coarser one.
+        grid_x = (column + flow[:, 0]).clamp(0, width - 1) * (2 * finer / max(finer * width - 1, 1))
+        grid_y = (row + flow[:, 1]).clamp(0, height - 1) * (2 * finer / max(finer * height - 1, 1))
+        grid = torch.stack((grid_x, grid_y), -1) - 1
         return F.grid_sample(x, grid, "bilinear", padding_mode="border", align_corners=True)
+
+
+# Half-sample interpolation filter of HEVC (luma, 8 taps).
+_HALF_SAMPLE = (-1, 4, -11, 40, 40, -11, 4, -1)
+
+
+def half_samples(x: Tensor) -> Tensor:
+    """[B, C, H, W] with the samples halfway between its own, [B, C, 2H, 2W]: sample p is at 2p.
+
+    Frames are warped from this: bilinear interpolation between half samples predicts better than
+    bicubic between whole ones (docs/architecture.md), and costs less where several flows are used.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        taps = torch.tensor(_HALF_SAMPLE, device=x.device, dtype=torch.float32) / 64
+        flat = x.float().flatten(0, 1)[:, None]
+        between = F.conv2d(F.pad(flat, (3, 4, 0, 0), mode="replicate"), taps.view(1, 1, 1, 8))
+        flat = torch.stack((flat, between), -1).flatten(3)
+        between = F.conv2d(F.pad(flat, (0, 0, 3, 4), mode="replicate"), taps.view(1, 1, 8, 1))
+        return torch.stack((flat, between), 3).flatten(2, 3).unflatten(0, x.shape[:2])[:, :, 0]
 
 
 def resize_flow(flow: Tensor, factor: float) -> Tensor:

@@ -3,20 +3,28 @@ Section 3 as far as its abstract tells; docs/architecture.md keeps the paper's a
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from cmfr.config import LATENT_STRIDE, ModelConfig
+from cmfr.config import ModelConfig
 from cmfr.context import FeatureAdaptor, TemporalContext
 from cmfr.entropy import EntropyCoder
-from cmfr.features import FeatureExtractor, MaskPredictor, PredictedFeatureExtractor
+from cmfr.features import FeatureExtractor, FrameStem, MaskPredictor, PredictedFeatureExtractor
 from cmfr.frame_codec import CodedMotion, InterCodec
-from cmfr.layers import resize_flow, warp
-from cmfr.motion import MotionCodec, MotionEstimation, MotionRefiner
+from cmfr.layers import half_samples
+from cmfr.motion import BlendedMotion, MotionCodec, MotionRefiner
+from cmfr.motion_estimation import MotionEstimation
 from cmfr.residual import FrameGenerator, ResidualCodec
 from cmfr.state import FrameOutput, LatentReference, MotionPictures, ReferenceState
+
+
+@dataclass(frozen=True)
+class CMFRMotion(CodedMotion):
+    """blended: the refined motion, which contexts follow."""
+
+    blended: BlendedMotion
 
 
 class CMFR(InterCodec):
@@ -32,8 +40,12 @@ class CMFR(InterCodec):
         self.motion_estimation = MotionEstimation(cfg.motion.estimation, cfg.feature_stride)
         self.motion_codec = MotionCodec(cfg)
         self.motion_refiner = MotionRefiner(cfg) if cfg.motion_refiner else None
+        width = cfg.context_channels[0]
         self.adaptor = FeatureAdaptor(
-            cfg, cfg.context_channels[0], self.stride, cfg.reference == "reconstructed_feature"
+            cfg,
+            FrameStem(self.stride, width, flat_chroma=cfg.flat_chroma),
+            width,
+            cfg.reference == "reconstructed_feature",
         )
         self.temporal_context = TemporalContext(cfg)
         self.feature_extractor = FeatureExtractor(cfg)
@@ -52,7 +64,7 @@ class CMFR(InterCodec):
     ) -> FrameOutput:
         previous = past.latents or self._no_latents(past.frame)
         motion = self._code_motion(coder, x, quality, past)
-        contexts = self.temporal_context(motion.reference, motion.pictures.refined)
+        contexts = self.temporal_context(motion.reference, motion.blended)
         in_features, in_pixels, mask = self._subtrahends(motion.pictures.prediction, contexts[0])
 
         # r = f_x - m * f_p, or what the `residual` switch puts in its place
@@ -71,27 +83,30 @@ class CMFR(InterCodec):
             frame = frame + in_pixels
 
         x_hat = self._shown(frame)
-        latents = LatentReference(residual_latent, motion.latent, motion.feature)
+        latents = LatentReference(
+            residual_latent, motion.latent, motion.feature, motion.pictures.refined
+        )
         state = ReferenceState(x_hat, reconstructed, latents, past.position + 1)
         return FrameOutput(x_hat, state, motion=replace(motion.pictures, mask=mask))
 
     def _code_motion(
         self, coder: EntropyCoder, x: Tensor | None, quality: Tensor, past: ReferenceState
-    ) -> CodedMotion:
-        """Estimated, decoded and refined flow (v, v_hat, v_bar)."""
+    ) -> CMFRMotion:
+        """Estimated, decoded and refined motion (v, v_hat, v_bar)."""
         previous = past.latents or self._no_latents(past.frame)
         reference, feature = past.frame, self.adaptor(past, past.position + 1)
         flow = None if x is None else self.motion_estimation(x, reference)
         decoded, latent, motion_feature = self.motion_codec(
             coder, flow, quality, previous.motion, previous.motion_feature
         )
-        warped = warp(reference, resize_flow(decoded, self.stride))
-        refined, prediction = decoded, warped
+        samples = half_samples(reference)
+        blended = BlendedMotion(decoded[:, None])
+        warped = prediction = blended.resized(self.stride).warp(samples, 2)
         if self.motion_refiner is not None:
-            refined = self.motion_refiner(decoded, reference, warped, feature)
-            prediction = warp(reference, resize_flow(refined, self.stride))
-        pictures = MotionPictures(decoded, refined, warped, prediction)
-        return CodedMotion(pictures, latent, motion_feature, feature)
+            blended = self.motion_refiner(decoded, previous.flow, reference, warped, feature)
+            prediction = blended.resized(self.stride).warp(samples, 2)
+        pictures = MotionPictures(decoded, blended.mean, warped, prediction)
+        return CMFRMotion(pictures, latent, motion_feature, feature, blended)
 
     def _subtrahends(
         self, prediction: Tensor, context: Tensor
@@ -117,11 +132,15 @@ class CMFR(InterCodec):
         return None, mask * prediction, mask
 
     def _no_latents(self, frame: Tensor) -> LatentReference:
-        batch, _, height, width = frame.shape
-        h, w = height // LATENT_STRIDE, width // LATENT_STRIDE
-        motion = self.cfg.motion
+        motion, residual = self.cfg.motion, self.cfg.inter
+
+        def zeros(channels: int, stride: int) -> Tensor:
+            batch, _, height, width = frame.shape
+            return frame.new_zeros(batch, channels, height // stride, width // stride)
+
         return LatentReference(
-            frame.new_zeros(batch, self.cfg.inter.latent, h, w),
-            frame.new_zeros(batch, motion.latent, h, w),
-            frame.new_zeros(batch, motion.channels, height // 4, width // 4),
+            zeros(residual.latent, residual.latent_stride),
+            zeros(motion.latent, motion.latent_stride),
+            zeros(motion.channels, 4),
+            zeros(2, self.stride),
         )

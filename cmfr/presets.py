@@ -12,14 +12,20 @@ from cmfr.config import (
     EstimationLevel,
     HierarchyConfig,
     IntraConfig,
+    MatchingLevel,
     ModelConfig,
     MotionConfig,
+    RefinerConfig,
     ResidualConfig,
 )
 
 
 def _levels(*strides: int) -> tuple[EstimationLevel, ...]:
     return tuple(EstimationLevel(stride=s) for s in strides)
+
+
+def _matching(*levels: tuple[int, int]) -> tuple[MatchingLevel, ...]:
+    return tuple(MatchingLevel(stride=stride, radius=radius) for stride, radius in levels)
 
 
 # DCVC-DC codes P-frames at the I-frame's quality index: the pattern only chooses the adaptor.
@@ -61,45 +67,66 @@ PRESETS: dict[str, ModelConfig | DCVCConfig] = {
         name="cmfr",
         feature_stride=1,
         context_channels=(48, 64, 96),
-        intra=IntraConfig(channels=(128, 192, 256), latent=256, hyper=128, blocks=(1, 2, 2)),
-        motion=MotionConfig(
-            estimation=_levels(8, 4, 2, 1), channels=64, latent=64, hyper=64, refiner=48
+        intra=IntraConfig(
+            channels=(128, 192, 256),
+            blocks=(1, 2, 2),
+            latent=128,
+            latent_stride=8,
+            hyper=64,
+            prior=160,
         ),
-        inter=ResidualConfig(latent=128, hyper=128, generator_blocks=3),
+        motion=MotionConfig(
+            estimation=_matching((16, 4), (8, 3), (4, 2), (2, 2), (1, 1)),
+            channels=64,
+            latent=64,
+            hyper=64,
+            prior=88,
+            refiner=RefinerConfig(width=48),
+        ),
+        inter=ResidualConfig(latent=128, latent_stride=8, hyper=64, prior=160, generator_blocks=3),
     ),
     "cmfr-s": ModelConfig(
         name="cmfr-s",
         feature_stride=2,
-        context_channels=(32, 64, 96),
+        context_channels=(24, 48, 96),
         bottleneck=0.5,
-        intra=IntraConfig(channels=(32, 64, 128), latent=128, hyper=64, blocks=(2, 3, 3)),
+        intra=IntraConfig(
+            channels=(32, 64, 128),
+            blocks=(1, 2, 3),
+            latent=96,
+            latent_stride=8,
+            hyper=48,
+            prior=128,
+        ),
         motion=MotionConfig(
             estimation=(
-                *_levels(16, 8, 4),
-                EstimationLevel(stride=2, kernel=3, widths=(24, 24)),
+                *_matching((16, 4), (8, 3), (4, 2), (2, 2)),
+                MatchingLevel(stride=1, radius=0, widths=(32, 32)),
             ),
             channels=48,
             latent=48,
             hyper=32,
-            refiner=32,
+            prior=64,
             spatial_steps=2,
+            refiner=RefinerConfig(width=32, blocks=2),
         ),
-        inter=ResidualConfig(latent=96, hyper=64),
+        inter=ResidualConfig(latent=96, latent_stride=8, hyper=32, prior=96),
     ),
     "cmfr-nano": ModelConfig(
         name="cmfr-nano",
         feature_stride=4,
         context_channels=(8, 8, 16),
-        intra=IntraConfig(channels=(8, 8, 16), latent=16, hyper=8, blocks=(1, 1, 1)),
+        intra=IntraConfig(channels=(8, 8, 16), blocks=(1, 1, 1), latent=16, hyper=8, prior=24),
         motion=MotionConfig(
-            estimation=(EstimationLevel(stride=8, kernel=3, widths=(8,)),),
+            estimation=(MatchingLevel(stride=8, widths=(8,)),),
             channels=8,
             latent=8,
             hyper=4,
-            refiner=8,
+            prior=16,
             spatial_steps=2,
+            refiner=RefinerConfig(width=8, blocks=1, hypotheses=2),
         ),
-        inter=ResidualConfig(latent=16, hyper=8, generator_blocks=1),
+        inter=ResidualConfig(latent=16, hyper=8, prior=24, generator_blocks=1),
     ),
     "dcvc-dc": _dcvc_dc("dcvc-dc"),
     "dcvc-fm": _dcvc_fm("dcvc-fm"),

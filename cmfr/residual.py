@@ -8,36 +8,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmfr.config import LATENT_STRIDE, ModelConfig
+from cmfr.config import ModelConfig
 from cmfr.entropy import EntropyCoder
 from cmfr.features import fusion
 from cmfr.latent import PriorLatentCoder
-from cmfr.layers import INVERSE_GAINS, LATENT_GAINS, QualityScaler, block, conv, upsample
+from cmfr.layers import QualityScaler, block, conv, upsample
 from cmfr.starts import (
+    Bands,
     analysis_start,
-    haar_bands,
     identity_start,
-    pixel_channels,
     pixel_synthesis_start,
+    pyramid_bands,
     synthesis_start,
 )
 
 Contexts = tuple[Tensor, Tensor, Tensor]
 
 
-def _meaningful_channels(cfg: ModelConfig) -> list[int]:
-    """How many channels carry Haar coefficients at the start: at s, 2s, 4s, ... and the latent."""
-    c0, c1, c2 = cfg.context_channels
-    counts = [pixel_channels(cfg.feature_stride, c0)]
-    widths = [c1, c2, *[c2] * (_levels_below_contexts(cfg) - 1), cfg.inter.latent]
-    for width in widths:
-        counts.append(len(haar_bands(counts[-1], width)))
-    return counts
-
-
 def _levels_below_contexts(cfg: ModelConfig) -> int:
     """Halvings between the coarsest context (4s) and the latent."""
-    return int(log2(LATENT_STRIDE // (4 * cfg.feature_stride)))
+    return int(log2(cfg.inter.latent_stride // (4 * cfg.feature_stride)))
+
+
+def _bands(cfg: ModelConfig) -> list[Bands]:
+    """The Haar transforms that the context encoder starts as, one a halving."""
+    c0, c1, c2 = cfg.context_channels
+    levels = _levels_below_contexts(cfg)
+    halvings = (c1, c2, *[c2] * (levels - 1), *[cfg.inter.latent] * min(levels, 1))
+    return pyramid_bands(cfg.feature_stride, c0, halvings, cfg.flat_chroma)
 
 
 class ContextEncoder(nn.Module):
@@ -55,18 +53,21 @@ class ContextEncoder(nn.Module):
             *(conv(c2, c2, stride=2) for _ in range(levels - 1)),
             conv(c2, cfg.inter.latent, stride=2 if levels else 1),
         )
-        self.latent_scale = QualityScaler(cfg.inter.latent, LATENT_GAINS)
-        channels = analysis_start(self.down0, _meaningful_channels(cfg)[0])
-        channels = analysis_start(self.down1, channels)
-        for layer in self.tail:
+        bands = _bands(cfg)
+        if not levels:
+            identity_start(self.tail[0], len(bands[-1]))  # type: ignore[arg-type]
+        for layer, transform in zip(
+            [self.down0, self.down1, *self.tail][: len(bands)], bands, strict=True
+        ):
             assert isinstance(layer, nn.Conv2d)
-            channels = analysis_start(layer, channels)
+            analysis_start(layer, transform)
 
     def forward(self, residual: Tensor, contexts: Contexts, quality: Tensor) -> Tensor:
+        """residual [B, C0, h, w], contexts at (h, w), (h/2, w/2), (h/4, w/4) -> latent."""
         h = self.down0(self.fuse0(residual, contexts[0]))
         h = self.scale(self.fuse1(h, contexts[1]), quality)
         h = self.fuse2(self.down1(h), contexts[2])
-        return self.latent_scale(self.tail(h), quality)
+        return self.tail(h)
 
 
 class ContextDecoder(nn.Module):
@@ -76,7 +77,6 @@ class ContextDecoder(nn.Module):
         super().__init__()
         c0, c1, c2 = cfg.context_channels
         levels = _levels_below_contexts(cfg)
-        self.latent_scale = QualityScaler(cfg.inter.latent, INVERSE_GAINS)
         self.head = nn.Sequential(
             conv(cfg.inter.latent, c2), *(upsample(c2, c2) for _ in range(levels))
         )
@@ -84,22 +84,20 @@ class ContextDecoder(nn.Module):
         self.up2, self.up1 = upsample(c2, c1), upsample(c1, c0)
         self.scale = QualityScaler(c1)
         head, *ups = self.head
-        counts = _meaningful_channels(cfg)
-        assert isinstance(head, nn.Conv2d)
-        identity_start(head, counts[-1])
-        # `counts[i]` is what was split by the transform whose transpose the i-th layer is
-        for up, count in zip([self.up1, self.up2, *ups[::-1]], counts, strict=False):
-            assert isinstance(up, nn.Sequential)
-            synthesis_start(up, count)
+        bands = _bands(cfg)
+        identity_start(head, len(bands[-1]))  # type: ignore[arg-type]
+        for up, transform in zip([self.up1, self.up2, *ups[::-1]], bands, strict=True):
+            synthesis_start(up, transform)  # type: ignore[arg-type]
 
     def forward(self, y_hat: Tensor, contexts: Contexts, quality: Tensor) -> Tensor:
-        h = self.head(self.latent_scale(y_hat, quality))
+        """y_hat [B, Cy, H/S, W/S] -> decoded residual [B, C0, h, w]."""
+        h = self.head(y_hat)
         h = self.fuse1(self.up2(self.fuse2(h, contexts[2])), contexts[1])
         return self.fuse0(self.up1(self.scale(h, quality)), contexts[0])
 
 
 class TemporalPrior(nn.Module):
-    """Coarsest context [B, C2, H/4s, W/4s] -> prior of the residual latent [B, Cy, H/16, W/16]."""
+    """Coarsest context [B, C2, H/4s, W/4s] -> prior of the residual latent [B, Cy, H/S, W/S]."""
 
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
@@ -124,9 +122,7 @@ class ResidualCodec(nn.Module):
         latent = cfg.inter.latent
         self.encoder = ContextEncoder(cfg)
         self.temporal_prior = TemporalPrior(cfg)
-        self.latent = PriorLatentCoder(
-            cfg, "residual", latent, cfg.inter.hyper, 2 * latent, cfg.inter.spatial_steps
-        )
+        self.latent = PriorLatentCoder(cfg, "residual", cfg.inter, 2 * latent)
         self.decoder = ContextDecoder(cfg)
 
     def forward(
@@ -141,7 +137,7 @@ class ResidualCodec(nn.Module):
         y = None if residual is None else self.encoder(residual, contexts, quality)
         size = (previous_latent.shape[2], previous_latent.shape[3])
         priors = [self.temporal_prior(contexts[2]), previous_latent]
-        y_hat = self.latent(coder, y, priors, size)
+        y_hat = self.latent(coder, y, priors, size, quality)
         return self.decoder(y_hat, contexts, quality), y_hat
 
 
@@ -156,8 +152,9 @@ class FrameGenerator(nn.Module):
         self.body = nn.Sequential(*(block(cfg, width) for _ in range(cfg.inter.generator_blocks)))
         self.tail = conv(width, 3 * stride * stride)
         identity_start(self.head, width)
-        pixel_synthesis_start(self.tail, stride)
+        pixel_synthesis_start(self.tail, stride, cfg.flat_chroma)
 
     def forward(self, feature: Tensor, context: Tensor) -> Tensor:
+        """feature, context [B, C0, H/s, W/s] -> [B, 3, H, W]."""
         x = self.tail(self.body(self.head(torch.cat([feature, context], 1))))
-        return F.pixel_shuffle(x, self.stride) if self.stride > 1 else x
+        return (F.pixel_shuffle(x, self.stride) if self.stride > 1 else x) + 0.5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
 
@@ -23,17 +23,32 @@ def detached(value: T) -> T:
     return result
 
 
+class FrameSize(NamedTuple):
+    """Padded size in pixels, multiples of 16: all the past that an I-frame has."""
+
+    height: int
+    width: int
+
+    @property
+    def size(self) -> FrameSize:
+        """Of the frame to code, as a `ReferenceState` says it."""
+        return self
+
+
 @dataclass(frozen=True)
 class LatentReference:
-    """What the previous P-frame left for the entropy models and the motion codec.
+    """What the previous P-frame left for the entropy models, the motion codec and the refiner.
 
-    residual [B, Cy, H/16, W/16], motion [B, Cm, H/16, W/16]: quantized latents;
+    residual [B, Cy, H/S, W/S], motion [B, Cm, H/16, W/16]: quantized latents, S the stride of the
+    residual latent.
     motion_feature [B, C, H/4, W/4]: decoder-side feature of the motion codec.
+    flow [B, 2, H/s, W/s]: the flow that was used, s the feature stride.
     """
 
     residual: Tensor
     motion: Tensor
     motion_feature: Tensor
+    flow: Tensor
 
 
 @dataclass(frozen=True)
@@ -51,18 +66,19 @@ class ReferenceState:
     position: int = 0
 
     @property
-    def pixels(self) -> int:
-        """Of one frame, padded."""
-        return self.frame.shape[2] * self.frame.shape[3]
+    def size(self) -> FrameSize:
+        """Of the frame, padded."""
+        return FrameSize(self.frame.shape[2], self.frame.shape[3])
 
 
 @dataclass(frozen=True)
 class MotionPictures:
     """Intermediate pictures of a P-frame, for losses and for the eye.
 
-    decoded, refined [B, 2, h, w]: flow before and after the Motion Refiner, in pixels of its own
-    resolution; warped, prediction [B, 3, H, W]: the reference warped with either; mask: what the
-    prediction is multiplied with before it is subtracted, [B, C, h, w], or None.
+    decoded, refined [B, 2, h, w]: flow before and after the Motion Refiner (the mean of its
+    hypotheses), in pixels of its own resolution.
+    warped, prediction [B, 3, H, W]: what the motion before and after makes of the reference.
+    mask: what the prediction is multiplied with before it is subtracted, [B, C, h, w], or None.
     """
 
     decoded: Tensor

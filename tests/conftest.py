@@ -18,6 +18,7 @@ import torch  # noqa: E402
 
 from cmfr.config import DCVCConfig, ModelConfig  # noqa: E402
 from cmfr.frames import Frame  # noqa: E402
+from cmfr.latent import PriorLatentCoder, calibrate  # noqa: E402
 from cmfr.presets import PRESETS  # noqa: E402
 from cmfr.video_codec import VideoCodec  # noqa: E402
 
@@ -25,47 +26,36 @@ torch.set_num_threads(2)
 SHARED = Path(__file__).parents[2] / "shared"
 
 
-def lively(cfg: ModelConfig, seed: int = 0) -> VideoCodec:
-    """An untrained model whose latents are spread over several symbols, as a trained one's are.
+@torch.no_grad()
+def awaken(model: VideoCodec) -> None:
+    """Random weights in place of those that start at zero or near it."""
+    for parameter in model.parameters():
+        if parameter.dim() == 4 and parameter.std() < 0.01:
+            parameter.normal_(0, 0.5 / parameter[0].numel() ** 0.5)
 
-    Gains before each latent and each hyper-latent are set so that their deviation is about 2,
-    and the predicted scales to about 3, so that there are no outliers.
+
+def lively(cfg: ModelConfig, seed: int = 0) -> VideoCodec:
+    """An untrained codec whose latents are spread over many symbols, and whose parts all do
+    something: what starts at zero is woken up. Values are scaled to about 8, hyper-latents to 0.7,
+    and the entropy model is calibrated to that.
     """
     torch.manual_seed(seed)
     model = VideoCodec(cfg).eval()
+    awaken(model)
     clip, quality = moving_clip(3, 64, 64), torch.tensor([40])
-    residual = model.inter.residual_codec
-    for latent, before, after in (
-        (model.intra.latent, model.intra.encoder_scale, model.intra.decoder_scale),
-        (
-            model.inter.motion_codec.latent,
-            model.inter.motion_codec.encoder_scale,
-            model.inter.motion_codec.decoder_scale,
-        ),
-        (residual.latent, residual.encoder.latent_scale, residual.decoder.latent_scale),
-    ):
-
-        def rescale_latent(factor, before=before, after=after):
-            before.log_gain.add_(factor.log())
-            after.log_gain.sub_(factor.log())
-
-        def rescale_hyper(factor, layer=latent.hyper_encoder[4]):
-            layer.weight.mul_(factor)
-            layer.bias.mul_(factor)
-
-        with torch.no_grad():
-            latent.fusion[-1].bias[latent.channels : 2 * latent.channels] = 3
-            latent.spatial[-1].bias[: latent.channels] = 3
-        for module, rescale in (
-            (before, rescale_latent),
-            (latent.hyper_encoder[4], rescale_hyper),
-        ):
+    coders = [part for part in model.modules() if isinstance(part, PriorLatentCoder)]
+    with torch.no_grad():
+        for coder in coders:  # in the order of their dependence
+            calibrate([coder], lambda: model(clip, quality))
+            coder.log_spread.add_(1.0)  # few outliers
+            symbol = coder.log_spread.exp() * coder.gain.gain(quality)[0, :, 0, 0]
+            coder.gain.log_gain.sub_((symbol.mean() / 8).log())
             seen: list[torch.Tensor] = []
-            hook = module.register_forward_hook(lambda *a, seen=seen: seen.append(a[2]))
-            with torch.no_grad():
-                model(clip, quality)
-                rescale(2 / seen[0].std())
+            last = coder.hyper_encoder[-1]
+            hook = last.register_forward_hook(lambda *a, seen=seen: seen.append(a[2]))
+            model(clip, quality)
             hook.remove()
+            last.weight.mul_(0.7 / seen[0].std())
     return model
 
 
@@ -94,6 +84,7 @@ def lively_dcvc(cfg: DCVCConfig, seed: int = 0) -> VideoCodec:
     """
     torch.manual_seed(seed)
     model = VideoCodec(cfg).eval()
+    awaken(model)
     inter = model.inter
     with torch.no_grad():
         for latent in (model.intra.latent, inter.motion_codec.latent, inter.residual_codec.latent):

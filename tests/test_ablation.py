@@ -17,8 +17,9 @@ from cmfr.ablation_report import describe
 from cmfr.bd_rate import compare
 from cmfr.checkpoint import read_weights, save_weights, weights_of
 from cmfr.cli import main
-from cmfr.training.config import differences, load_train_config, plain
+from cmfr.training.config import load_train_config
 from cmfr.video_codec import VideoCodec
+from cmfr.yaml_config import differences, plain
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "ablation"
 SMOKE = CONFIGS / "smoke.yaml"

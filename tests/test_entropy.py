@@ -184,7 +184,7 @@ def test_gaussian_bits_are_the_mass_of_the_unit_interval():
     for symbol in (0.0, 1.0, -3.0):
         normal = torch.distributions.Normal(0.0, scale.double())
         mass = normal.cdf(torch.tensor(symbol + 0.5)) - normal.cdf(torch.tensor(symbol - 0.5))
-        bits = GAUSSIAN.training_bits(torch.full((3,), symbol), scale)
+        bits = GAUSSIAN.training_bits(torch.full((3,), symbol), torch.zeros(3), scale)
         shown = mass > 2**-16
         assert torch.allclose(bits[shown].double(), -mass.log2()[shown], atol=1e-3)
     total = torch.pow(2.0, -GAUSSIAN.coded_bits(torch.arange(-60.0, 61), torch.tensor(7.0))).sum()
@@ -201,7 +201,24 @@ def test_published_bits_are_the_mass_and_a_floor():
         mass = reference.cdf(values.double() + 0.5) - reference.cdf(values.double() - 0.5)
         expected = (-torch.log2(mass + 1e-5)).clamp(min=0).float()
         assert torch.allclose(density.coded_bits(values, scale), expected, atol=1e-4)
-        assert torch.equal(density.coded_bits(values, scale), density.training_bits(values, scale))
+        noise = torch.rand(5) - 0.5
+        noisy = density.training_bits(values - noise, noise, scale)
+        assert torch.allclose(noisy, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("spread", [0.05, 0.2, 0.4, 1.0, 5.0])
+def test_training_counts_what_coding_spends(spread):
+    """With noise alone, latents that are mostly 0 would cost up to several times as much."""
+    torch.manual_seed(0)
+    values = spread * torch.randn(1, 8, 64, 64)
+    mean, scale = torch.zeros_like(values), torch.full_like(values, spread)
+    bits = []
+    for training in (True, False):
+        coder = BitEstimator(training)
+        y_hat = coder.code_latent("y", values, mean, scale, GAUSSIAN, 0.15)
+        bits.append(float(coder.bits["y"]))
+    assert bits[0] == pytest.approx(bits[1], rel=0.03, abs=1e-6)
+    assert torch.equal(y_hat, values.round() if spread >= 0.15 else mean)
 
 
 def test_a_quality_has_its_own_density():

@@ -1,8 +1,9 @@
 import pytest
 import torch
 
+from cmfr.config import LatentConfig
 from cmfr.entropy import BitEstimator
-from cmfr.latent import PriorLatentCoder, step_masks
+from cmfr.latent import PriorLatentCoder, calibrate, step_masks
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
@@ -16,7 +17,8 @@ def test_each_channel_group_is_coded_once_at_every_position(steps, size):
 
 def coder_of(config, steps):
     torch.manual_seed(0)
-    return PriorLatentCoder(config, "y", 8, 4, 3, steps).eval()
+    section = LatentConfig(latent=8, hyper=4, prior=8, spatial_steps=steps)
+    return PriorLatentCoder(config, "y", section, 3).eval()
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
@@ -39,7 +41,42 @@ def test_a_step_depends_only_on_earlier_steps(nano_config):
     y = torch.randn(1, 8, 8, 8) * 5
     with torch.no_grad():
         coder.hyper_encoder[4].weight.zero_()  # the hyperprior would see the change
-        a = coder(BitEstimator(False), y, [prior], (8, 8))
-        b = coder(BitEstimator(False), torch.where(last, y + 9, y), [prior], (8, 8))
+        quality = torch.tensor([40])
+        a = coder(BitEstimator(False), y, [prior], (8, 8), quality)
+        b = coder(BitEstimator(False), torch.where(last, y + 9, y), [prior], (8, 8), quality)
     assert torch.equal(a[~last], b[~last])
     assert not torch.equal(a[last], b[last])
+
+
+def test_calibration_measures_the_spread_of_every_channel(nano_config):
+    coder = coder_of(nano_config, 4)
+    spread = torch.logspace(-2, 1, 8)
+    y = torch.randn(2, 8, 32, 32) * spread[:, None, None]
+    quality = torch.tensor([30, 50])
+
+    def run():
+        coder(BitEstimator(False), y, [torch.zeros(2, 3, 32, 32)], (32, 32), quality)
+
+    calibrate([coder], run)
+    assert torch.allclose(coder.log_spread.exp(), spread, rtol=0.1)
+    assert coder.measured is None
+
+
+def test_one_prediction_serves_all_qualities(nano_config):
+    """Twice the gain: symbols and scale are twice as large, a bit more each, half the error."""
+    coder = coder_of(nano_config, 1)
+    with torch.no_grad():
+        coder.gain.log_gain.copy_(torch.linspace(2, 2 + 7 * 0.6931, 8)[:, None].expand(-1, 8))
+    torch.manual_seed(0)
+    y = torch.randn(1, 8, 32, 32)
+    prior = [torch.zeros(1, 3, 32, 32)]
+    bits, errors = [], []
+    for quality in (0, 9, 18):  # anchors
+        estimator = BitEstimator(False)
+        with torch.no_grad():
+            y_hat = coder(estimator, y, prior, (32, 32), torch.tensor([quality]))
+        bits.append(float(estimator.bits["y_y"]) / y.numel())
+        errors.append(float((y_hat - y).square().mean().sqrt()))
+    assert bits[1] - bits[0] == pytest.approx(1, abs=0.1)
+    assert bits[2] - bits[1] == pytest.approx(1, abs=0.05)
+    assert errors[0] / errors[1] == pytest.approx(2, rel=0.05)

@@ -1,7 +1,14 @@
 import pytest
 import torch
 
-from cmfr.layers import QualityScaler, pad_to_multiple, resize_flow, round_ste, warp
+from cmfr.layers import (
+    QualityScaler,
+    half_samples,
+    pad_to_multiple,
+    resize_flow,
+    round_ste,
+    warp,
+)
 
 
 def test_warp_by_whole_pixels_shifts():
@@ -53,3 +60,19 @@ def test_straight_through_rounding():
     assert torch.allclose(y, torch.tensor([0.0, 2.0, -2.0]))
     y.sum().backward()
     assert torch.equal(x.grad, torch.ones(3))
+
+
+def test_half_samples_keep_the_samples_and_interpolate_between():
+    column = torch.arange(24.0)
+    x = torch.sin(column / 3)[None, None, None].repeat(1, 2, 20, 1)
+    fine = half_samples(x)
+    assert fine.shape == (1, 2, 40, 48)
+    assert torch.equal(fine[..., ::2, ::2], x)
+    expected = torch.sin((column + 0.5) / 3)
+    assert torch.allclose(fine[0, 0, 10, 1::2][4:-4], expected[4:-4], atol=5e-3)
+
+
+def test_warp_from_half_samples_agrees_with_warp_at_whole_pixels():
+    x = torch.rand(1, 3, 12, 16)
+    flow = torch.randint(-2, 3, (1, 2, 12, 16)).float()
+    assert torch.allclose(warp(half_samples(x), flow, 2), warp(x, flow), atol=1e-5)

@@ -61,10 +61,6 @@ def test_forward_encode_and_decode_agree_bit_for_bit(changes):
 @pytest.mark.parametrize("changes", VARIANTS, ids=name_of)
 def test_gradients_reach_every_parameter(changes):
     model = lively(variant(changes)).train()
-    with torch.no_grad():  # the refiner and the mask start with zero weights by design
-        for name, parameter in model.named_parameters():
-            if "motion_refiner.tail" in name or "mask_predictor.tail.weight" in name:
-                parameter.normal_(0, 0.1)
     # six frames: the last adaptor of the pattern is first used at position 5
     clip, quality = moving_clip(6, 64, 64), torch.tensor([31])
     loss = 0
@@ -138,11 +134,12 @@ def test_hierarchy_is_applied_by_position_with_the_intra_frame_at_zero(nano_conf
         assert model.frame_quality(base, position).tolist() == expected
 
 
-def test_motion_refiner_starts_as_the_decoded_flow(nano_config):
+def test_motion_refiner_starts_near_the_decoded_flow():
     torch.manual_seed(0)
-    model = VideoCodec(nano_config).eval()
+    model = VideoCodec(variant({})).eval()
+    model.inter.motion_codec.latent.gain.log_gain.data.fill_(5.0)
     clip = moving_clip(2, 64, 64)
     with torch.no_grad():
         motion = model(clip, torch.tensor([30]))[1].motion
-    assert torch.equal(motion.decoded, motion.refined)
-    assert motion.decoded.any()
+    assert motion.decoded.abs().max() > 0.5
+    assert (motion.decoded - motion.refined).abs().max() < 0.2

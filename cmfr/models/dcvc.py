@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cmfr.config import LATENT_STRIDE, DCVCConfig
 from cmfr.context import FeatureAdaptor
 from cmfr.entropy import EntropyCoder
+from cmfr.features import FrameStem
 from cmfr.frame_codec import CodedMotion, InterCodec
 from cmfr.layers import ResidualBlock, conv, upsample, warp
 from cmfr.models.dcvc_blocks import (
@@ -25,7 +26,7 @@ from cmfr.models.dcvc_blocks import (
 )
 from cmfr.models.dcvc_latent import InterLatentCoder
 from cmfr.models.dcvc_motion import AlignedContext, Contexts, DCVCMotionCodec
-from cmfr.motion import MotionEstimation
+from cmfr.motion_estimation import SpyNet
 from cmfr.state import FrameOutput, LatentReference, MotionPictures, ReferenceState
 
 
@@ -131,9 +132,10 @@ class DCVC(InterCodec):
     def __init__(self, cfg: DCVCConfig) -> None:
         super().__init__()
         self.cfg = cfg
-        self.motion_estimation = MotionEstimation(cfg.estimation)
+        self.motion_estimation = SpyNet(cfg.estimation)
         self.motion_codec = DCVCMotionCodec(cfg)
-        self.adaptor = FeatureAdaptor(cfg, cfg.context_channels[0])
+        width = cfg.context_channels[0]
+        self.adaptor = FeatureAdaptor(cfg, FrameStem(1, width, center=0.0), width)
         self.temporal_context = AlignedContext(cfg)
         self.residual_codec = ContextualCodec(cfg)
         self.frame_generator = FrameGenerator(cfg)
@@ -149,7 +151,7 @@ class DCVC(InterCodec):
         )
         feature, frame = self.frame_generator(decoded, contexts[0])
         x_hat = self._shown(frame)
-        latents = LatentReference(latent, motion.latent, motion.feature)
+        latents = LatentReference(latent, motion.latent, motion.feature, pictures.refined)
         state = ReferenceState(x_hat, feature, latents, past.position + 1)
         return FrameOutput(x_hat, state, motion=pictures)
 
@@ -175,4 +177,5 @@ class DCVC(InterCodec):
             frame.new_zeros(batch, self.cfg.latent, h, w),
             frame.new_zeros(batch, c, h, w),
             frame.new_zeros(batch, c, 4 * h, 4 * w),
+            frame.new_zeros(batch, 2, *frame.shape[2:]),
         )

@@ -33,15 +33,16 @@ class DCVCLatentCoder(LatentCoder):
         super().__init__(name, channels, hyper, steps=4, skip=0.0)
         self.bottleneck = FactorizedBitEstimator(hyper, sets)
 
-    def encode_hyper(self, y: Tensor) -> Tensor:
+    def encode_hyper(self, y: Tensor, quality: Tensor | None) -> Tensor:
         return self.hyper_encoder(y)
 
     def hyper_density(self, quality: Tensor | None) -> FactorizedDensity:
         assert quality is not None
         return self.bottleneck.at(quality)
 
-    def refine(self, k: int, known: Tensor, shared: Tensor) -> tuple[Tensor, Tensor]:
-        scale, mean = self.spatial(self.adaptors[k - 1](torch.cat([known, shared], 1))).chunk(2, 1)
+    def refine(self, k: int, known: Tensor, told: Prediction) -> tuple[Tensor, Tensor]:
+        h = self.adaptors[k - 1](torch.cat([known, told.shared], 1))
+        scale, mean = self.spatial(h).chunk(2, 1)
         return scale, mean
 
     def positive(self, scale: Tensor) -> Tensor:
@@ -79,7 +80,13 @@ class InterLatentCoder(DCVCLatentCoder):
         )
         self.temporal, self.inverts = bool(context), cfg.generation == "fm"
 
-    def predict(self, z_hat: Tensor, priors: list[Tensor], size: tuple[int, int]) -> Prediction:
+    def predict(
+        self,
+        z_hat: Tensor | None,
+        priors: list[Tensor],
+        size: tuple[int, int],
+        quality: Tensor | None,
+    ) -> Prediction:
         """priors: [temporal prior (contextual latent only)] [+ previous latent]."""
         hyper = self.hyper_decoder(z_hat)[..., : size[0], : size[1]]
         before, previous = priors[: int(self.temporal)], priors[int(self.temporal) :]
@@ -121,7 +128,13 @@ class IntraLatentCoder(DCVCLatentCoder):
             *(depth_block("gated", a, b) for a, b in zip(widths, widths[1:], strict=False))
         )
 
-    def predict(self, z_hat: Tensor, priors: list[Tensor], size: tuple[int, int]) -> Prediction:
+    def predict(
+        self,
+        z_hat: Tensor | None,
+        priors: list[Tensor],
+        size: tuple[int, int],
+        quality: Tensor | None,
+    ) -> Prediction:
         shared = self.fusion(self.hyper_decoder(z_hat))[..., : size[0], : size[1]]
         if self.reduction is None:
             step, scale, mean = shared.chunk(3, 1)

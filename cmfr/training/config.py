@@ -111,8 +111,9 @@ class InitConfig(Strict):
 class StageConfig(Strict):
     """One training stage.
 
-    objective: ``intra`` = I-frames alone, ``motion`` = motion codec and refiner by the error of
-    the prediction, ``inter`` = P-frames after an I-frame. trainable: name prefixes of the modules
+    objective: ``intra`` = I-frames alone, ``flow`` = motion estimation between source frames,
+    ``motion`` = motion codec and refiner by the error of the prediction, ``inter`` = P-frames after
+    an I-frame. trainable: name prefixes of the modules
     that learn, less those in frozen; everything else is frozen too, and modules that the model's
     switches leave out do not matter. init: weights to start from (default: what the stage before
     left). data: name of its data set (default: the first). start: the reference of the first
@@ -125,18 +126,22 @@ class StageConfig(Strict):
 
     lr goes to lr_end along the schedule, after `warmup` steps: ``cosine``, ``linear``,
     ``constant``, or ``wsd`` (constant, then linear over the last `decay` of the stage).
-    warp_weight, prediction_weight: add that multiple of lambda * weight * D of the
-    motion-compensated frame before, and after, the Motion Refiner (of the same picture where there
-    is none). frame_weights: the weights on D by position in the hierarchical pattern, the I-frame
-    at 0 (default: the model's). qualities: the range drawn from. random_position: clips start
-    anywhere in the pattern and between refreshes, so that clips shorter than these train all of
-    them. rate_warmup: in so many first steps R counts less (rising linearly from 0), while latents
-    find their use. quantization: what the decoder sees in training, straight-through rounding or
-    additive noise.
+    warp_weight, prediction_weight: add that multiple of the cost of the motion-compensated frame
+    before, and after, the Motion Refiner (of the same picture where there is none).
+    prediction_loss: what that cost is, ``distortion`` = lambda * weight * D, ``bits`` = what
+    coding its residual would take (`losses.residual_bits`), which in stages of objective
+    ``motion`` is then all of the loss beside R. smoothness: of flows, in stages of objective
+    ``flow``. calibrate: name prefixes of modules whose latents' spreads are measured before the
+    first step (`latent.calibrate`). frame_weights: the weights on D by position in the
+    hierarchical pattern, the I-frame at 0 (default: the model's). qualities: the range drawn from.
+    random_position: clips start anywhere in the pattern and between refreshes, so that clips
+    shorter than these train all of them. rate_warmup: in so many first steps R counts less (rising
+    linearly from 0), while latents find their use. quantization: what the decoder sees in
+    training, straight-through rounding or additive noise.
     """
 
     name: str
-    objective: Literal["intra", "motion", "inter"]
+    objective: Literal["intra", "flow", "motion", "inter"]
     trainable: tuple[str, ...] = Field(min_length=1)
     frozen: tuple[str, ...] = ()
     init: tuple[InitConfig, ...] = ()
@@ -156,6 +161,9 @@ class StageConfig(Strict):
     checkpoint_activations: bool = False
     warp_weight: float = Field(0.0, ge=0)
     prediction_weight: float = Field(0.0, ge=0)
+    prediction_loss: Literal["distortion", "bits"] = "distortion"
+    smoothness: float = Field(0.5, ge=0)
+    calibrate: tuple[str, ...] = ()
     frame_weights: tuple[float, ...] | None = None
     qualities: tuple[int, int] = (0, QUALITIES - 1)
     random_position: bool = False
@@ -181,6 +189,20 @@ class StageConfig(Strict):
         return self
 
 
+class OptimizerConfig(Strict):
+    """kind: ``adamw``, or ``muon`` = Muon for the weights of convolutions and AdamW for the rest.
+
+    betas, weight_decay: of AdamW. momentum: of Muon. factors: multiples of the learning rate for
+    parameters whose name holds the key; they multiply where several do.
+    """
+
+    kind: Literal["adamw", "muon"] = "adamw"
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(0.0, ge=0)
+    momentum: float = Field(0.95, ge=0, lt=1)
+    factors: dict[str, Annotated[float, Field(gt=0)]] = {}
+
+
 class ValidationConfig(Strict):
     """Periodic validation with real rounding: an RD curve on clips that are not trained on.
 
@@ -199,7 +221,7 @@ class TrainConfig(Strict):
     """A training run. `run_dir` is made; the same command resumes it.
 
     init: weights to start from, file by file; spynet: folder of SpyNet arrays (.npy) that
-    initialize the three coarsest levels of the motion estimation. compile: torch.compile of both
+    initialize the three coarsest levels of DCVC's motion estimation. compile: torch.compile of both
     codecs. threads: CPU threads per process. bf16: compute in bfloat16 (autocast), or where the
     device has instructions for it (auto); weights stay float32.
 
@@ -224,7 +246,7 @@ class TrainConfig(Strict):
     compile: bool = False
     ema_decay: float = Field(0.999, ge=0, lt=1)
     grad_clip: float = Field(1.0, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
+    optimizer: OptimizerConfig = OptimizerConfig()
     log_every: int = Field(20, ge=1)
     image_every: int = Field(500, ge=1)
     save_every: int = Field(500, ge=1)

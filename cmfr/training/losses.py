@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from pytorch_msssim import ms_ssim
-from torch import Tensor
+from torch import Tensor, nn
 
 from cmfr.color import rgb_to_ycbcr, ycbcr_to_rgb
 from cmfr.state import FrameOutput
@@ -65,74 +65,104 @@ def _ms_ssim_loss(a: Tensor, b: Tensor) -> Tensor:
     return 1 - ms_ssim(a.clamp(0, 1), b.clamp(0, 1), data_range=1.0, size_average=False)
 
 
+def residual_bits(prediction: Tensor, x: Tensor, lambda_: Tensor, weights: Tensor) -> Tensor:
+    """What coding the residual of a prediction would take, roughly: bits per pixel [B].
+
+    High-rate theory on blocks of 8x8: 1/2 log2(1 + variance / distortion), the distortion being
+    what uniform quantization leaves at the step that is best for lambda (`LATENT_GAINS`). Unlike
+    lambda * D it does not overrate what the residual codec will mend anyway.
+
+    prediction, x [B, 3, H, W] in YCbCr; lambda_ [B]; weights [3] of the planes, sum 1.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        error = (prediction.float() - x.float()).square() * weights[:, None, None]
+        variance = nn.functional.avg_pool2d(error.sum(1), 8)
+        return 0.5 * torch.log2(1 + variance * lambda_[:, None, None] / 0.62).mean((1, 2))
+
+
 @dataclass(frozen=True)
 class LossTerms:
-    """Loss of one frame. All [B]: rate in bits per pixel; distortion; before, after: of the
-    predictions before and after the Motion Refiner (None where not asked for); lambda_ with the
-    frame's weight in it; importance of each sample in the batch (`LossConfig.balance`)."""
+    """Loss of one frame.
+
+    rate: bits per pixel [B].
+    distortion: of the reconstruction.
+    predictions: cost of the predictions before and after the Motion Refiner [B], each with its
+    weight, in bits per pixel.
+    shown: the same predictions by name, for the log.
+    lambda_: with the frame's weight in it [B]; 0 where the distortion does not count.
+    importance: of each sample in the batch [B] (`LossConfig.balance`).
+    """
 
     rate: Tensor
     distortion: Distortions
-    before: Distortions | None
-    after: Distortions | None
+    predictions: tuple[tuple[float, Tensor], ...]
+    shown: dict[str, Distortions]
     lambda_: Tensor
     importance: Tensor
-    warp_weight: float = 0.0
-    prediction_weight: float = 0.0
     rate_weight: float = 1.0
 
     @property
     def total(self) -> Tensor:
         """Scalar: mean over the batch."""
-        distortion = self.distortion.value
-        if self.before is not None:
-            distortion = distortion + self.warp_weight * self.before.value
-        if self.after is not None:
-            distortion = distortion + self.prediction_weight * self.after.value
-        return (self.importance * (self.lambda_ * distortion + self.rate_weight * self.rate)).mean()
+        cost = self.lambda_ * self.distortion.value + self.rate_weight * self.rate
+        for weight, bits in self.predictions:
+            cost = cost + weight * bits
+        return (self.importance * cost).mean()
 
     def scalars(self) -> dict[str, Tensor]:
         """For the log, detached, still on the device: mean PSNR in dB, bpp, lambda * D."""
-        values = {
+        return {
             "psnr": self.distortion.psnr.mean(),
             "bpp": self.rate.detach().mean(),
             "distortion": self.distortion.value.detach().mean(),
             "lambda_d": (self.lambda_ * self.distortion.value).detach().mean(),
+            **{f"{name}_psnr": seen.psnr.mean() for name, seen in self.shown.items()},
         }
-        if self.before is not None:
-            values["warp_psnr"] = self.before.psnr.mean()
-        if self.after is not None:
-            values["prediction_psnr"] = self.after.psnr.mean()
-        return values
 
 
 class FrameLoss:
     """The loss of coded frames in one stage."""
 
     def __init__(self, cfg: LossConfig, stage: StageConfig, color: str) -> None:
-        self.cfg, self.stage = cfg, stage
+        self.cfg, self.stage, self.color = cfg, stage, color
         self.distortion = Distortion(cfg, color)
+        self.plane_weights = torch.tensor(cfg.yuv_weights) / sum(cfg.yuv_weights)
 
     def __call__(
         self, output: FrameOutput, x: Tensor, quality: Tensor, weight: float = 1.0,
         intra: bool = False, rate_weight: float = 1.0,
     ) -> LossTerms:  # fmt: skip
         """One coded frame against its source x [B, 3, H, W]; quality [B] is the stream's."""
-        before = after = None
-        if output.motion is not None and self.stage.warp_weight:
-            before = self.distortion(output.motion.warped, x)
-        if output.motion is not None and self.stage.prediction_weight:
-            after = self.distortion(output.motion.prediction, x)
+        stage, motion = self.stage, output.motion
         lambda_ = self.cfg.lambda_of(quality.float(), intra)
-        lowest = self.cfg.lambda_of(0, intra)
+        importance = (lambda_ / self.cfg.lambda_of(0, intra)) ** -self.cfg.balance
+        lambda_ = weight * lambda_
+        predictions, shown = [], {}
+        if motion is not None:
+            for name, picture, factor in (
+                ("warp", motion.warped, stage.warp_weight),
+                ("prediction", motion.prediction, stage.prediction_weight),
+            ):
+                if not factor:
+                    continue
+                shown[name] = self.distortion(picture, x)
+                cost = lambda_ * shown[name].value
+                if stage.prediction_loss == "bits":
+                    cost = self._residual_bits(picture, x, lambda_)
+                predictions.append((factor, cost))
+        # Where only motion is learnt, the reconstruction is the prediction.
+        counts = stage.objective != "motion" or stage.prediction_loss == "distortion"
         return LossTerms(
             rate=output.total_bits / (x.shape[2] * x.shape[3]),
             distortion=self.distortion(output.x_hat, x),
-            before=before,
-            after=after,
-            lambda_=weight * lambda_,
-            importance=(lambda_ / lowest) ** -self.cfg.balance,
-            warp_weight=self.stage.warp_weight,
-            prediction_weight=self.stage.prediction_weight,
+            predictions=tuple(predictions),
+            shown=shown,
+            lambda_=lambda_ if counts else 0 * lambda_,
+            importance=importance,
             rate_weight=rate_weight,
         )
+
+    def _residual_bits(self, picture: Tensor, x: Tensor, lambda_: Tensor) -> Tensor:
+        if self.color == "rgb":
+            picture, x = (rgb_to_ycbcr(p, "bt709", "full") for p in (picture, x))
+        return residual_bits(picture, x, lambda_, self.plane_weights.to(x.device))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from cmfr.color import ycbcr_to_rgb
-from cmfr.motion import MotionEstimation
+from cmfr.motion_estimation import SpyNet
 from cmfr.video_codec import VideoCodec
 
 
@@ -26,7 +26,8 @@ def load_spynet(model: VideoCodec, folder: Path) -> None:
         color = (rgb[:3] - shift).T  # rgb = color @ ycbcr + shift
     with torch.no_grad():
         estimation = model.inter.motion_estimation
-        assert isinstance(estimation, MotionEstimation)
+        if not isinstance(estimation, SpyNet):
+            raise ValueError(f"spynet: {model.cfg.name} has no SpyNet")
         for number, level in enumerate(list(estimation.levels)[:3], 1):
             layers = [layer for layer in level.children() if isinstance(layer, torch.nn.Conv2d)]
             if layers[0].kernel_size != (7, 7):  # DCVC-FM's finer levels are not SpyNet's

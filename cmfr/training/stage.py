@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from cmfr.entropy import TrainingNoise
+from cmfr.motion_estimation import MotionEstimation
 from cmfr.state import FrameOutput, ReferenceState, detached
 from cmfr.training.config import LossConfig, StageConfig
+from cmfr.training.flow_loss import flow_loss
 from cmfr.training.losses import FrameLoss, LossTerms
 from cmfr.video_codec import VideoCodec
 
@@ -48,19 +50,25 @@ class StageModel(nn.Module):
         self.weights = stage.frame_weights or codec.cfg.hierarchy.weights
         for name, parameter in codec.named_parameters():
             parameter.requires_grad_(learns(stage, name))
-        codec.train()
         self.intra_learns = any(p.requires_grad for p in codec.intra.parameters())
-        codec.intra.train(self.intra_learns)  # a frozen one rounds, as in coding
+        self.train()
 
-    def learning(self) -> list[nn.Parameter]:
-        """The parameters that the stage trains."""
-        return [p for p in self.codec.parameters() if p.requires_grad]
+    def train(self, mode: bool = True) -> StageModel:
+        super().train(mode)
+        self.codec.intra.train(mode and self.intra_learns)  # a frozen one rounds, as in coding
+        return self
+
+    def learning(self) -> list[tuple[str, nn.Parameter]]:
+        """The parameters that the stage trains, by name."""
+        return [(n, p) for n, p in self.codec.named_parameters() if p.requires_grad]
 
     def updates(self, frames: int) -> list[slice]:
         """Which frames of a clip each weight update codes."""
         if self.stage.objective == "intra":
             return [slice(0, 1)]
         # An I-frame that learns is part of the first update; otherwise it is only a reference.
+        if self.stage.objective == "flow":
+            return [slice(t, t + 1) for t in range(1, frames)]
         first = 0 if self._codes_intra else 1
         if self.stage.cascaded:
             return [slice(first, frames)]
@@ -81,7 +89,7 @@ class StageModel(nn.Module):
         that update codes the I-frame. position: where in the hierarchical pattern x counts as."""
         if self.stage.objective == "intra" or self._codes_intra:
             return None
-        if self.stage.start == "source":
+        if self.stage.start == "source" or self.stage.objective == "flow":
             return ReferenceState(x, position=position)
         with self._autocast(x):
             output = self.codec.code_intra(x, quality)
@@ -92,6 +100,9 @@ class StageModel(nn.Module):
         position: int,
     ) -> Result:  # fmt: skip
         """frames [B, n, 3, H, W] after `past`; None: the first is an I-frame at `position`."""
+        if self.stage.objective == "flow":
+            assert past is not None
+            return self._flow(frames[:, 0], past)
         terms: list[LossTerms] = []
         scalars: list[tuple[str, dict[str, Tensor]]] = []
         for x in frames.unbind(1):
@@ -109,6 +120,15 @@ class StageModel(nn.Module):
         loss = torch.stack([term.total for term in terms]).mean()
         output = replace(output, state=state)
         return Result(loss, detached(output), {"loss": loss.detach()} | _means(scalars))
+
+    def _flow(self, x: Tensor, past: ReferenceState) -> Result:
+        estimation = self.codec.inter.motion_estimation
+        assert isinstance(estimation, MotionEstimation)
+        with self._autocast(x):
+            loss, prediction = flow_loss(estimation, x, past.frame, self.stage.smoothness)
+        psnr = self.loss.distortion(prediction, x).psnr.mean()
+        output = detached(FrameOutput(prediction, replace(past, frame=x)))
+        return Result(loss, output, {"loss": loss.detach(), "psnr": psnr})
 
     def _code(self, x: Tensor, quality: Tensor, past: ReferenceState | None) -> FrameOutput:
         if past is None:

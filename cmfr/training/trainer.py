@@ -20,11 +20,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cmfr.checkpoint import load_weights, weights_of
+from cmfr.latent import PriorLatentCoder, calibrate
 from cmfr.signals import on_signals
-from cmfr.training.batches import batches
+from cmfr.training.batches import CutPlan, batches
 from cmfr.training.config import StageConfig, TrainConfig
+from cmfr.training.datasets import ClipSet
 from cmfr.training.distributed import Team, join, leave
 from cmfr.training.log import Means, TrainLog
+from cmfr.training.optimizer import StageOptimizer
 from cmfr.training.progress import Progress, hours, outcome
 from cmfr.training.run_dir import BEST, RunDir
 from cmfr.training.setup import (
@@ -75,7 +78,7 @@ class Trainer:
         self.progress = Progress()
         self.trained_before = 0.0  # seconds of the calls before this one
         self.means = Means()
-        self.optimizer: torch.optim.Optimizer | None = None
+        self.optimizer: StageOptimizer | None = None
         self.log: TrainLog | None = None
         self.requested = self.stop = False  # by a signal; by all processes alike
         self.shown: dict[str, str] = {}  # beside the progress bar
@@ -148,14 +151,12 @@ class Trainer:
                 self.ema[name].copy_(value)
         module = StageModel(self.model, self.cfg.loss, stage, self.bf16)
         wrapped = self.team.wrap(module)
-        # Fused: one kernel, and steps with a gradient that is not finite are left out without
-        # waiting for the device to say so.
-        self.optimizer = torch.optim.AdamW(
-            module.learning(), lr=stage.lr, weight_decay=self.cfg.weight_decay, fused=True
-        )
+        self.optimizer = StageOptimizer(self.cfg.optimizer, module.learning(), stage.lr)
         if optimizer_state is not None:
             self.optimizer.load_state_dict(optimizer_state)
         clips = self.data[data_name(self.cfg, stage)]
+        if stage.calibrate and first == 0:
+            self._calibrate(module, clips, index)
         stream = batches(clips, self.plans[index], first, self.team, self.model.cfg.color)
         bar = tqdm(
             total=stage.steps * stage.batch, initial=first * stage.batch, desc=stage.name,
@@ -180,6 +181,31 @@ class Trainer:
                 if self.stop:
                     break
 
+    def _calibrate(self, module: StageModel, clips: ClipSet, index: int) -> None:
+        """Start entropy models at what some batches of the stage have."""
+        stage = module.stage.model_copy(update={"steps": 4})
+        plan = CutPlan(
+            self.plans[index].shapes, self.plans[index].data, stage, (self.cfg.seed, index, 2)
+        )
+        everyone = Team(0, 1, self.device)  # all processes measure the same
+        frames = 1 if stage.objective == "intra" else 3
+
+        def run() -> None:
+            for clip, quality in batches(clips, plan, 0, everyone, self.model.cfg.color):
+                self.model(clip[:, :frames], quality)
+
+        coders = [
+            part
+            for name, part in self.model.named_modules()
+            if isinstance(part, PriorLatentCoder) and name.startswith(stage.calibrate)
+        ]
+        module.eval()
+        calibrate(coders, run)
+        module.train()
+        for name, value in self.live.items():
+            if name.endswith("log_spread"):
+                self.ema[name].copy_(value)
+
     def _after_step(self, stage: StageConfig, clip: Tensor, result: Result) -> None:
         """Log, validate, save and stop where it is time to."""
         now, limit = self.clock() - self.started, self.cfg.time_limit_minutes
@@ -196,7 +222,7 @@ class Trainer:
         if step % self.cfg.image_every == 0 and self.log:
             source = clip[0, 0 if stage.objective == "intra" else -1]
             self.log.pictures(stage.objective, self.progress.total_steps, source, result.output)
-        if self.validation and stage.objective != "motion":
+        if self.validation and stage.objective in ("intra", "inter"):
             assert self.cfg.validation is not None
             if step % self.cfg.validation.every == 0 or last:
                 self._validate(stage)
@@ -212,8 +238,6 @@ class Trainer:
         """
         assert self.optimizer is not None
         stage, step = module.stage, self.progress.step
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(stage, step, self.progress.clock(self.cfg))
         rng = torch.Generator().manual_seed(_seed(self.cfg.seed, self.progress.stage, step))
         # Refreshes fall inside some clips, after frames that left latents behind.
         period = math.lcm(self.cfg.model.hierarchy.period, self.cfg.model.refresh_period or 1)
@@ -235,19 +259,16 @@ class Trainer:
                     (result.loss / stage.accumulate).backward()
                 states[i] = result.output.state
                 self.means.add(result.scalars)
-            self._update()
+            self._update(learning_rate(stage, step, self.progress.clock(self.cfg)))
         return result
 
-    def _update(self) -> None:
+    def _update(self, lr: float) -> None:
         """Optimizer step and averaging; a gradient that is not finite changes nothing."""
         assert self.optimizer is not None
-        parameters = self.optimizer.param_groups[0]["params"]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.cfg.grad_clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.optimizer.parameters, self.cfg.grad_clip)
         skip = (~norm.isfinite()).float()
-        # How torch.amp tells a fused optimizer to leave a step out.
-        self.optimizer.found_inf = skip  # type: ignore[attr-defined]
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.step(lr, skip)
+        self.optimizer.zero_grad()
         self.means.add({"grad_norm": norm.nan_to_num(0, 0, 0), "skipped": skip})
         # Short runs would never leave the initial weights with the full decay.
         steps = self.progress.total_steps
@@ -263,7 +284,6 @@ class Trainer:
         }  # fmt: skip
 
     def _log(self, stage: StageConfig) -> None:
-        assert self.optimizer is not None
         values = self.means.read(self.team)
         if not self.log:
             return
@@ -271,7 +291,7 @@ class Trainer:
         samples = (self.progress.total_steps - steps) * stage.batch
         self._since = (now, self.progress.total_steps)
         values |= {
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": learning_rate(stage, self.progress.step - 1, self.progress.clock(self.cfg)),
             "epoch": self.plans[self.progress.stage].epoch(self.progress.step),
             "samples_per_second": samples / (now - then),
         }
@@ -279,7 +299,7 @@ class Trainer:
             values["peak_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
         self.log.scalars(stage.objective, self._head(stage), values)
         digits = {"loss": 3, "psnr": 2, "bpp": 3}
-        self.shown = {name: f"{values[name]:.{count}f}" for name, count in digits.items()}
+        self.shown = {n: f"{values[n]:.{count}f}" for n, count in digits.items() if n in values}
 
     def _validate(self, stage: StageConfig) -> None:
         """An RD curve of the averaged weights; the best of an objective are kept."""

@@ -8,7 +8,7 @@ from pytorch_msssim import ms_ssim
 from cmfr.color import ycbcr_to_rgb
 from cmfr.state import FrameOutput, MotionPictures, ReferenceState
 from cmfr.training.config import DistortionConfig, LossConfig, StageConfig
-from cmfr.training.losses import Distortion, FrameLoss
+from cmfr.training.losses import Distortion, FrameLoss, residual_bits
 
 STAGE = StageConfig(name="s", objective="inter", trainable=("inter",), frames=2, steps=1, lr=1)
 CLIP = moving_clip(2, 192, 192)[0]
@@ -78,12 +78,36 @@ def test_predictions_count_where_the_stage_asks():
     cfg = LossConfig(lambda_min=10, lambda_max=10)
     quality = torch.tensor([5])
     plain = FrameLoss(cfg, STAGE, "ycbcr")(output, X, quality)
-    assert plain.before is None and plain.after is None
+    assert not plain.predictions and "warp_psnr" not in plain.scalars()
     stage = STAGE.model_copy(update={"warp_weight": 0.5, "prediction_weight": 2.0})
     both = FrameLoss(cfg, stage, "ycbcr")(output, X, quality)
     extra = 10 * (0.5 * 0.01 + 2 * 0.04)
     assert float(both.total) == pytest.approx(float(plain.total) + extra, rel=1e-4)
     assert float(both.scalars()["warp_psnr"]) == pytest.approx(20, rel=1e-4)
+
+
+def test_predictions_cost_what_their_residual_would_take():
+    """White noise of variance v at a high rate: half a bit a pixel for every 6 dB over what
+    quantization leaves."""
+    torch.manual_seed(0)
+    x = torch.rand(2, 3, 64, 64)
+    noise = 0.05 * torch.randn_like(x)
+    lambda_, weights = torch.tensor([1000.0, 4000.0]), torch.tensor([1.0, 0, 0])
+    bits = residual_bits(x + noise, x, lambda_, weights)
+    expected = 0.5 * torch.log2(1 + 0.05**2 * lambda_ / 0.62)
+    assert torch.allclose(bits, expected, rtol=0.05)
+    assert not residual_bits(x, x, lambda_, weights).any()
+    # in the motion stage they are all that counts beside the rate
+    output = FrameOutput(
+        x + noise, ReferenceState(x), {"y": torch.zeros(2)},
+        motion=MotionPictures(x, x, warped=x, prediction=x + noise),
+    )  # fmt: skip
+    cfg = LossConfig(lambda_min=1000, lambda_max=1000, yuv_weights=(1, 0, 0))
+    changes = {"objective": "motion", "prediction_weight": 2.0, "prediction_loss": "bits"}
+    terms = FrameLoss(cfg, STAGE.model_copy(update=changes), "ycbcr")(
+        output, x, torch.tensor([0, 0])
+    )
+    assert float(terms.total) == pytest.approx(2 * float(bits[0]), rel=0.05)
 
 
 def test_balance_evens_the_qualities_out():
