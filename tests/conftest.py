@@ -27,11 +27,11 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 
 @torch.no_grad()
-def awaken(model: VideoCodec) -> None:
+def awaken(model: VideoCodec, gain: float = 0.5) -> None:
     """Random weights in place of those that start at zero or near it."""
     for parameter in model.parameters():
-        if parameter.dim() == 4 and parameter.std() < 0.01:
-            parameter.normal_(0, 0.5 / parameter[0].numel() ** 0.5)
+        if parameter.dim() == 4 and parameter.std() < 0.02 * gain:
+            parameter.normal_(0, gain / parameter[0].numel() ** 0.5)
 
 
 def lively(cfg: ModelConfig, seed: int = 0) -> VideoCodec:
@@ -84,7 +84,7 @@ def lively_dcvc(cfg: DCVCConfig, seed: int = 0) -> VideoCodec:
     """
     torch.manual_seed(seed)
     model = VideoCodec(cfg).eval()
-    awaken(model)
+    awaken(model, 0.01)
     inter = model.inter
     with torch.no_grad():
         for latent in (model.intra.latent, inter.motion_codec.latent, inter.residual_codec.latent):

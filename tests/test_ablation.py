@@ -33,7 +33,7 @@ SHORT = [
     f"variants={json.dumps(VARIANTS)}",
     "evaluation={qualities: [0, 21, 42, 63], generated: {clips: 2, size: [64, 48], frames: 3}}",
     "base.validation=null", "base.data.train.count=2", "base.data.train.size=[64, 64]",
-    *(f"base.stages.{i}.{key}" for i in range(4) for key in ("steps=2", "batch=2", "crop=48")),
+    *(f"base.stages.{i}.{key}" for i in range(5) for key in ("steps=2", "batch=2", "crop=48")),
 ]  # fmt: skip
 
 
