@@ -13,6 +13,7 @@ from cmfr import (
     cli_coding,
     cli_convert,
     cli_data,
+    cli_diagnose,
     cli_evaluation,
     cli_measure,
     cli_report,
@@ -33,7 +34,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"cmfr {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in (
-        cli_coding, cli_train, cli_data, cli_convert, cli_measure, cli_evaluation, cli_report,
+        cli_coding, cli_train, cli_data, cli_convert, cli_measure, cli_diagnose,
+        cli_evaluation, cli_report,
     ):  # fmt: skip
         module.add_commands(commands)
     return parser

@@ -121,13 +121,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ValueError(f"--{name} {getattr(args, name)} is less than 1")
     test = load_test_set(args.test)
-    wanted = test.sequences
-    if args.sequences:
-        if unknown := set(args.sequences) - {s.name for s in wanted}:
-            raise ValueError(f"{test.name} has no sequence {min(unknown)}")
-        wanted = tuple(s for s in wanted if s.name in args.sequences)
-    if not wanted:
-        raise ValueError(f"{test.name} has no sequences to evaluate on")
+    wanted = test.chosen(args.sequences)
     measured = measurement(args)
     device = pick_device(args.device).type
     gpus = torch.cuda.device_count() if device == "cuda" else 0

@@ -6,78 +6,24 @@ training. PSNR-Y of predictions, PSNR-YUV (6:1:1) of frames, at the network's 4:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from cmfr.config import LATENT_STRIDE, QUALITIES
+from cmfr.config import QUALITIES
 from cmfr.device import exact_arithmetic
+from cmfr.diagnosis_table import DiagnosedSequence, Table
 from cmfr.entropy import BitEstimator, Unquantized
 from cmfr.latent import PriorLatentCoder, calibrate
-from cmfr.layers import half_samples, pad_to_multiple, resize_flow, warp
+from cmfr.layers import half_samples, resize_flow, warp
 from cmfr.model import CMFR
 from cmfr.state import FrameOutput, FrameSize, ReferenceState
 from cmfr.video_codec import VideoCodec
 
 SOURCE_FRAMES = (1, 4, 7)  # predicted from the frame before, between source frames
 MIDDLE = (21, 42)  # middle qualities
-
-
-@dataclass(frozen=True)
-class DiagnosedSequence:
-    """A sequence in the network's color space: frames [1, 3, H, W], padded; size: unpadded."""
-
-    name: str
-    frames: list[Tensor]
-    size: tuple[int, int]
-
-    @classmethod
-    def of(cls, name: str, frames: Iterable[Tensor]) -> DiagnosedSequence:
-        unpadded = list(frames)
-        height, width = unpadded[0].shape[2:]
-        padded = [pad_to_multiple(frame, LATENT_STRIDE) for frame in unpadded]
-        return cls(name, padded, (height, width))
-
-    def psnr(self, a: Tensor, b: Tensor) -> tuple[float, float]:
-        """(Y, YUV 6:1:1) of the visible part, dB."""
-        height, width = self.size
-        error = (a - b)[..., :height, :width].square().mean((0, 2, 3)).clamp(min=1e-10)
-        y, u, v = (-10 * error.log10()).tolist()
-        return y, (6 * y + u + v) / 8
-
-    @property
-    def pixels(self) -> int:
-        return self.size[0] * self.size[1]
-
-
-@dataclass(frozen=True)
-class Table:
-    """title, header of the columns, rows by name (a mean as the last where it makes sense)."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: Mapping[str, tuple[float, ...]]
-    digits: int = 2
-
-    def __str__(self) -> str:
-        width = max(map(len, [*self.rows, "mean"]))
-        cells = [[f"{value:.{self.digits}f}" for value in row] for row in self.rows.values()]
-        names = list(self.rows)
-        if len(names) > 1:
-            columns = list(zip(*self.rows.values(), strict=True))
-            means = [sum(column) / len(column) for column in columns]
-            cells.append([f"{mean:.{self.digits}f}" for mean in means])
-            names.append("mean")
-        widths = [
-            max(len(name), *(len(row[i]) for row in cells)) for i, name in enumerate(self.columns)
-        ]
-        lines = [self.title]
-        for name, row in zip(["", *names], [list(self.columns), *cells], strict=True):
-            aligned = [cell.rjust(size) for cell, size in zip(row, widths, strict=True)]
-            lines.append("  ".join(["", name.ljust(width), *aligned]).rstrip())
-        return "\n".join(lines)
 
 
 def diagnose(model: VideoCodec, sequences: Sequence[DiagnosedSequence]) -> Iterable[Table]:
@@ -339,18 +285,24 @@ def untrained(model: VideoCodec, sequences: Sequence[DiagnosedSequence]) -> Tabl
             x, reference = sequence.frames[1], sequence.frames[0]
             output = fresh.inter(x, quality, ReferenceState(reference))
             assert output.motion is not None
-            same = fresh.inter.adaptor.of_frame(x)
-            target = fresh.inter.feature_extractor(x)
-            left = target - fresh.inter.predicted_features(x, same)  # type: ignore[misc]
-            below = 10 * (target.square().mean() / left.square().mean().clamp(min=1e-20)).log10()
             rows[sequence.name] = (
                 sequence.psnr(_predict(fresh, x, reference), x)[0],
                 sequence.psnr(output.motion.warped, x)[0],
-                float(below),
+                _equal_features(fresh.inter, x),
                 float(output.total_bits) / sequence.pixels,
             )
     columns = ("est. flow", "decoded flow", "equal features", "bpp q42")
     return Table("untrained, calibrated", columns, rows)
+
+
+def _equal_features(inter: CMFR, x: Tensor) -> float:
+    """How far below the features of a frame is what is left of them when the same frame predicts
+    them, dB; NaN where no feature residual is coded."""
+    if inter.predicted_features is None:
+        return float("nan")
+    target = inter.feature_extractor(x)
+    left = target - inter.predicted_features(x, inter.adaptor.of_frame(x))
+    return float(10 * (target.square().mean() / left.square().mean().clamp(min=1e-20)).log10())
 
 
 def _mean(values: Sequence[float]) -> float:

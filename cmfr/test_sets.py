@@ -21,6 +21,7 @@ from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, mo
 
 from cmfr.clip_lists import ClipLists, Positive, Track, check_clips
 from cmfr.config import Strict
+from cmfr.errors import UserError, unknown
 from cmfr.frames import RAW_FORMATS, ColorInfo, VideoInfo, parse_frame_rate, parse_raw_name
 from cmfr.video_in import VideoReader, open_video
 
@@ -90,6 +91,17 @@ class TestSet(Strict):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"a sequence is there twice: {', '.join(twice)}")
         return self
+
+    def chosen(self, names: Sequence[str] | None) -> tuple[TestSequence, ...]:
+        """Its sequences of these names, in the set's order; all without names. Raises ValueError
+        for a name that it has not, and where it has only lists of clips."""
+        known = [sequence.name for sequence in self.sequences]
+        for name in names or ():
+            if name not in known:
+                raise UserError(unknown(f"{self.name} has no sequence called", name, known))
+        if not known:
+            raise UserError(f"{self.name} has no sequences")
+        return tuple(s for s in self.sequences if not names or s.name in names)
 
 
 def shipped_sets() -> Path:

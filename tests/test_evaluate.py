@@ -405,7 +405,7 @@ def test_peak_memory_of_a_gpu_is_of_the_record(place, tmp_path):
 def test_mistakes_are_named_before_anything_is_measured(place, tmp_path, capsys):
     for options, expected in (
         (["--root", str(tmp_path)], "small.yuv is missing"),
-        (["--sequences", "tiny"], "made has no sequence tiny"),
+        (["--sequences", "tiny"], "made has no sequence called 'tiny'; there are "),
         (["--test", "nowhere"], "no test set 'nowhere'"),
         (["--processes", "0"], "--processes 0 is less than 1"),
         (["-o", str(tmp_path / "absent" / "x.json")], "no folder"),
