@@ -50,7 +50,7 @@ def test_what_a_fresh_model_is(sequence):
     before any training."""
     torch.manual_seed(0)
     fresh = row(untrained(VideoCodec(PRESETS["cmfr-s"]).eval(), [sequence]))
-    assert fresh["equal features"] > 50 and fresh["bpp q42"] < 3
+    assert fresh["equal features"] > 50 and fresh["bpp q42"] < 5
     assert fresh["est. flow"] == pytest.approx(fresh["decoded flow"], abs=1.5)
 
 
