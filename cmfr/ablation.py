@@ -33,6 +33,7 @@ from cmfr.checkpoint import load_training_state, read_weights
 from cmfr.config import AnyModelConfig, Strict, parse_model
 from cmfr.config_files import find_config
 from cmfr.device import pick_device
+from cmfr.errors import UserError
 from cmfr.evaluation import (
     CurveTask,
     EvaluationConfig,
@@ -83,7 +84,7 @@ class AblationConfig(Strict):
     @model_validator(mode="after")
     def _has_anchor(self) -> AblationConfig:
         if self.anchor not in self.variants:
-            raise ValueError(
+            raise UserError(
                 f"anchor: no variant is called {self.anchor!r}; there are "
                 f"{', '.join(self.variants)}"
             )
@@ -102,7 +103,7 @@ def load_ablation(path: str | Path, overrides: list[str] | None = None) -> Ablat
     try:
         cfg = AblationConfig.model_validate(tree)
     except ValidationError as error:
-        raise ValueError(f"{path}: {faults(error, AblationConfig)}") from error
+        raise UserError(f"{path}: {faults(error, AblationConfig)}") from error
     return cfg.model_copy(
         update={"base": file.parent / cfg.base, "overrides": (*cfg.overrides, *training)}
     )
@@ -121,7 +122,7 @@ def resolve(cfg: AblationConfig) -> dict[str, TrainConfig]:
     common = common_run(cfg)
     stages = [stage for stage in base.stages if stage.objective != "intra"]
     if not stages:
-        raise ValueError(f"{cfg.base} has no stage that trains P-frames")
+        raise UserError(f"{cfg.base} has no stage that trains P-frames")
     for stage in stages:
         _check_keeps_intra(stage)
     shared = base.init
@@ -163,13 +164,13 @@ def _models(cfg: AblationConfig, base: AnyModelConfig) -> dict[str, AnyModelConf
         model = _changed(anchor, variant, name)
         found = {key.split(".")[0] for key, _, _ in differences(plain(anchor), plain(model))}
         if idle := sorted(variant.changes.keys() - found):
-            raise ValueError(f"variant {name}: {idle[0]} is the same in the anchor {cfg.anchor}")
+            raise UserError(f"variant {name}: {idle[0]} is the same in the anchor {cfg.anchor}")
         if not found:
-            raise ValueError(f"variant {name} changes nothing, so it is the anchor {cfg.anchor}")
+            raise UserError(f"variant {name} changes nothing, so it is the anchor {cfg.anchor}")
         if same := [other for other, theirs in models.items() if theirs == model]:
-            raise ValueError(f"variants {same[0]} and {name} are the same model")
+            raise UserError(f"variants {same[0]} and {name} are the same model")
         if (touched := sorted(found & INTRA_KEYS)) and variant.weights is None:
-            raise ValueError(
+            raise UserError(
                 f"variant {name} changes {touched[0]}, and with it the intra codec that all share"
             )
         models[name] = model
@@ -178,11 +179,11 @@ def _models(cfg: AblationConfig, base: AnyModelConfig) -> dict[str, AnyModelConf
 
 def _changed(model: AnyModelConfig, variant: VariantConfig, name: str) -> AnyModelConfig:
     if "name" in variant.changes:
-        raise ValueError(f"variant {name}: a model's name is no difference; leave it out")
+        raise UserError(f"variant {name}: a model's name is no difference; leave it out")
     try:
         return parse_model(merged(plain(model), variant.changes))
     except ValidationError as error:
-        raise ValueError(f"variant {name}: {faults(error, AnyModelConfig)}") from error
+        raise UserError(f"variant {name}: {faults(error, AnyModelConfig)}") from error
 
 
 def _check_keeps_intra(stage: StageConfig) -> None:
@@ -191,9 +192,9 @@ def _check_keeps_intra(stage: StageConfig) -> None:
 
     frozen = any("intra.".startswith(prefix) for prefix in stage.frozen)
     if within(stage.trainable) and not frozen:
-        raise ValueError(f"stage {stage.name} trains the intra codec, which all variants share")
+        raise UserError(f"stage {stage.name} trains the intra codec, which all variants share")
     if any(within(init.modules) for init in stage.init):
-        raise ValueError(f"stage {stage.name} loads an intra codec, but all variants share one")
+        raise UserError(f"stage {stage.name} loads an intra codec, but all variants share one")
 
 
 # --- training
@@ -285,7 +286,7 @@ def _locked(folder: Path) -> Iterator[int]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"{folder} is used by another ablation or its training") from None
+            raise UserError(f"{folder} is used by another ablation or its training") from None
         yield file.fileno()
 
 
@@ -323,7 +324,7 @@ def weights_of(cfg: AblationConfig, name: str, run: TrainConfig) -> Path | None:
     found = [d for d in differences(plain(run.model), plain(model)) if d[0] != "name"]
     if found:
         key, wanted, there = found[0]
-        raise ValueError(f"variant {name}: {key} is {wanted}, but {there} in {given}")
+        raise UserError(f"variant {name}: {key} is {wanted}, but {there} in {given}")
     return given
 
 

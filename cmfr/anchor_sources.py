@@ -11,6 +11,7 @@ from typing import Any
 
 import av
 
+from cmfr.errors import UserError
 from cmfr.frames import Frame, VideoInfo, samples_hash
 from cmfr.results import Record, read_results
 from cmfr.test_sets import find_all, load_test_set, open_sequence
@@ -37,7 +38,7 @@ def test_sources(
     test_sets.find_all. Raises ValueError, FileNotFoundError."""
     test_set = load_test_set(name_or_yaml)
     if not test_set.sequences:
-        raise ValueError(f"the test set {test_set.name} has no sequences to code")
+        raise UserError(f"the test set {test_set.name} has no sequences to code")
     names = tuple(s.name for s in test_set.sequences)
     return [
         Source(test_set.name, s.name, partial(open_sequence, path, s), frames or s.frames, names)
@@ -49,7 +50,7 @@ def video_sources(videos: Sequence[Path], dataset: str = "videos") -> list[Sourc
     """Video files by their names. Raises ValueError for two of one name, FileNotFoundError."""
     names = [path.stem for path in videos]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"two videos are called {', '.join(twice)}")
+        raise UserError(f"two videos are called {', '.join(twice)}")
     for path in videos:
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist")
@@ -59,9 +60,9 @@ def video_sources(videos: Sequence[Path], dataset: str = "videos") -> list[Sourc
 def require_420(info: VideoInfo, name: str) -> None:
     """Raise ValueError for what the anchors are not run on: not 4:2:0, or odd sizes."""
     if info.chroma != "420":
-        raise ValueError(f"{name} is {info.chroma}, anchors take 4:2:0 video only")
+        raise UserError(f"{name} is {info.chroma}, anchors take 4:2:0 video only")
     if info.width % 2 or info.height % 2:
-        raise ValueError(f"{name} has the odd size {info.width}x{info.height}")
+        raise UserError(f"{name} has the odd size {info.width}x{info.height}")
 
 
 @lru_cache(maxsize=256)
@@ -78,7 +79,7 @@ def source_hash(source: Source, frames: int | None) -> str:
     with source.open() as reader:
         found = samples_hash(map(counted, islice(reader, frames)))
     if frames is not None and count < frames:
-        raise ValueError(f"{source.name} has {count} frames, not {frames}")
+        raise UserError(f"{source.name} has {count} frames, not {frames}")
     return found
 
 
@@ -105,7 +106,7 @@ def finished(output: Path, codec: str) -> dict[tuple[str, str, float], Record]:
         return {}
     records = read_results(output)
     if others := sorted({r.codec for r in records} - {codec}):
-        raise ValueError(f"{output} holds results of {others[0]}; give another file")
+        raise UserError(f"{output} holds results of {others[0]}; give another file")
     return {(r.dataset, r.sequence, float(r.label or 0)): r for r in records}
 
 

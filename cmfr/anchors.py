@@ -35,6 +35,7 @@ from cmfr.anchor_sources import (
 )
 from cmfr.color import planes_to_tensor, yuv_to_rgb
 from cmfr.conditions import Conditions, Measurement
+from cmfr.errors import UserError
 from cmfr.frames import Frame, VideoInfo, matrix_code, resolve_color
 from cmfr.metrics import rgb_quality, stored_quality
 from cmfr.results import FrameResult, Record, Times, write_results
@@ -83,17 +84,17 @@ class Settings:
     def __post_init__(self) -> None:
         check_rates(self.rates, self.intra_period, self.frames)
         if self.codec not in ENCODERS:
-            raise ValueError(f"codec {self.codec!r} is not one of {', '.join(ENCODERS)}")
+            raise UserError(f"codec {self.codec!r} is not one of {', '.join(ENCODERS)}")
         if self.mode not in ("crf", "qp"):
-            raise ValueError(f"mode {self.mode!r} is neither crf nor qp")
+            raise UserError(f"mode {self.mode!r} is neither crf nor qp")
         encoder = ENCODERS[self.codec]
         if self.preset is None:
             object.__setattr__(self, "preset", encoder.presets[0])
         if self.preset not in encoder.presets:
             known = ", ".join(encoder.presets[1:])
-            raise ValueError(f"preset {self.preset!r} of {self.codec} is not one of {known}")
+            raise UserError(f"preset {self.preset!r} of {self.codec} is not one of {known}")
         if max(self.rates) > encoder.highest:
-            raise ValueError(
+            raise UserError(
                 f"{self.mode} {max(self.rates):g} is above {encoder.highest}, the highest of "
                 f"{self.codec}"
             )
@@ -137,11 +138,11 @@ class Settings:
 def check_rates(rates: Sequence[float], intra_period: int, frames: int | None) -> None:
     """Raises ValueError for what no encoder can take."""
     if not rates or len(set(rates)) < len(rates) or min(rates) < 0:
-        raise ValueError(f"rates {[f'{r:g}' for r in rates]} are to be different, not negative")
+        raise UserError(f"rates {[f'{r:g}' for r in rates]} are to be different, not negative")
     if intra_period != -1 and intra_period < 1:
-        raise ValueError(f"the intra period {intra_period} is neither -1 nor at least 1")
+        raise UserError(f"the intra period {intra_period} is neither -1 nor at least 1")
     if frames is not None and frames < 1:
-        raise ValueError(f"frames must be 1 or more, not {frames}")
+        raise UserError(f"frames must be 1 or more, not {frames}")
 
 
 # --- quality
@@ -179,7 +180,7 @@ def compare_videos(
     """Quality of the first `frames` frames. Raises ValueError if `decoded` is another video."""
     one, other = source.info, decoded.info
     if (one.plane_shapes, one.bit_depth) != (other.plane_shapes, other.bit_depth):
-        raise ValueError(f"{source.path} was coded, but {other.width}x{other.height} decoded")
+        raise UserError(f"{source.path} was coded, but {other.width}x{other.height} decoded")
     pairs = zip(islice(source, frames), decoded, strict=True)
     return [frame_quality(a, b, one, measurement) for a, b in pairs]
 
@@ -229,12 +230,12 @@ def code(source: Source, settings: Settings, rate: float, rate_index: int) -> Re
             packets = list(_encode(reader, count, settings, options, stream))
         except av.error.FFmpegError as error:
             reason = f"{encoder.library} fails on {source.name}: {error.strerror}"
-            raise ValueError(reason) from error
+            raise UserError(reason) from error
         encoded = time.perf_counter()
         keys = [number for number, (_, intra) in enumerate(packets) if intra]
         period = settings.intra_period if settings.intra_period > 0 else _NEVER
         if keys != list(range(0, len(packets), period)):
-            raise ValueError(f"{encoder.library} coded frames {keys} of {source.name} as intra")
+            raise UserError(f"{encoder.library} coded frames {keys} of {source.name} as intra")
         with open_video(stream, frame_rate=info.frame_rate) as decoded:
             quality = compare_videos(reader, decoded, len(packets), settings.measurement)
     frames = tuple(
@@ -264,7 +265,7 @@ def _encode(
     formats = encoder_formats(encoder.library)
     if pixels not in formats:
         known = ", ".join(formats)
-        raise ValueError(f"{encoder.library} of this PyAV has no {pixels}, only {known}")
+        raise UserError(f"{encoder.library} of this PyAV has no {pixels}, only {known}")
     os.environ.setdefault("SVT_LOG", "1")  # errors only; SVT-AV1 prints its settings otherwise
     with same_scheduling() as restore, av.open(str(path), "w", format=encoder.format) as container:
         stream: Any = container.add_stream(encoder.library, rate=info.frame_rate, options=options)
@@ -328,7 +329,7 @@ def encoder_formats(library: str) -> list[str]:
     try:
         formats = av.codec.Codec(library, "w").video_formats
     except ValueError as error:  # UnknownCodecError
-        raise ValueError(f"this PyAV ({av.__version__}) has no encoder {library}") from error
+        raise UserError(f"this PyAV ({av.__version__}) has no encoder {library}") from error
     return [format.name for format in formats or ()]
 
 

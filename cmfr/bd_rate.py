@@ -14,6 +14,8 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Literal
 
+from cmfr.errors import UserError
+
 Point = tuple[float, float]  # rate (bits per pixel, kbit/s, ...), quality (dB, ...)
 Method = Literal["pchip", "akima", "cubic"]
 MIN_POINTS = 4
@@ -23,7 +25,7 @@ MIN_POINTS = 4
 MIN_OVERLAP, SMALL_OVERLAP = 0.25, 0.5
 
 
-class NotComparable(ValueError):
+class NotComparable(UserError):
     """Two curves that have no BD-rate; the message is the reason."""
 
 

@@ -20,6 +20,7 @@ from cmfr.bd_rate import (
     small_overlap,
 )
 from cmfr.conditions import check_comparable, not_stated
+from cmfr.errors import UserError
 from cmfr.published import dataset_name, published, published_names, read_any
 from cmfr.results import DATASET_MEAN, Point, Record, class_curve
 from cmfr.whole_sets import part_of, whole_set
@@ -55,7 +56,7 @@ def read_codecs(files: Sequence[Path], options: dict) -> dict[str, list[Record]]
     for (codec, path), records in found.items():
         name = f"{codec} ({path.stem})" if names.count(codec) > 1 else codec
         if name in codecs:
-            raise ValueError(f"two files give results of {name}: give files of different names")
+            raise UserError(f"two files give results of {name}: give files of different names")
         codecs[name] = [replace(record, codec=name) for record in records]
     return codecs
 
@@ -72,9 +73,9 @@ def find_anchor(name: str, codecs: dict[str, list[Record]], options: dict) -> li
     if Path(name).is_file():
         records = read_any(name, **options)
         if len(held := sorted({record.codec for record in records})) > 1:
-            raise ValueError(f"{name} has several codecs ({', '.join(held)}), so name one")
+            raise UserError(f"{name} has several codecs ({', '.join(held)}), so name one")
         return records
-    raise ValueError(
+    raise UserError(
         f"no anchor {name!r}: it is no file, none of the codecs {', '.join(codecs)}, and not "
         f"published ({', '.join(published_names())})"
     )
@@ -112,7 +113,7 @@ def bd_rates(anchor: Sequence[Record], tested: Sequence[Record], rule: Rule) -> 
         rows += [*here, *_mean(here), _class_row(Row(dataset, codec, CLASS), sides, names, rule)]
     if not rows:
         there, here_ = (", ".join(dict.fromkeys(r.dataset for r in s)) for s in (anchor, tested))
-        raise ValueError(
+        raise UserError(
             f"{codec} ({here_}) and {anchor[0].codec} ({there}) have no sequence in common"
         )
     return rows

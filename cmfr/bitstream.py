@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
+from cmfr.errors import UserError
 from cmfr.payload import padded
 from cmfr.stream_header import CRC, MAGIC, PREFIX, VERSION, VERSIONS, StreamHeader, check_number
 
@@ -28,7 +29,7 @@ _TRAILER = struct.Struct("<Q4s")
 _MAX_HEAD = 2 + 5 + CRC.size  # bytes in front of a payload, at most
 
 
-class BitstreamError(ValueError):
+class BitstreamError(UserError):
     """Damaged or foreign data; the message says what and where."""
 
 
@@ -77,7 +78,7 @@ class BitstreamWriter:
         check_number("quality", quality, 0, _QUALITY)
         check_number("number of frames", self._count + 1, 1, _U32 - 1)
         if self._closed or not (intra or self._count):
-            raise ValueError("the stream is closed" if self._closed else "frame 0 must be intra")
+            raise UserError("the stream is closed" if self._closed else "frame 0 must be intra")
         if intra:
             self._last_intra = self._count
         expected = _kind(*self._header.expected(self._count, self._count - self._last_intra))
@@ -130,7 +131,7 @@ class BitstreamReader:
 
     def __init__(self, file: BinaryIO) -> None:
         if not file.seekable():
-            raise ValueError("a stream can only be read from a file, not from a pipe")
+            raise UserError("a stream can only be read from a file, not from a pipe")
         self._file, self._base = file, file.tell()
         self._size = file.seek(0, 2) - self._base
         self.header, self.version, self._first = self._read_header()

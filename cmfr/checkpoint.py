@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from cmfr.config import AnyModelConfig, parse_model
 from cmfr.densities import HyperBottleneck, drop_tables
+from cmfr.errors import UserError
 
 FORMAT = "cmfr-weights-1"
 WEIGHTS_ID = "weights_id"  # in the metadata: 16 hex digits
@@ -80,13 +81,13 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> No
     missing = sorted(expected.keys() - weights.keys())
     surplus = sorted(weights.keys() - expected.keys())
     if missing or surplus:
-        raise ValueError(
+        raise UserError(
             f"{where} does not fit the model: {len(missing)} weights missing "
             f"({', '.join(missing[:3])}), {len(surplus)} unknown ({', '.join(surplus[:3])})"
         )
     for name, value in weights.items():
         if value.shape != expected[name].shape:
-            raise ValueError(
+            raise UserError(
                 f"{where}: {name} has shape {tuple(value.shape)}, "
                 f"the model needs {tuple(expected[name].shape)}"
             )
@@ -128,18 +129,18 @@ def read_weights(path: Path) -> tuple[AnyModelConfig, dict[str, Tensor], dict[st
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
+        raise UserError(f"{path} is not a readable safetensors file: {error}") from error
     if metadata.get("format") != FORMAT:
-        raise ValueError(f"{path} is safetensors, but not a cmfr weights file (no {FORMAT} mark)")
+        raise UserError(f"{path} is safetensors, but not a cmfr weights file (no {FORMAT} mark)")
     try:
         cfg = parse_model(json.loads(metadata["config"]))
     except (KeyError, ValueError, ValidationError) as error:
-        raise ValueError(f"{path}: its model configuration cannot be read: {error}") from error
+        raise UserError(f"{path}: its model configuration cannot be read: {error}") from error
     # Files from before the id was stored are known by the hash of what they hold, under the names
     # that they hold it by: whoever renames parameters must do so after this.
     metadata.setdefault(WEIGHTS_ID, weights_hash(weights).hex())
     if not re.fullmatch("[0-9a-f]{16}", metadata[WEIGHTS_ID]):
-        raise ValueError(f"{path}: {metadata[WEIGHTS_ID]!r} is no weights id of 16 hex digits")
+        raise UserError(f"{path}: {metadata[WEIGHTS_ID]!r} is no weights id of 16 hex digits")
     return cfg, weights, metadata
 
 
@@ -170,4 +171,4 @@ def load_training_state(path: Path, device: torch.device) -> dict[str, Any]:
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises many kinds here
-        raise ValueError(f"{path} is no readable training state: {error}") from error
+        raise UserError(f"{path} is no readable training state: {error}") from error

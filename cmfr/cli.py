@@ -19,6 +19,7 @@ from cmfr import (
     cli_report,
     cli_train,
 )
+from cmfr.errors import UserError
 
 # Torch and the codecs are imported inside the commands: `cmfr --help` and argument errors are
 # instant that way.
@@ -94,4 +95,4 @@ def guarded(name: str, run: Callable[[], int | None], file: str | None = None) -
 
 def _expected(error: Exception) -> bool:
     """Whether it is something about the input or the machine, which the message tells."""
-    return isinstance(error, (ValueError, OSError)) or "OutOfMemory" in type(error).__name__
+    return isinstance(error, (UserError, OSError)) or "OutOfMemory" in type(error).__name__

@@ -23,7 +23,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def run_encode(args: argparse.Namespace) -> None:
-    """Raises ValueError or OSError with one sentence."""
+    """Raises UserError or OSError with one sentence."""
     from cmfr.coding import check_request, load_codec
     from cmfr.video_in import open_video
     from cmfr.video_out import open_writer
@@ -60,7 +60,7 @@ def run_encode(args: argparse.Namespace) -> None:
 
 
 def run_decode(args: argparse.Namespace) -> int:
-    """1 where frames were lost. Raises ValueError or OSError with one sentence."""
+    """1 where frames were lost. Raises UserError or OSError with one sentence."""
     from cmfr.bitstream import BitstreamReader
     from cmfr.coding import load_codec
 
@@ -87,7 +87,7 @@ def _open_stream(path: str) -> BinaryIO:
 
 
 def run_info(args: argparse.Namespace) -> None:
-    """Raises ValueError or OSError with one sentence."""
+    """Raises UserError or OSError with one sentence."""
     if Path(args.input).suffix == ".safetensors":
         _describe_weights(Path(args.input))
     else:

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cmfr.errors import UserError
+
 if TYPE_CHECKING:
     from cmfr.cli_parser import Commands
 
@@ -37,11 +39,11 @@ def add_commands(commands: Commands) -> None:
 
 
 def run_convert(args: argparse.Namespace) -> None:
-    """Raises ValueError or OSError with one sentence."""
+    """Raises UserError or OSError with one sentence."""
     from cmfr.models.dcvc_weights import convert_files
 
     if args.output.suffix != ".safetensors":
-        raise ValueError(f"{args.output}: a weights file is called .safetensors")
+        raise UserError(f"{args.output}: a weights file is called .safetensors")
     if not args.output.parent.is_dir():
         raise FileNotFoundError(f"no folder {args.output.parent} to write {args.output.name} to")
     changes = {"color": args.color, "quality_gains": args.quality_gains}

@@ -111,7 +111,7 @@ def _frame_counts(text: str) -> tuple[int, int]:
 
 
 def run_clips(args: argparse.Namespace) -> None:
-    """Raises ValueError or OSError with one sentence."""
+    """Raises UserError or OSError with one sentence."""
     from cmfr.clip_folder import prepare_clips
 
     settings = ClipSettings(
@@ -132,7 +132,7 @@ def run_clips(args: argparse.Namespace) -> None:
 
 
 def run_check(args: argparse.Namespace) -> int:
-    """1 where the data set is not complete. Raises ValueError or OSError with one sentence."""
+    """1 where the data set is not complete. Raises UserError or OSError with one sentence."""
     from tqdm import tqdm
 
     from cmfr.test_sets import check_test_set, load_test_set
@@ -162,7 +162,7 @@ def run_check(args: argparse.Namespace) -> int:
 
 
 def run_yuv2png(args: argparse.Namespace) -> None:
-    """Raises ValueError or OSError with one sentence."""
+    """Raises UserError or OSError with one sentence."""
     from tqdm import tqdm
 
     from cmfr.video_in import open_video

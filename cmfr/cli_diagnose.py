@@ -35,7 +35,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def run_diagnose(args: argparse.Namespace) -> None:
-    """Raises ValueError or OSError with one sentence."""
+    """Raises UserError or OSError with one sentence."""
     from cmfr.coding import load_codec
     from cmfr.diagnosis import diagnose
     from cmfr.test_sets import find_all, load_test_set

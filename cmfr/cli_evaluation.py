@@ -17,6 +17,7 @@ from cmfr.cli_options import (
     tell,
 )
 from cmfr.cli_parser import add_intra_period, frame_size
+from cmfr.errors import UserError
 
 if TYPE_CHECKING:
     from cmfr.cli_parser import Commands
@@ -83,21 +84,21 @@ def add_commands(commands: Commands) -> None:
 
 
 def run_anchor(args: argparse.Namespace) -> None:
-    """Raises ValueError or OSError with one sentence."""
+    """Raises UserError or OSError with one sentence."""
     if bool(args.test) == bool(args.videos) or bool(args.test) != bool(args.root):
-        raise ValueError("give either --test with --root, or --videos")
+        raise UserError("give either --test with --root, or --videos")
     if bool(args.crfs) == bool(args.qps):
-        raise ValueError("give either --crfs or --qps")
+        raise UserError("give either --crfs or --qps")
     if not args.output.parent.is_dir():
         raise FileNotFoundError(f"no folder {args.output.parent} to write {args.output.name} to")
     reference = args.codec in REFERENCE_CODECS
     if reference and not (args.binary and args.cfg and args.qps):
-        raise ValueError(f"{args.codec} needs --binary, --cfg and --qps")
+        raise UserError(f"{args.codec} needs --binary, --cfg and --qps")
     if reference and args.preset or not reference and (args.binary or args.cfg):
-        raise ValueError("--preset is not for hm and vtm, --binary and --cfg are for them only")
+        raise UserError("--preset is not for hm and vtm, --binary and --cfg are for them only")
     measured = measurement(args)
     if args.frames is not None and args.frames < 1:
-        raise ValueError(f"frames must be 1 or more, not {args.frames}")
+        raise UserError(f"frames must be 1 or more, not {args.frames}")
     from cmfr import anchor_sources, anchors, reference_software
 
     sources = (
@@ -109,7 +110,7 @@ def run_anchor(args: argparse.Namespace) -> None:
     if reference:
         qps = tuple(int(qp) for qp in args.qps)
         if list(qps) != args.qps:
-            raise ValueError(f"the QPs of {args.codec} are whole numbers")
+            raise UserError(f"the QPs of {args.codec} are whole numbers")
         program = reference_software.ReferenceSettings(
             args.codec, args.binary, args.cfg, qps, **common
         )
@@ -123,7 +124,7 @@ def run_anchor(args: argparse.Namespace) -> None:
 
 
 def run_bdrate(args: argparse.Namespace) -> int:
-    """Raises ValueError or OSError; returns 1 if not one BD-rate could be computed."""
+    """Raises UserError or OSError; returns 1 if not one BD-rate could be computed."""
     from cmfr.bd_table import (
         Rule,
         bd_rates,
@@ -137,7 +138,7 @@ def run_bdrate(args: argparse.Namespace) -> int:
 
     for metric in args.metric:
         if args.ms_ssim_db and not metric.startswith("ms_ssim"):
-            raise ValueError(f"--ms-ssim-db is not for {metric}")
+            raise UserError(f"--ms-ssim-db is not for {metric}")
     rate = None if args.frame_rate is None else parse_frame_rate(args.frame_rate)
     options = {"dataset": args.dataset, "size": args.size, "frame_rate": rate}
     options |= {"conditions": stated(args)}
@@ -145,7 +146,7 @@ def run_bdrate(args: argparse.Namespace) -> int:
     anchor = find_anchor(args.anchor, codecs, options)
     tested = [records for records in codecs.values() if records is not anchor]
     if not tested:
-        raise ValueError(f"the files hold nothing but the anchor {args.anchor}")
+        raise UserError(f"the files hold nothing but the anchor {args.anchor}")
     tables = []
     for metric in args.metric:
         rule = Rule(metric, args.ms_ssim_db, args.method, args.force)

@@ -21,6 +21,7 @@ from cmfr.cli_parser import (
     frame_size,
 )
 from cmfr.config import LATENT_STRIDE, QUALITIES
+from cmfr.errors import UserError
 from cmfr.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -103,12 +104,12 @@ def _add_bench(commands: Commands) -> None:
 def quality_index(text: str) -> int:
     """A quality index, 0..63. Raises ValueError."""
     if not 0 <= int(text) < QUALITIES:
-        raise ValueError(f"{text} is not in 0..{QUALITIES - 1}")
+        raise UserError(f"{text} is not in 0..{QUALITIES - 1}")
     return int(text)
 
 
 def run_evaluate(args: argparse.Namespace) -> int:
-    """Raises ValueError or OSError with one sentence; 1 when a measurement failed."""
+    """Raises UserError or OSError with one sentence; 1 when a measurement failed."""
     import torch
 
     from cmfr.device import pick_device
@@ -116,10 +117,10 @@ def run_evaluate(args: argparse.Namespace) -> int:
     from cmfr.test_sets import find_all, load_test_set
 
     if args.refresh_period is not None and not 0 <= args.refresh_period <= 65535:
-        raise ValueError(f"--refresh-period {args.refresh_period} is not in 0..65535")
+        raise UserError(f"--refresh-period {args.refresh_period} is not in 0..65535")
     for name in ("frames", "processes", "threads"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise ValueError(f"--{name} {getattr(args, name)} is less than 1")
+            raise UserError(f"--{name} {getattr(args, name)} is less than 1")
     test = load_test_set(args.test)
     wanted = test.chosen(args.sequences)
     measured = measurement(args)
@@ -137,7 +138,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     for where, reason in failures.items():
         print(f"{where}: {reason}", file=sys.stderr)
     if failures:
-        raise ValueError(
+        raise UserError(
             f"{len(failures)} measurements failed, see above; {args.output} is not written, the "
             "same command goes on"
         )
@@ -180,7 +181,7 @@ def _print_results(path: Path) -> None:
 
 
 def run_inspect(args: argparse.Namespace) -> None:
-    """Raises ValueError or OSError with one sentence."""
+    """Raises UserError or OSError with one sentence."""
     from cmfr.coding import load_codec
     from cmfr.inspection import describe, inspect_video
     from cmfr.video_in import open_video
@@ -197,7 +198,7 @@ def run_inspect(args: argparse.Namespace) -> None:
 
 
 def run_bench(args: argparse.Namespace) -> None:
-    """Raises ValueError or OSError with one sentence."""
+    """Raises UserError or OSError with one sentence."""
     import torch
 
     from cmfr.benchmark import profile_frames, time_files, time_frames
@@ -208,7 +209,7 @@ def run_bench(args: argparse.Namespace) -> None:
     from cmfr.model_files import find_weights
 
     if args.frames < 2 or min(args.size) < 16:
-        raise ValueError("bench needs at least 2 frames of at least 16x16 pixels")
+        raise UserError("bench needs at least 2 frames of at least 16x16 pixels")
     for name in args.model:  # before the first is timed
         if name not in PRESETS:
             read_weights(find_weights(name))

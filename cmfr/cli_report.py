@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from cmfr.cli_options import ListAction, add_list, add_stated, existing_paths, stated
+from cmfr.errors import UserError
 
 if TYPE_CHECKING:
     from cmfr.cli_parser import Commands
@@ -60,7 +61,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Raises ValueError or OSError with one sentence for bad input."""
+    """Raises UserError or OSError with one sentence for bad input."""
     from pathlib import Path
 
     from cmfr.report.collect import choose_metrics, collect
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
     benches = [read_bench(path) for path in args.bench]
     codecs = collect(args.results, args.anchor, args.published, stated(args))
     if not args.results and not args.published:
-        raise ValueError("nothing to compare: give results files or --published")
+        raise UserError("nothing to compare: give results files or --published")
     metrics = choose_metrics(args.metric, codecs)
     report = build(codecs, metrics, args.method, args.title, args.force, args.paper_table, benches)
     files = write_report(report, args.output)

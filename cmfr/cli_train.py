@@ -36,7 +36,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def run_train(args: argparse.Namespace) -> None:
-    """Raises ValueError or OSError with one sentence."""
+    """Raises UserError or OSError with one sentence."""
     from cmfr.training.config import load_train_config
 
     cfg = load_train_config(args.config, args.overrides)
@@ -50,7 +50,7 @@ def run_train(args: argparse.Namespace) -> None:
 
 
 def run_ablate(args: argparse.Namespace) -> int:
-    """1 where a run failed. Raises ValueError or OSError with one sentence."""
+    """1 where a run failed. Raises UserError or OSError with one sentence."""
     from cmfr.ablation import load_ablation, run
     from cmfr.ablation_report import describe, write_report
 

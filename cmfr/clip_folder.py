@@ -21,6 +21,7 @@ from cmfr.clip_preparation import (
     require_scene_detector,
 )
 from cmfr.clip_settings import ClipSettings
+from cmfr.errors import UserError
 from cmfr.video_in import VIDEO_SUFFIXES
 
 SOURCE_COLUMNS = "source bytes settings clips".split()
@@ -39,7 +40,7 @@ class _Record:
         sources = []
         for source, size, made_with, count in _read_csv(self.finished, SOURCE_COLUMNS):
             if made_with != self.settings:
-                raise ValueError(
+                raise UserError(
                     f"{folder} holds clips made with {made_with}, not {self.settings}: "
                     "give another folder"
                 )
@@ -63,7 +64,7 @@ def _read_csv(path: Path, columns: list[str]) -> list[Row]:
     with path.open(newline="", encoding="utf-8") as file:
         header, *rows = list(csv.reader(file)) or [columns]
     if header != columns:
-        raise ValueError(f"{path} was not written here: its columns are not {', '.join(columns)}")
+        raise UserError(f"{path} was not written here: its columns are not {', '.join(columns)}")
     return [row for row in rows if len(row) == len(columns)]
 
 
@@ -85,19 +86,19 @@ def prepare_clips(
     """Clips of all videos below `root`, into the flat folder `out_dir`, with a manifest.
 
     Videos that are done already are skipped. Returns (videos skipped, clips written, fault of
-    each video that failed). Raises ValueError or OSError if nothing can be done.
+    each video that failed). Raises UserError or OSError if nothing can be done.
     """
     require_scene_detector()
     if not root.is_dir():
         raise FileNotFoundError(f"no folder {root}")
     if out_dir.resolve().is_relative_to(root.resolve()):
-        raise ValueError(f"{out_dir} lies in {root}: its clips would become sources")
+        raise UserError(f"{out_dir} lies in {root}: its clips would become sources")
     if workers < 1:
-        raise ValueError(f"workers must be 1 or more, not {workers}")
+        raise UserError(f"workers must be 1 or more, not {workers}")
     files = (path for path in sorted(root.rglob("*")) if path.suffix.lower() in VIDEO_SUFFIXES)
     sizes = {p.relative_to(root).as_posix(): p.stat().st_size for p in files if p.is_file()}
     if not sizes:
-        raise ValueError(f"{root} holds no video files")
+        raise UserError(f"{root} holds no video files")
     out_dir.mkdir(parents=True, exist_ok=True)
     record = _Record(out_dir, settings, sizes)
     todo = [source for source in sizes if source not in record.done]

@@ -48,7 +48,7 @@ def clip_info(info: VideoInfo, height: int) -> VideoInfo:
     scale = min(1.0, height / max(1, min(width, full_height)))
     width, full_height = (2 * round(side * scale / 2) for side in (width, full_height))
     if min(width, full_height) < SMALLEST:
-        raise ValueError(f"{info.width}x{info.height} is too small: {SMALLEST}x{SMALLEST} at least")
+        raise UserError(f"{info.width}x{info.height} is too small: {SMALLEST}x{SMALLEST} at least")
     color = info.color
     if info.chroma == "rgb":
         color = replace(color, matrix="bt709", range="full", matrix_code=1)
@@ -248,7 +248,7 @@ def prepare_source(root: Path, source: str, out_dir: Path, settings: ClipSetting
     Returns a line of manifest.csv for each. repeats: frames left out between a clip's first and
     last; mean_motion: mean absolute luma difference of its neighbours, in 8-bit codes.
 
-    Raises ValueError or OSError for a video that cannot be read or clips that cannot be written.
+    Raises UserError or OSError for a video that cannot be read or clips that cannot be written.
     """
     remove_clips(out_dir, source)
     rows = []

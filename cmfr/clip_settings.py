@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from cmfr.errors import UserError
+
 SMALLEST = 16  # pixels; what the codec takes
 
 
@@ -28,20 +30,20 @@ class ClipSettings:
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_frames <= self.max_frames:
-            raise ValueError(
+            raise UserError(
                 f"a clip needs 1 or more frames and at least as many at most, "
                 f"not {self.min_frames}..{self.max_frames}"
             )
         if self.height < SMALLEST or self.height % 2:
-            raise ValueError(f"the height must be even and {SMALLEST} or more, not {self.height}")
+            raise UserError(f"the height must be even and {SMALLEST} or more, not {self.height}")
         if not self.scene_threshold > 0:
-            raise ValueError(f"the scene threshold must be positive, not {self.scene_threshold}")
+            raise UserError(f"the scene threshold must be positive, not {self.scene_threshold}")
         if not self.min_motion >= 0:
-            raise ValueError(f"the least motion must be 0 or more, not {self.min_motion}")
+            raise UserError(f"the least motion must be 0 or more, not {self.min_motion}")
         if self.max_clips_per_scene is not None and self.max_clips_per_scene < 1:
-            raise ValueError(f"clips per scene must be 1 or more, not {self.max_clips_per_scene}")
+            raise UserError(f"clips per scene must be 1 or more, not {self.max_clips_per_scene}")
         if not 0 <= self.crf <= 51:
-            raise ValueError(f"crf must be in 0..51, not {self.crf}")
+            raise UserError(f"crf must be in 0..51, not {self.crf}")
 
     def __str__(self) -> str:
         return " ".join(f"{name}={value}" for name, value in asdict(self).items())

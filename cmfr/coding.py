@@ -115,7 +115,7 @@ class Codec:
         with open_video(source, start=start, frames=frames, **source_options) as reader:
             info = reader.info
             if not all(MIN_SIDE <= side <= MAX_SIDE for side in (info.width, info.height)):
-                raise ValueError(
+                raise UserError(
                     f"{source} is {info.width}x{info.height}; sides of {MIN_SIDE} to "
                     f"{MAX_SIDE} pixels can be coded"
                 )
@@ -288,7 +288,7 @@ class Codec:
 
     def _check_model(self, source: str, header: StreamHeader) -> None:
         if header.weights != self.weights_id:
-            raise ValueError(
+            raise UserError(
                 f"{source} was coded with weights {header.weights.hex()} of model "
                 f"{header.model}; these are weights {self.weights_id.hex()} of {self.name}"
             )

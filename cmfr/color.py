@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cmfr.errors import UserError
 from cmfr.frames import RGB_COLOR, Frame, VideoInfo, require_known_color
 
 __all__ = [
@@ -38,7 +39,7 @@ _WEIGHTS = {"bt709": (0.2126, 0.0722), "bt601": (0.299, 0.114), "bt2020": (0.262
 def _weights(matrix: str) -> tuple[float, float]:
     """(Kr, Kb) of a matrix; ValueError for one that has none ("rgb", "unspecified", ...)."""
     if matrix not in _WEIGHTS:
-        raise ValueError(f"color matrix {matrix!r} is not one of {', '.join(_WEIGHTS)}")
+        raise UserError(f"color matrix {matrix!r} is not one of {', '.join(_WEIGHTS)}")
     return _WEIGHTS[matrix]
 
 
@@ -50,7 +51,7 @@ def _levels(range: str, bit_depth: int | None) -> tuple[float, float, float, flo
     levels of the bit depth, by default of 8 bit.
     """
     if range not in ("full", "limited"):
-        raise ValueError(f"color range {range!r} is not one of full, limited")
+        raise UserError(f"color range {range!r} is not one of full, limited")
     if range == "full":
         return 0.0, 1.0, 0.5, 1.0
     bits = bit_depth or 8
@@ -179,7 +180,7 @@ def tensor_to_planes(x: Tensor, info: VideoInfo, space: str) -> Frame:
 
 def _check_space(info: VideoInfo, space: str) -> None:
     if space not in SPACES:
-        raise ValueError(f"the network's color space {space!r} is not one of {', '.join(SPACES)}")
+        raise UserError(f"the network's color space {space!r} is not one of {', '.join(SPACES)}")
     if space == "rgb":
         require_known_color(info)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from cmfr.errors import UserError
+
 if TYPE_CHECKING:
     from cmfr.frames import VideoInfo
     from cmfr.results import Record
@@ -13,7 +15,7 @@ Color = Literal["rgb", "yuv420"]
 MATRICES, RANGES = ("bt709", "bt601", "bt2020"), ("full", "limited")
 
 
-class DifferentConditions(ValueError):
+class DifferentConditions(UserError):
     """Two results that were not measured alike; the message says what differs."""
 
 
@@ -58,12 +60,12 @@ class Measurement:
 
     def __post_init__(self) -> None:
         if self.matrix not in MATRICES:
-            raise ValueError(f"color matrix {self.matrix!r} is not one of {', '.join(MATRICES)}")
+            raise UserError(f"color matrix {self.matrix!r} is not one of {', '.join(MATRICES)}")
         if self.range not in RANGES:
-            raise ValueError(f"color range {self.range!r} is not one of {', '.join(RANGES)}")
+            raise UserError(f"color range {self.range!r} is not one of {', '.join(RANGES)}")
         chosen = (self.matrix, self.range, self.round_8bit)
         if self.color == "yuv420" and chosen != ("bt709", "full", False):
-            raise ValueError("--matrix, --range and --round-8bit are for --color rgb")
+            raise UserError("--matrix, --range and --round-8bit are for --color rgb")
 
     def conditions(
         self, info: VideoInfo, intra_period: int, frames: int, source: str, note: str = ""

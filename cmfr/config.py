@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, model_validator
 
+from cmfr.errors import UserError
+
 QUALITIES = 64  # quality indices 0 (smallest file) .. 63 (best), in one set of weights
 LATENT_STRIDE = 16  # frames are padded to a multiple of it, the coarsest latent's stride
 
@@ -80,7 +82,7 @@ class HierarchyConfig(Strict):
     @model_validator(mode="after")
     def _same_length(self) -> HierarchyConfig:
         if not len(self.weights) == len(self.quality_offsets) == len(self.adaptors) > 0:
-            raise ValueError("hierarchy: weights, quality_offsets and adaptors differ in length")
+            raise UserError("hierarchy: weights, quality_offsets and adaptors differ in length")
         return self
 
     @property
@@ -106,7 +108,7 @@ class LatentConfig(Strict):
     @model_validator(mode="after")
     def _divisible(self) -> LatentConfig:
         if self.latent % self.spatial_steps:
-            raise ValueError(
+            raise UserError(
                 f"latent = {self.latent} is no multiple of spatial_steps = {self.spatial_steps}"
             )
         return self
@@ -190,9 +192,9 @@ class ModelConfig(CodecConfig):
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:
         if self.motion.latent_stride != 16:
-            raise ValueError("motion.latent_stride must be 16")
+            raise UserError("motion.latent_stride must be 16")
         if 4 * self.feature_stride > self.inter.latent_stride:
-            raise ValueError(
+            raise UserError(
                 f"inter.latent_stride = {self.inter.latent_stride} is finer than the coarsest "
                 f"context, at {4 * self.feature_stride}"
             )
@@ -206,7 +208,7 @@ def _check_strides(
     strides = [level.stride for level in levels]
     halving = all(a % b == 0 for a, b in zip(strides, strides[1:], strict=False))
     if not strides or LATENT_STRIDE % strides[0] or not halving:
-        raise ValueError(
+        raise UserError(
             f"{where}: strides {strides} must divide {LATENT_STRIDE}, coarse to fine, each a "
             "divisor of the one before"
         )
@@ -244,14 +246,14 @@ class DCVCConfig(CodecConfig):
     def _consistent(self) -> DCVCConfig:
         _check_strides("estimation", self.estimation)
         if self.estimation[-1].stride != 1:
-            raise ValueError("estimation: the last level must work at stride 1")
+            raise UserError("estimation: the last level must work at stride 1")
         for name in ("motion_channels", "latent"):
             if getattr(self, name) % 4:
-                raise ValueError(f"{name} = {getattr(self, name)} is no multiple of 4")
+                raise UserError(f"{name} = {getattr(self, name)} is no multiple of 4")
         if self.intra_channels[2] % 4:
-            raise ValueError(f"intra_channels: {self.intra_channels[2]} is no multiple of 4")
+            raise UserError(f"intra_channels: {self.intra_channels[2]} is no multiple of 4")
         if self.generation == "fm" and self.quality_gains != "ends":
-            raise ValueError("quality_gains: DCVC-FM has only two stored gains, its ends")
+            raise UserError("quality_gains: DCVC-FM has only two stored gains, its ends")
         return self
 
 

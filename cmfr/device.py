@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 
+from cmfr.errors import UserError
+
 
 def pick_device(wanted: str) -> torch.device:
     """ "auto" takes the GPU if there is one. Raises ValueError when "cuda" is not to be had."""
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device cuda was asked for, but PyTorch sees no GPU")
+        raise UserError("device cuda was asked for, but PyTorch sees no GPU")
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(wanted)

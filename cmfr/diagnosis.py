@@ -16,6 +16,7 @@ from cmfr.config import QUALITIES
 from cmfr.device import exact_arithmetic
 from cmfr.diagnosis_table import DiagnosedSequence, Table
 from cmfr.entropy import BitEstimator, Unquantized
+from cmfr.errors import UserError
 from cmfr.latent import PriorLatentCoder, calibrate
 from cmfr.layers import half_samples, resize_flow, warp
 from cmfr.model import CMFR
@@ -32,10 +33,10 @@ def diagnose(model: VideoCodec, sequences: Sequence[DiagnosedSequence]) -> Itera
     Raises ValueError for another family or sequences of fewer than 8 frames.
     """
     if not isinstance(model.inter, CMFR):
-        raise ValueError(f"{model.cfg.name} is no CMFR: its parts cannot be diagnosed")
+        raise UserError(f"{model.cfg.name} is no CMFR: its parts cannot be diagnosed")
     for sequence in sequences:
         if len(sequence.frames) < 8:
-            raise ValueError(f"{sequence.name}: 8 frames are needed, {len(sequence.frames)} given")
+            raise UserError(f"{sequence.name}: 8 frames are needed, {len(sequence.frames)} given")
     with exact_arithmetic():
         yield motion_estimation(model, sequences)
         yield transforms(model, sequences)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from cmfr.densities import CdfTables, Density, FactorizedDensity, make_tables
+from cmfr.errors import UserError
 from cmfr.layers import round_ste
 from cmfr.payload import SMALL, SmallDecoder, SmallEncoder, padded
 
@@ -34,7 +35,7 @@ _CHECKSUM_BYTES = 2
 _LARGEST_SYMBOL = 2**26
 
 
-class DecodeMismatch(ValueError):
+class DecodeMismatch(UserError):
     """The decoder's networks do not reproduce the encoder's numbers (other device or build)."""
 
 
@@ -209,7 +210,7 @@ class BitWriter(EntropyCoder):
         began = time.perf_counter()
         for array, indexes, tables in chunks:
             if np.abs(array.astype(np.int64)).max(initial=0) > _LARGEST_SYMBOL:
-                raise ValueError(
+                raise UserError(
                     "a latent of this frame is not finite or out of all proportion: these weights "
                     "cannot code it"
                 )
@@ -245,7 +246,7 @@ class BitReader(EntropyCoder):
 
     def __init__(self, payload: bytes, limit: int, device: torch.device) -> None:
         if len(payload) >= SMALL and (len(payload) - _CHECKSUM_BYTES) % 4:
-            raise ValueError(f"a payload of {len(payload)} bytes is no entropy-coded frame")
+            raise UserError(f"a payload of {len(payload)} bytes is no entropy-coded frame")
         self._decoder: RansDecoder | SmallDecoder
         if len(payload) < SMALL:
             self._decoder = SmallDecoder(payload)

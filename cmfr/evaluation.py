@@ -25,6 +25,7 @@ from cmfr.checkpoint import atomic_write_text
 from cmfr.coding import Codec, CodingReport, load_codec
 from cmfr.color import tensor_to_planes
 from cmfr.config import QUALITIES, Strict
+from cmfr.errors import UserError
 from cmfr.frames import MATRIX_CODES, ColorInfo, VideoInfo
 from cmfr.metrics import FrameQuality, compare
 from cmfr.signals import on_signals
@@ -57,11 +58,11 @@ class EvaluationConfig(Strict):
     @model_validator(mode="after")
     def _one_source(self) -> EvaluationConfig:
         if bool(self.videos) == (self.generated is not None):
-            raise ValueError("give either videos or generated")
+            raise UserError("give either videos or generated")
         if list(self.qualities) != sorted(set(self.qualities)) or not self.qualities:
-            raise ValueError(f"qualities {list(self.qualities)} do not rise")
+            raise UserError(f"qualities {list(self.qualities)} do not rise")
         if self.intra_period != -1 and self.intra_period < 1:
-            raise ValueError(f"intra_period {self.intra_period} is neither -1 nor at least 1")
+            raise UserError(f"intra_period {self.intra_period} is neither -1 nor at least 1")
         return self
 
     def sequences(self, folder: Path) -> dict[str, Path]:
@@ -300,12 +301,12 @@ def find_videos(paths: Sequence[Path]) -> dict[str, Path]:
             pictures = any(file.suffix.lower() == ".png" for file in inside)
             videos = [f for f in inside if f.suffix.lower() in VIDEO_SUFFIXES]
             if not videos and not pictures:
-                raise ValueError(f"{path} holds no videos")
+                raise UserError(f"{path} holds no videos")
             videos = videos or [path]
         for video in videos:
             name = video.name if video.is_dir() else video.stem
             if name in found:
-                raise ValueError(f"two videos are called {name}: {found[name]} and {video}")
+                raise UserError(f"two videos are called {name}: {found[name]} and {video}")
             found[name] = video
     return found
 

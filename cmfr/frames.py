@@ -10,6 +10,8 @@ from fractions import Fraction
 
 import numpy as np
 
+from cmfr.errors import UserError
+
 RAW_FORMATS = {
     "yuv420p": ("420", 8),
     "yuv444p": ("444", 8),
@@ -65,13 +67,13 @@ class VideoInfo:
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.height < 1:
-            raise ValueError(f"a picture of {self.width}x{self.height} pixels is not possible")
+            raise UserError(f"a picture of {self.width}x{self.height} pixels is not possible")
         if self.frame_rate <= 0:
-            raise ValueError(f"the frame rate must be positive, not {self.frame_rate}")
+            raise UserError(f"the frame rate must be positive, not {self.frame_rate}")
         if self.chroma not in ("420", "444", "rgb"):
-            raise ValueError(f"chroma must be '420', '444' or 'rgb', not {self.chroma!r}")
+            raise UserError(f"chroma must be '420', '444' or 'rgb', not {self.chroma!r}")
         if self.bit_depth not in (8, 10):
-            raise ValueError(f"the bit depth must be 8 or 10, not {self.bit_depth}")
+            raise UserError(f"the bit depth must be 8 or 10, not {self.bit_depth}")
 
     @property
     def dtype(self) -> np.dtype:
@@ -116,10 +118,10 @@ def check_frame(frame: Frame, info: VideoInfo) -> None:
     """Raise ValueError unless the planes have the shapes and the type that `info` says."""
     shapes = tuple(plane.shape for plane in frame.planes)
     if shapes != info.plane_shapes:
-        raise ValueError(f"a frame has planes of {shapes}, the video needs {info.plane_shapes}")
+        raise UserError(f"a frame has planes of {shapes}, the video needs {info.plane_shapes}")
     for plane in frame.planes:
         if plane.dtype != info.dtype:
-            raise ValueError(f"a frame has {plane.dtype} samples, the video needs {info.dtype}")
+            raise UserError(f"a frame has {plane.dtype} samples, the video needs {info.dtype}")
 
 
 def color_from_codes(matrix: int, range_code: int, primaries: int, transfer: int) -> ColorInfo:
@@ -147,15 +149,15 @@ def resolve_color(
     color = info.color
     if matrix is not None:
         if matrix not in MATRIX_CODES:
-            raise ValueError(f"color matrix {matrix!r} is not one of {', '.join(MATRIX_CODES)}")
+            raise UserError(f"color matrix {matrix!r} is not one of {', '.join(MATRIX_CODES)}")
         if (matrix == "rgb") != (info.chroma == "rgb"):
             kind = "RGB" if info.chroma == "rgb" else "YUV"
-            raise ValueError(f"color matrix {matrix!r} does not fit a video of {kind} samples")
+            raise UserError(f"color matrix {matrix!r} does not fit a video of {kind} samples")
         if matrix != color.matrix or matrix == UNSPECIFIED:  # bt601 may stay code 5
             color = replace(color, matrix=matrix, matrix_code=MATRIX_CODES[matrix])
     if range is not None:
         if range not in RANGES:
-            raise ValueError(f"color range {range!r} is not one of {', '.join(RANGES)}")
+            raise UserError(f"color range {range!r} is not one of {', '.join(RANGES)}")
         color = replace(color, range=range)
     return replace(info, color=color)
 
@@ -170,7 +172,7 @@ def require_known_color(info: VideoInfo) -> None:
     if unknown and info.chroma != "rgb":
         missing = " and ".join(unknown)
         options = " and ".join(f"--{name} ({_EXAMPLES[name]})" for name in unknown)
-        raise ValueError(
+        raise UserError(
             f"the video does not say its color {missing}, which RGB needs: give {options}"
         )
 
@@ -183,9 +185,9 @@ def parse_frame_rate(rate: Rate) -> Fraction:
     try:
         value = Fraction(str(rate))
     except (ValueError, ZeroDivisionError):
-        raise ValueError(f"{rate!r} is not a frame rate") from None
+        raise UserError(f"{rate!r} is not a frame rate") from None
     if value <= 0:
-        raise ValueError(f"the frame rate must be positive, not {rate}")
+        raise UserError(f"the frame rate must be positive, not {rate}")
     return value if isinstance(rate, Fraction) else snap_ntsc(value, 2e-6)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cmfr.coding import Codec, CodedFrame
 from cmfr.color import planes_to_tensor, ycbcr_to_rgb
+from cmfr.errors import UserError
 from cmfr.frames import VideoInfo
 from cmfr.metrics import compare
 from cmfr.state import MotionPictures
@@ -87,7 +88,7 @@ def inspect_video(
     with open_video(video, frames=frames, **source_options) as reader:
         info = reader.info
     if info.frame_count is not None and not 0 <= number < info.frame_count:
-        raise ValueError(f"{video} has frames 0..{info.frame_count - 1}, not {number}")
+        raise UserError(f"{video} has frames 0..{info.frame_count - 1}, not {number}")
     rows: list[FrameRow] = []
     seen: list[Seen] = []
     with tempfile.TemporaryDirectory() as scratch, watched(codec) as features:
@@ -110,7 +111,7 @@ def inspect_video(
             frames=frames, on_frame=on_frame, **source_options,
         )  # fmt: skip
     if not seen:
-        raise ValueError(f"{video} has frames 0..{len(rows) - 1}, not {number}")
+        raise UserError(f"{video} has frames 0..{len(rows) - 1}, not {number}")
     folder.mkdir(parents=True, exist_ok=True)
     panels = frame_panels(codec, info, seen[0])
     for panel in panels:

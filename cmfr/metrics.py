@@ -14,6 +14,7 @@ import torch
 from pytorch_msssim import ms_ssim
 from torch import Tensor
 
+from cmfr.errors import UserError
 from cmfr.frames import Frame, VideoInfo
 
 PSNR_CAP = 100.0  # of identical planes, in dB
@@ -32,9 +33,7 @@ class FrameQuality:
 def plane_psnr(a: np.ndarray, b: np.ndarray, peak: int) -> float:
     """dB of one plane; integer arrays of the same shape; PSNR_CAP where they are equal."""
     if a.shape != b.shape:
-        raise ValueError(
-            f"pictures of different sizes, {a.shape} and {b.shape}, are not comparable"
-        )
+        raise UserError(f"pictures of different sizes, {a.shape} and {b.shape}, are not comparable")
     difference = a.astype(np.int32) - b.astype(np.int32)
     mse = float(np.mean(difference.astype(np.float64) ** 2))
     return min(PSNR_CAP, 10 * float(np.log10(peak * peak / mse))) if mse else PSNR_CAP
@@ -79,9 +78,9 @@ def rgb_quality(x: Tensor, y: Tensor) -> dict[str, float]:
     different sizes or outside [0, 1], where MS-SSIM would come out too good.
     """
     if x.shape != y.shape:
-        raise ValueError(f"pictures of different sizes, {tuple(x.shape)} and {tuple(y.shape)}")
+        raise UserError(f"pictures of different sizes, {tuple(x.shape)} and {tuple(y.shape)}")
     if min(x.min(), y.min()) < 0 or max(x.max(), y.max()) > 1:
-        raise ValueError("RGB pictures are measured in [0, 1]; these go beyond it")
+        raise UserError("RGB pictures are measured in [0, 1]; these go beyond it")
     mse = float((x.double() - y.double()).square().mean())
     values = {"psnr_rgb": min(PSNR_CAP, -10 * float(np.log10(mse))) if mse else PSNR_CAP}
     if min(x.shape[2:]) >= MS_SSIM_MIN_SIDE:

@@ -16,6 +16,7 @@ from statistics import fmean
 from typing import Any
 
 from cmfr.conditions import Conditions
+from cmfr.errors import UserError
 from cmfr.frames import parse_frame_rate, parse_raw_name
 from cmfr.results import (
     DATASET_MEAN,
@@ -64,7 +65,7 @@ def published(name: str) -> list[Record]:
                 for sequence, columns in sequences.items()
                 for record in _published_curve(content, name, dataset, sequence, columns)
             ]
-    raise ValueError(f"{name!r} is not published: known are {', '.join(published_names())}")
+    raise UserError(f"{name!r} is not published: known are {', '.join(published_names())}")
 
 
 def published_ms_ssim_table() -> Json:
@@ -243,11 +244,11 @@ def _compressai(
     A file of one sequence has scalars and a "source"."""
     columns = {k: v if isinstance(v, list) else [v] for k, v in content["results"].items()}
     if dataset is None:
-        raise ValueError("the data set is not stated: give it")
+        raise UserError("the data set is not stated: give it")
     if "bpp" in columns:
         rates = columns["bpp"]
     elif size is None or frame_rate is None:
-        raise ValueError("it has kbit/s: give size and frame rate, to make bits per pixel of them")
+        raise UserError("it has kbit/s: give size and frame rate, to make bits per pixel of them")
     else:
         per_second = float(size[0] * size[1] * frame_rate)
         rates = [1000 * kbits / per_second for kbits in columns["bitrate"]]
@@ -278,9 +279,9 @@ def _csv(path: Path, codec: str, dataset: str | None) -> list[Record]:
         header = reader.fieldnames or []
         metrics = [name for name in header if name.startswith(("psnr", "ms_ssim"))]
         if missing := [name for name in ("sequence", "bpp") if name not in header]:
-            raise ValueError(f"it has no column {' and none '.join(missing)}")
+            raise UserError(f"it has no column {' and none '.join(missing)}")
         if dataset is None and "dataset" not in header:
-            raise ValueError("it has no column dataset, so the data set has to be given")
+            raise UserError("it has no column dataset, so the data set has to be given")
         records: list[Record] = []
         for row in sorted(reader, key=lambda row: float(row["bpp"])):
             place = (dataset_name(row.get("dataset") or dataset or ""), row["sequence"])
@@ -309,7 +310,7 @@ def export_compressai(path: str | Path, records: Iterable[Record], description: 
         columns["q"].append(found[0].label if found[0].label is not None else index)
         kbits = [r.bpp * r.width * r.height * float(r.frame_rate or 0) / 1000 for r in found]
         if not all(kbits):
-            raise ValueError(f"{path}: bitrates need the frame rate and size of every sequence")
+            raise UserError(f"{path}: bitrates need the frame rate and size of every sequence")
         columns["bitrate"].append(fmean(kbits))
         means = [r.average().quality for r in found]
         for name in (n for n in means[0] if all(n in m for m in means) and n != "psnr_yuv"):
@@ -318,7 +319,7 @@ def export_compressai(path: str | Path, records: Iterable[Record], description: 
         planes = zip(columns["psnr-y"], columns["psnr-u"], columns["psnr-v"], strict=True)
         columns["psnr-yuv"] = [(4 * y + u + v) / 6 for y, u, v in planes]
     if len({len(column) for column in columns.values()}) != 1:
-        raise ValueError(f"{path}: not all rates have the same metrics")
+        raise UserError(f"{path}: not all rates have the same metrics")
     codec = next(iter(rates.values()))[0].codec
     write_text(
         path,
@@ -333,8 +334,8 @@ def _by_rate(records: Iterable[Record]) -> dict[int, list[Record]]:
         rates.setdefault(record.rate_index, []).append(record)
     everything = [record for found in rates.values() for record in found]
     if len({(r.codec, r.dataset) for r in everything}) != 1:
-        raise ValueError("a CompressAI file holds one codec on one data set")
+        raise UserError("a CompressAI file holds one codec on one data set")
     names = sorted({r.sequence for r in everything})
     if any(sorted(r.sequence for r in found) != names for found in rates.values()):
-        raise ValueError("the sequences do not all have the same rate indices")
+        raise UserError("the sequences do not all have the same rate indices")
     return rates

@@ -24,6 +24,7 @@ from cmfr.anchors import (
     describe,
 )
 from cmfr.conditions import Measurement
+from cmfr.errors import UserError
 from cmfr.frames import RAW_FORMATS, VideoInfo
 from cmfr.results import Average, FrameResult, Record, Times, write_results
 from cmfr.video_in import VideoReader, open_video
@@ -52,7 +53,7 @@ class ReferenceSettings:
     def __post_init__(self) -> None:
         check_rates(self.qps, self.intra_period, self.frames)
         if self.codec not in CODECS:
-            raise ValueError(f"codec {self.codec!r} is not one of {', '.join(CODECS)}")
+            raise UserError(f"codec {self.codec!r} is not one of {', '.join(CODECS)}")
         for what, path in (("encoder", self.binary), ("configuration", self.config)):
             if not path.is_file():
                 raise FileNotFoundError(f"the {what} {path} of {self.codec} does not exist")
@@ -130,10 +131,10 @@ def _code(
     encoded = time.perf_counter()
     for path in (stream, result):
         if not path.is_file() or not path.stat().st_size:
-            raise ValueError(f"{settings.binary.name} wrote no {path.name} for {source.name}")
+            raise UserError(f"{settings.binary.name} wrote no {path.name} for {source.name}")
     layout = next(k for k, v in RAW_FORMATS.items() if v == (info.chroma, info.bit_depth))
     if (found := result.stat().st_size) != frames * info.frame_bytes:
-        raise ValueError(
+        raise UserError(
             f"{settings.binary.name}: the reconstruction of {source.name} has {found} bytes, "
             f"but {frames} frames of {layout} are {frames * info.frame_bytes}"
         )
@@ -174,11 +175,11 @@ def _call(command: list[str], source: Source) -> str:
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
         )
     except OSError as error:
-        raise ValueError(f"{command[0]} cannot be run: {error.strerror}") from error
+        raise UserError(f"{command[0]} cannot be run: {error.strerror}") from error
     if done.returncode:
         lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
         last = lines[-1] if lines else "it said nothing"
-        raise ValueError(f"{name} failed on {source.name} (exit code {done.returncode}): {last}")
+        raise UserError(f"{name} failed on {source.name} (exit code {done.returncode}): {last}")
     return done.stdout
 
 

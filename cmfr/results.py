@@ -22,6 +22,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from cmfr.conditions import Conditions
+from cmfr.errors import UserError
 
 Quality = Mapping[str, float]
 Kind = Literal["all", "I", "P"]
@@ -99,11 +100,11 @@ class Record:
         object.__setattr__(self, "frames", tuple(self.frames))
         where, said = f"{self.codec} on {self.sequence}", self.conditions.frames
         if self.frames and self.width * self.height <= 0:
-            raise ValueError(f"{where}: the size {self.width}x{self.height} has no pixels")
+            raise UserError(f"{where}: the size {self.width}x{self.height} has no pixels")
         if self.frames and said != len(self.frames):
-            raise ValueError(f"{where}: {len(self.frames)} frames, the conditions say {said}")
+            raise UserError(f"{where}: {len(self.frames)} frames, the conditions say {said}")
         if not self.frames and "all" not in self.averages:
-            raise ValueError(f"{where}: neither frames nor averages")
+            raise UserError(f"{where}: neither frames nor averages")
 
     def average(self, kind: Kind = "all") -> Average:
         """Over all frames, the I-frames, or those that are not ("P"); 0 frames if none is known."""
@@ -131,7 +132,7 @@ class Record:
         quality = self.average(kind).quality
         if metric not in quality:
             known = ", ".join(quality) or "nothing"
-            raise ValueError(f"{self.codec} on {self.sequence} has no {metric}, only {known}")
+            raise UserError(f"{self.codec} on {self.sequence} has no {metric}, only {known}")
         return quality[metric]
 
 
@@ -165,12 +166,12 @@ def write_results(path: str | Path, records: Iterable[Record]) -> None:
     found: Json = {}
     records = sorted(records, key=lambda r: r.rate_index)
     if len(codecs := sorted({record.codec for record in records})) != 1:
-        raise ValueError(f"{path} is to hold one codec, not {' and '.join(codecs) or 'none'}")
+        raise UserError(f"{path} is to hold one codec, not {' and '.join(codecs) or 'none'}")
     for record in records:
         rates = found.setdefault(record.dataset, {}).setdefault(record.sequence, {})
         key = f"{record.rate_index:03d}"
         if key in rates:
-            raise ValueError(f"{path}: {record.sequence} is there twice at rate index {key}")
+            raise UserError(f"{path}: {record.sequence} is there twice at rate index {key}")
         rates[key] = {**_dcvc_record(record), "cmfr": record}
     with malformed(path, "not written"):
         text = _dump(found)
@@ -258,9 +259,9 @@ def malformed(path: Path, what: str) -> Iterator[None]:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{path} is {what}: {where}: {first['msg']}") from error
+        raise UserError(f"{path} is {what}: {where}: {first['msg']}") from error
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
-        raise ValueError(f"{path} is {what}: {type(error).__name__} {error}") from error
+        raise UserError(f"{path} is {what}: {type(error).__name__} {error}") from error
 
 
 # --- curves
@@ -276,7 +277,7 @@ def curves(
     for r in sorted(records, key=lambda r: r.rate_index):
         points = found.setdefault((r.codec, r.dataset, r.sequence), {})
         if r.rate_index in points:
-            raise ValueError(f"{r.codec} on {r.sequence} is there twice at rate {r.rate_index}")
+            raise UserError(f"{r.codec} on {r.sequence} is there twice at rate {r.rate_index}")
         points[r.rate_index] = (r.bpp, _scaled(r.mean(metric), db))
     return {key: list(points.values()) for key, points in found.items()}
 
@@ -294,7 +295,7 @@ def class_curve(records: Iterable[Record], metric: str, db: bool = False) -> lis
     for index in sorted(rates):
         found = rates[index].values()
         if len(found) < len(sequences):
-            raise ValueError(
+            raise UserError(
                 f"{record.codec} on {record.dataset}: only {len(found)} of {len(sequences)} "
                 f"sequences have a rate index {index}, so there is no curve of the whole set"
             )

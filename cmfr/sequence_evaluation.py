@@ -26,6 +26,7 @@ from cmfr.color import planes_to_tensor, rgb_picture, ycbcr_to_rgb
 from cmfr.complexity import count
 from cmfr.conditions import Measurement
 from cmfr.device import peak_memory, reset_peak_memory
+from cmfr.errors import UserError
 from cmfr.frames import RGB_COLOR, UNSPECIFIED, Frame, VideoInfo, resolve_color, samples_hash
 from cmfr.metrics import rgb_quality, stored_quality
 from cmfr.results import FrameResult, Record, Times, read_results, write_results
@@ -160,7 +161,7 @@ def open_pictures(codec: Codec, task: SequenceTask) -> VideoReader:
     if reader.info.chroma == "rgb":
         if measured.color != "rgb":
             reader.close()
-            raise ValueError(f"{task.source} is RGB; measure it with --color rgb")
+            raise UserError(f"{task.source} is RGB; measure it with --color rgb")
         return reader
     if measured.color == "rgb":
         return _as_rgb(reader, resolve_color(reader.info, measured.matrix, measured.range))
@@ -211,9 +212,9 @@ def _encode(
     finally:
         model.intra.estimates = model.inter.estimates = False
     if not coded:
-        raise ValueError(f"{task.source} holds no frames")
+        raise UserError(f"{task.source} holds no frames")
     if len(coded) < task.frames:
-        raise ValueError(f"{task.source} has {len(coded)} frames, not {task.frames}")
+        raise UserError(f"{task.source} has {len(coded)} frames, not {task.frames}")
     return coded, clock.seconds()
 
 

@@ -9,6 +9,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from cmfr import h273
+from cmfr.errors import UserError
 
 if TYPE_CHECKING:
     from cmfr.frames import VideoInfo
@@ -30,7 +31,7 @@ _U8, _U32 = 0xFF, 0xFFFFFFFF
 def check_number(name: str, value: int, low: int, high: int) -> None:
     """Raise ValueError unless `value` is a whole number in low..high."""
     if not isinstance(value, int) or not low <= value <= high:
-        raise ValueError(f"{name} {value!r} is not in {low}..{high}")
+        raise UserError(f"{name} {value!r} is not in {low}..{high}")
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class StreamHeader:
         check_number("frame rate numerator", self.frame_rate.numerator, 1, _U32)
         check_number("frame rate denominator", self.frame_rate.denominator, 1, _U32)
         if self.chroma not in CHROMA or self.range not in RANGES:
-            raise ValueError(f"chroma {self.chroma!r} or range {self.range!r} is not known")
+            raise UserError(f"chroma {self.chroma!r} or range {self.range!r} is not known")
         check_number("bit depth", self.bit_depth, 8, 16)
         check_number("quality", self.quality, 0, MAX_QUALITY)
         for name in ("matrix_code", "primaries", "transfer"):
@@ -84,11 +85,11 @@ class StreamHeader:
         if self.frame_count is not None:
             check_number("frame count", self.frame_count, 0, UNKNOWN - 1)
         if len(self.weights) != 8:
-            raise ValueError(f"a weights id has 8 bytes, not {len(self.weights)}")
+            raise UserError(f"a weights id has 8 bytes, not {len(self.weights)}")
         check_number("length of the model's name", len(self.model.encode()), 1, _U8)
         check_number("length of the producer's name", len(self.producer.encode()), 0, _U8)
         if not (self.model + self.producer).isprintable():  # they are shown on terminals
-            raise ValueError("a name has characters that cannot be printed")
+            raise UserError("a name has characters that cannot be printed")
 
     @classmethod
     def of(
@@ -190,9 +191,9 @@ class StreamHeader:
             chroma_name, range_name = CHROMA[chroma], RANGES[range_]
             rate = Fraction(num, den)
         except (struct.error, IndexError, ZeroDivisionError):
-            raise ValueError("the fields are not possible") from None
+            raise UserError("the fields are not possible") from None
         if end != len(data):
-            raise ValueError("the length does not match the fields")
+            raise UserError("the length does not match the fields")
         return cls(
             width, height, rate, chroma_name, depth, quality, model.decode(), weights, period,
             refresh, struct.unpack(f"{len(pattern)}b", pattern), matrix, primaries, transfer,

@@ -86,10 +86,10 @@ class TestSet(Strict):
     @model_validator(mode="after")
     def _one_kind(self) -> TestSet:
         if bool(self.sequences) == (self.clips is not None):
-            raise ValueError("a test set has either sequences or clips")
+            raise UserError("a test set has either sequences or clips")
         names = [sequence.name for sequence in self.sequences]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"a sequence is there twice: {', '.join(twice)}")
+            raise UserError(f"a sequence is there twice: {', '.join(twice)}")
         return self
 
     def chosen(self, names: Sequence[str] | None) -> tuple[TestSequence, ...]:
@@ -121,23 +121,23 @@ def load_test_set(name_or_path: str | Path) -> TestSet:
         path = folder / f"{name_or_path}.yaml"
         if not path.is_file():
             known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
-            raise ValueError(f"no test set {str(name_or_path)!r}: it is none of {known}")
+            raise UserError(f"no test set {str(name_or_path)!r}: it is none of {known}")
     if not path.is_file():
         raise FileNotFoundError(f"no test set file {path}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{path} is not a YAML file that can be read: {reason}") from error
+        raise UserError(f"{path} is not a YAML file that can be read: {reason}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} does not describe a test set")
+        raise UserError(f"{path} does not describe a test set")
     try:
         return TestSet.model_validate(content)
     except ValidationError as error:
         faults = (
             f"{'.'.join(map(str, e['loc'])) or 'the set'}: {e['msg']}" for e in error.errors()
         )
-        raise ValueError(f"{path}: {'; '.join(faults)}") from error
+        raise UserError(f"{path}: {'; '.join(faults)}") from error
 
 
 def find_sequence(root: Path, sequence: TestSequence) -> Path:
@@ -151,7 +151,7 @@ def find_sequence(root: Path, sequence: TestSequence) -> Path:
         found = sorted(root.glob(sequence.file))
         if len(found) > 1:
             names = ", ".join(path.name for path in found)
-            raise ValueError(f"{root}: {name} is to be one file {sequence.file}, found {names}")
+            raise UserError(f"{root}: {name} is to be one file {sequence.file}, found {names}")
         if found:
             return found[0]
     raw = root / f"{name}.yuv"
@@ -227,12 +227,12 @@ def find_all(
         raise FileNotFoundError(f"{root} is no folder")
     for sequence in sequences:
         if frames is not None and frames > sequence.frames:
-            raise ValueError(f"{sequence.name} has {sequence.frames} frames, not {frames}")
+            raise UserError(f"{sequence.name} has {sequence.frames} frames, not {frames}")
     checks = [check_sequence(root, s, wanted=frames) for s in sequences]
     for check in checks:
         tell("; ".join(check.faults) or check.found)
     if bad := [check.sequence.name for check in checks if check.faults]:
-        raise ValueError(
+        raise UserError(
             f"{', '.join(bad)}: not what the test set says, see above; nothing was coded"
         )
     return [(check.sequence, check.path) for check in checks if check.path is not None]
@@ -249,7 +249,7 @@ def check_sequence(
         path = find_sequence(root, sequence)
         if path.is_file() and path.suffix.lower() == ".yuv":
             if sequence.pixel_format is None:
-                raise ValueError(f"{path} is a .yuv file, which {sequence.name} (RGB) cannot be in")
+                raise UserError(f"{path} is a .yuv file, which {sequence.name} (RGB) cannot be in")
             info = sequence.info
             frames, faults = _check_raw(path, sequence, wanted)
         else:
@@ -345,7 +345,7 @@ def _count_packets(path: Path) -> int:
         with av.open(str(path)) as container:
             return sum(packet.size > 0 for packet in container.demux(container.streams.video[0]))
     except av.error.FFmpegError as error:
-        raise ValueError(f"{path} is damaged: {error.strerror}") from error
+        raise UserError(f"{path} is damaged: {error.strerror}") from error
 
 
 def _missing_numbers(folder: Path) -> list[str]:

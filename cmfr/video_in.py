@@ -20,6 +20,7 @@ import av.error
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from cmfr.errors import UserError
 from cmfr.frames import (
     RAW_FORMATS,
     RGB_COLOR,
@@ -110,13 +111,13 @@ def open_video(
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
     if start < 0:
-        raise ValueError(f"start must be 0 or more, not {start}")
+        raise UserError(f"start must be 0 or more, not {start}")
     if frames is not None and frames < 1:
-        raise ValueError(f"frames must be 1 or more, not {frames}")
+        raise UserError(f"frames must be 1 or more, not {frames}")
     rate = None if frame_rate is None else parse_frame_rate(frame_rate)
     raw = path.is_file() and path.suffix.lower() == ".yuv"
     if not raw and (size is not None or pixel_format is not None):
-        raise ValueError(f"size and pixel_format are for .yuv files; {path} says its own")
+        raise UserError(f"size and pixel_format are for .yuv files; {path} says its own")
     if raw:
         source = _raw_source(path, size, pixel_format, rate)
     elif path.is_dir():
@@ -139,7 +140,7 @@ def open_video(
         finally:
             inner.close()
         if empty:
-            raise ValueError(f"{path} has no frame {start}: it ends before the start asked for")
+            raise UserError(f"{path} has no frame {start}: it ends before the start asked for")
 
     return VideoReader(path, info, decode)
 
@@ -156,10 +157,10 @@ def _png_source(folder: Path, rate: Fraction | None) -> _Source:
             number = int(digits[-1])
             if number in numbered:
                 other = numbered[number].name
-                raise ValueError(f"{folder} has two pictures {number}: {other} and {file.name}")
+                raise UserError(f"{folder} has two pictures {number}: {other} and {file.name}")
             numbered[number] = file
     if not numbered:
-        raise ValueError(f"{folder} holds no numbered PNG pictures")
+        raise UserError(f"{folder} holds no numbered PNG pictures")
     files = [numbered[number] for number in sorted(numbered)]
     height, width = _read_png(files[0]).shape[:2]
     info = VideoInfo(
@@ -171,7 +172,7 @@ def _png_source(folder: Path, rate: Fraction | None) -> _Source:
             pixels = _read_png(file)
             if pixels.shape[:2] != (height, width):
                 found = f"{pixels.shape[1]}x{pixels.shape[0]}"
-                raise ValueError(f"{file} is {found}, the pictures before are {width}x{height}")
+                raise UserError(f"{file} is {found}, the pictures before are {width}x{height}")
             yield _rgb_frame(pixels)
 
     return _Source(info, frames_from)
@@ -182,10 +183,10 @@ def _read_png(file: Path) -> np.ndarray:
     try:
         with Image.open(file) as image:
             if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
-                raise ValueError(f"{file} is not an 8-bit picture (its mode is {image.mode})")
+                raise UserError(f"{file} is not an 8-bit picture (its mode is {image.mode})")
             return np.array(image.convert("RGB"))
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"{file} is not a picture that can be read: {error}") from error
+        raise UserError(f"{file} is not a picture that can be read: {error}") from error
 
 
 def _rgb_frame(pixels: np.ndarray) -> Frame:
@@ -203,19 +204,19 @@ def _raw_source(
     name = parse_raw_name(path.stem)
     size = size or name.size
     if size is None:
-        raise ValueError(f"{path} does not say its size: give it, or name the file NAME_WxH.yuv")
+        raise UserError(f"{path} does not say its size: give it, or name the file NAME_WxH.yuv")
     if pixel_format is None:
         tail = "" if name.bit_depth in (None, 8) else f"{name.bit_depth}le"
         pixel_format = f"yuv{name.chroma or '420'}p{tail}"
     if pixel_format not in RAW_FORMATS:
         known = ", ".join(RAW_FORMATS)
-        raise ValueError(f"{path} cannot be read as {pixel_format}, only as one of {known}")
+        raise UserError(f"{path} cannot be read as {pixel_format}, only as one of {known}")
     if rate is None:
         rate = parse_frame_rate(name.rate) if name.rate else DEFAULT_FRAME_RATE
     info = VideoInfo(*size, rate, ColorInfo(), *RAW_FORMATS[pixel_format])
     total = path.stat().st_size
     if total == 0 or total % info.frame_bytes:
-        raise ValueError(
+        raise UserError(
             f"{path} has {total} bytes, which is no whole number of {size[0]}x{size[1]} "
             f"{pixel_format} frames of {info.frame_bytes} bytes"
         )
@@ -233,7 +234,7 @@ def _raw_source(
 def _raw_frame(data: bytes, info: VideoInfo, path: Path) -> Frame:
     samples = np.frombuffer(data, info.dtype)
     if info.bit_depth == 10 and int(samples.max()) > 1023:
-        raise ValueError(f"{path} holds samples above 1023, so it is not 10-bit video")
+        raise UserError(f"{path} holds samples above 1023, so it is not 10-bit video")
     sizes = [h * w for h, w in info.plane_shapes]
     parts = np.split(samples, np.cumsum(sizes)[:-1])
     y, u, v = (part.reshape(s) for part, s in zip(parts, info.plane_shapes, strict=True))
@@ -248,13 +249,13 @@ def _av_source(path: Path, rate: Fraction | None) -> _Source:
     try:
         with av.open(str(path)) as container:
             if container.format.name == "tty":  # FFmpeg takes any text for a terminal's picture
-                raise ValueError(f"{path} is not a video that can be opened: it is a text")
+                raise UserError(f"{path} is not a video that can be opened: it is a text")
             if not container.streams.video:
-                raise ValueError(f"{path} has no video stream")
+                raise UserError(f"{path} has no video stream")
             info = _stream_info(path, container.streams.video[0], rate)
     except (av.error.FFmpegError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"{path} is not a video that can be opened: {reason}") from error
+        raise UserError(f"{path} is not a video that can be opened: {reason}") from error
 
     def frames_from(start: int) -> Frames:
         count = 0
@@ -267,7 +268,7 @@ def _av_source(path: Path, rate: Fraction | None) -> _Source:
                     count += 1
         except av.error.FFmpegError as error:
             where = f"after {start + count} frames"
-            raise ValueError(f"{path} is damaged {where}: {error.strerror}") from error
+            raise UserError(f"{path} is damaged {where}: {error.strerror}") from error
 
     return _Source(info, frames_from)
 
@@ -277,11 +278,11 @@ def _stream_info(
 ) -> VideoInfo:
     context = stream.codec_context
     if context.pix_fmt is None or not context.width or not context.height:
-        raise ValueError(f"{path} is not a video that can be opened: its pictures are unknown")
+        raise UserError(f"{path} is not a video that can be opened: its pictures are unknown")
     if rate is None:
         said = stream.average_rate or stream.guessed_rate
         if not said:
-            raise ValueError(f"{path} does not say its frame rate: give it")
+            raise UserError(f"{path} does not say its frame rate: give it")
         rate = snap_ntsc(said, 2e-7)  # Matroska's come back rounded, 60000/1001 as 19001/317
     _, chroma, depth = _layout(context.pix_fmt)
     color = _stream_color(context, chroma)
@@ -325,7 +326,7 @@ def _av_frame(picture: av.VideoFrame, info: VideoInfo, path: Path) -> Frame:
     target, chroma, depth = _layout(picture.format.name)
     found = (picture.width, picture.height, chroma, depth)
     if found != (info.width, info.height, info.chroma, info.bit_depth):
-        raise ValueError(
+        raise UserError(
             f"{path} changes from {info.width}x{info.height} {info.chroma} {info.bit_depth} bit "
             f"to {found[0]}x{found[1]} {chroma} {depth} bit midway"
         )

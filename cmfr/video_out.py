@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from cmfr.color import planes_to_tensor, tensor_to_planes
+from cmfr.errors import UserError
 from cmfr.frames import (
     RGB_COLOR,
     UNSPECIFIED,
@@ -70,7 +71,7 @@ class VideoWriter:
             return
         with _undone_on_error(self.path, self.abort):
             if self.frames_written == 0:
-                raise ValueError(f"no frames came for {self.path}, so it is not written")
+                raise UserError(f"no frames came for {self.path}, so it is not written")
             self._sink.finish()
             if self.path.is_dir():  # an empty folder; os.replace does not replace it everywhere
                 self.path.rmdir()
@@ -127,7 +128,7 @@ def open_writer(
     extension = path.suffix.lower()
     folder = folder or path.is_dir() or not extension
     if (crf is not None or codec is not None) and (folder or extension not in CONTAINERS):
-        raise ValueError(f"crf and codec are for {', '.join(CONTAINERS)}; {path} is none of them")
+        raise UserError(f"crf and codec are for {', '.join(CONTAINERS)}; {path} is none of them")
     if folder:
         make = _png_maker(path, info)
     elif extension in CONTAINERS:
@@ -136,7 +137,7 @@ def open_writer(
         make = _raw_maker(path, info, extension)
     else:
         known = ", ".join([*CONTAINERS, ".y4m", ".yuv"])
-        raise ValueError(f"{path} is not one of {known} or a folder for PNGs")
+        raise UserError(f"{path} is not one of {known} or a folder for PNGs")
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{'' if folder else extension}")
     _remove(temporary)
     with _undone_on_error(path, lambda: _remove(temporary)):
@@ -191,9 +192,9 @@ _Maker = Callable[[Path], _Sink]  # from the temporary's path
 def _png_maker(path: Path, info: VideoInfo) -> _Maker:
     require_known_color(info)
     if path.exists() and not path.is_dir():
-        raise ValueError(f"{path} is a file, not a folder for PNGs")
+        raise UserError(f"{path} is a file, not a folder for PNGs")
     if path.is_dir() and any(path.iterdir()):
-        raise ValueError(f"the folder {path} is not empty")
+        raise UserError(f"the folder {path} is not empty")
     return lambda temporary: _PngSink(temporary, info)
 
 
@@ -223,7 +224,7 @@ class _PngSink(_Sink):
 
 def _raw_maker(path: Path, info: VideoInfo, extension: str) -> _Maker:
     if info.chroma == "rgb":
-        raise ValueError(f"{path} cannot hold RGB: write an .mkv or a folder of PNGs")
+        raise UserError(f"{path} cannot hold RGB: write an .mkv or a folder of PNGs")
     if extension == ".yuv":
         return lambda temporary: _RawSink(temporary)
     return lambda temporary: _RawSink(temporary, y4m_header(info), b"FRAME\n")
@@ -268,11 +269,11 @@ class _RawSink(_Sink):
 
 def _container_maker(path: Path, info: VideoInfo, crf: int | None, codec: str) -> _Maker:
     if codec not in _LOSSLESS:
-        raise ValueError(f"codec {codec!r} is not one of {', '.join(_LOSSLESS)}")
+        raise UserError(f"codec {codec!r} is not one of {', '.join(_LOSSLESS)}")
     if crf is not None and not 0 <= crf <= 51:
-        raise ValueError(f"crf must be in 0..51, not {crf}")
+        raise UserError(f"crf must be in 0..51, not {crf}")
     if info.chroma == "420" and (info.width % 2 or info.height % 2):
-        raise ValueError(
+        raise UserError(
             f"{path} cannot hold 4:2:0 video of the odd size {info.width}x{info.height}: "
             "write .y4m, .yuv or a folder of PNGs"
         )

@@ -55,7 +55,7 @@ def test_codecs_know_nothing_of_training_or_files():
                "features", "context", "residual", "intra", "starts", "model", "video_codec",
                "frame_codec", "state", "densities", "models.dcvc", "models.dcvc_blocks",
                "models.dcvc_intra", "models.dcvc_latent", "models.dcvc_motion"}  # fmt: skip
-    allowed = {f"cmfr.{name}" for name in network | {"config"}}
+    allowed = {f"cmfr.{name}" for name in network | {"config", "errors"}}
     for name in network:
         assert {i for i in IMPORTS[name] if i.startswith("cmfr")} <= allowed, name
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cmfr.checkpoint import save_weights, weights_of
 from cmfr.config import DCVCConfig
+from cmfr.errors import UserError
 from cmfr.presets import PRESETS
 from cmfr.video_codec import VideoCodec
 
@@ -141,20 +142,20 @@ def convert_state_dicts(
                 ours = scope + ("log_gain" if scope + "log_gain" in expected else "gain")
                 if ours.endswith("log_gain"):
                     if not (value > 0).all():
-                        raise ValueError(f"{name} holds a gain that is not positive")
+                        raise UserError(f"{name} holds a gain that is not positive")
                     value = value.log()
             if ours not in expected:
-                raise ValueError(f"{name} is no weight of {cfg.name}'s {part} network")
+                raise UserError(f"{name} is no weight of {cfg.name}'s {part} network")
             wanted = expected[ours].shape
             if value.numel() == wanted.numel() and "gain." in ours:
                 value = value.reshape(wanted)
             if value.shape != wanted:
-                raise ValueError(
+                raise UserError(
                     f"{name} has shape {tuple(value.shape)}, {cfg.name} needs {tuple(wanted)}"
                 )
             weights[ours] = value
     if missing := sorted(expected.keys() - weights.keys()):
-        raise ValueError(f"{len(missing)} weights of {cfg.name} are missing, e.g. {missing[0]}")
+        raise UserError(f"{len(missing)} weights of {cfg.name} are missing, e.g. {missing[0]}")
     return weights
 
 
@@ -168,16 +169,16 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     try:
         tree = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds here
-        raise ValueError(f"{path} is no PyTorch file of nothing but tensors") from error
+        raise UserError(f"{path} is no PyTorch file of nothing but tensors") from error
     while isinstance(tree, dict):
         inner = [tree[key] for key in ("state_dict", "net", "model") if key in tree]
         if not inner or not isinstance(inner[0], dict):
             break
         tree = inner[0]
     if not isinstance(tree, dict) or not tree:
-        raise ValueError(f"{path} holds no tensors by name")
+        raise UserError(f"{path} holds no tensors by name")
     if stray := [name for name, value in tree.items() if not isinstance(value, Tensor)]:
-        raise ValueError(f"{path}: {stray[0]!r} is no tensor")
+        raise UserError(f"{path}: {stray[0]!r} is no tensor")
     state = dict(tree)
     while all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
@@ -198,7 +199,7 @@ def _kind(path: Path, state: dict[str, Tensor]) -> tuple[str, str]:
     for name, kind in marks.items():
         if name in state:
             return kind
-    raise ValueError(f"{path} is no checkpoint of DCVC-DC or DCVC-FM")
+    raise UserError(f"{path} is no checkpoint of DCVC-DC or DCVC-FM")
 
 
 def read_official(
@@ -212,23 +213,23 @@ def read_official(
     """
     preset = PRESETS.get(model)
     if not isinstance(preset, DCVCConfig):
-        raise ValueError(f"published checkpoints are of dcvc-dc and dcvc-fm, not of {model}")
+        raise UserError(f"published checkpoints are of dcvc-dc and dcvc-fm, not of {model}")
     states: dict[str, dict[str, Tensor]] = {}
     for path in paths:
         state = read_checkpoint(path)
         generation, part = _kind(path, state)
         if generation != preset.generation:
-            raise ValueError(f"{path} is a checkpoint of DCVC-{generation.upper()}, not of {model}")
+            raise UserError(f"{path} is a checkpoint of DCVC-{generation.upper()}, not of {model}")
         if part in states:
-            raise ValueError(f"{path}: a second {_PARTS[part]} checkpoint")
+            raise UserError(f"{path}: a second {_PARTS[part]} checkpoint")
         states[part] = state
     for part, words in _PARTS.items():
         if part not in states:
-            raise ValueError(f"{model} needs its {words} checkpoint too")
+            raise UserError(f"{model} needs its {words} checkpoint too")
     if preset.generation == "dc" and "color" not in changes:
         yuv = ["yuv" in path.name.lower() for path in paths]
         if any(yuv) != all(yuv):
-            raise ValueError("one checkpoint is for YCbCr and one for RGB, by their names")
+            raise UserError("one checkpoint is for YCbCr and one for RGB, by their names")
         changes = {**changes, "color": "ycbcr" if all(yuv) else "rgb"}
     cfg = DCVCConfig.model_validate({**preset.model_dump(), **changes})
     return cfg, convert_state_dicts(states["intra"], states["inter"], cfg)

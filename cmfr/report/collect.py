@@ -9,6 +9,7 @@ from typing import Any
 
 from cmfr.conditions import DifferentConditions, advice, not_stated
 from cmfr.conditions import differences as differences_of
+from cmfr.errors import UserError
 from cmfr.published import published, published_names, read_any
 from cmfr.results import DATASET_MEAN, Record
 
@@ -108,13 +109,13 @@ def _add(
 ) -> list[str]:
     """Sorts the records of a file in; returns its codecs."""
     if not records:
-        raise ValueError(f"{path} holds no results")
+        raise UserError(f"{path} holds no results")
     for record in records:
         if record.codec.endswith(PUBLISHED):
-            raise ValueError(f"{path}: a codec called {record.codec!r} would be taken for others'")
+            raise UserError(f"{path}: a codec called {record.codec!r} would be taken for others'")
         place = found.setdefault(record.codec, {}).setdefault((record.dataset, record.sequence), [])
         if any(other.rate_index == record.rate_index for other in place):
-            raise ValueError(
+            raise UserError(
                 f"{path}: {record.codec} on {record.dataset}/{record.sequence} is there twice at "
                 f"rate index {record.rate_index}"
             )
@@ -145,12 +146,12 @@ def _anchor(
     if path.is_file():
         names = by_file.get(path.resolve()) or _add(found, read(path), path)
         if len(names) != 1:
-            raise ValueError(f"{path} holds several codecs, {some(names)}: name one as the anchor")
+            raise UserError(f"{path} holds several codecs, {some(names)}: name one as the anchor")
         return names[0]
     if anchor in published_names():
         return _add_published(found, anchor)
     known = some(found) if found else "none"
-    raise ValueError(
+    raise UserError(
         f"the anchor {anchor!r} is no codec of the results (they have {known}), no file and no "
         f"published codec (those are {', '.join(published_names())})"
     )
@@ -238,7 +239,7 @@ def split_metric(metric: str) -> tuple[str, bool]:
     """The metric's name in the records, and whether it is shown in dB: "ms_ssim_rgb_db"."""
     name = metric.removesuffix("_db")
     if name != metric and not name.startswith("ms_ssim"):
-        raise ValueError(f"{metric}: only MS-SSIM can be asked for in dB")
+        raise UserError(f"{metric}: only MS-SSIM can be asked for in dB")
     return name, name != metric
 
 
@@ -260,13 +261,13 @@ def choose_metrics(asked: Sequence[str], codecs: Sequence[Codec]) -> list[str]:
     anywhere = list(dict.fromkeys(name for names in known.values() for name in names))
     for metric in asked:
         if split_metric(metric)[0] not in anywhere:
-            raise ValueError(f"no codec has {metric}, only {', '.join(anywhere)}")
+            raise UserError(f"no codec has {metric}, only {', '.join(anywhere)}")
     if asked:
         return list(dict.fromkeys(asked))
     common = [m for m in anywhere if all(m in names for names in known.values())]
     if not common:
         each = "; ".join(f"{name} has {', '.join(names)}" for name, names in known.items())
-        raise ValueError(f"no metric is known for all codecs, so give --metric: {each}")
+        raise UserError(f"no metric is known for all codecs, so give --metric: {each}")
     return [m for m in MAIN_METRICS if m in common] or common[:1]
 
 

@@ -15,6 +15,7 @@ from cmfr.bd_rate import (
     bd_rate,
     mean_bd_rate,
 )
+from cmfr.errors import UserError
 from cmfr.published import published_ms_ssim_table
 from cmfr.report.collect import (
     Codec,
@@ -109,7 +110,7 @@ def build(
     if not force:
         refuse(codecs, sets)
     if paper_table and not any(m.startswith("ms_ssim") for m in metrics):
-        raise ValueError("the published table is of MS-SSIM, which is none of the metrics")
+        raise UserError("the published table is of MS-SSIM, which is none of the metrics")
     title = title or f"Rate-distortion against {codecs[0].name}"
     records = [record for codec in codecs for record in codec.records]
     report = Report(

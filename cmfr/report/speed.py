@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from cmfr.errors import UserError
 from cmfr.report.collect import Codec, period
 from cmfr.report.comparison import Report, records_in
 from cmfr.results import Json, load_json, malformed
@@ -33,7 +34,7 @@ def read_bench(path: Path) -> Json:
         bench_table(bench)
         bench_conditions(bench)
         if not bench["speed"]:
-            raise ValueError("it has complexity only")
+            raise UserError("it has complexity only")
     return bench
 
 

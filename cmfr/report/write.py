@@ -7,6 +7,7 @@ import re
 import tempfile
 from pathlib import Path
 
+from cmfr.errors import UserError
 from cmfr.report.comparison import Report
 from cmfr.report.page import page
 from cmfr.report.plots import write_plots
@@ -18,11 +19,11 @@ OURS = re.compile(r"index\.html|bd_rate(_sequences)?\.(csv|md|tex)|rd_.*\.(png|s
 def check_output(folder: Path) -> None:
     """Raises ValueError for a folder that holds anything but an earlier report."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise ValueError(f"{folder} is no folder")
+        raise UserError(f"{folder} is no folder")
     if folder.is_dir():
         foreign = sorted(f.name for f in folder.iterdir() if not OURS.fullmatch(f.name))
         if foreign:
-            raise ValueError(f"{folder} holds {foreign[0]}, which is no part of a report")
+            raise UserError(f"{folder} holds {foreign[0]}, which is no part of a report")
 
 
 def write_report(report: Report, folder: str | Path) -> list[str]:

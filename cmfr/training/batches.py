@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cmfr.color import rgb_to_ycbcr, upsample_chroma, ycbcr_to_rgb
+from cmfr.errors import UserError
 from cmfr.training.config import DataConfig, StageConfig
 from cmfr.training.datasets import Clip, ClipSet, Preloaded
 from cmfr.training.distributed import Team
@@ -51,7 +52,7 @@ class CutPlan:
         ]
         self.order = np.repeat(np.arange(len(shapes)), turns)
         if not len(self.order):
-            raise ValueError(
+            raise UserError(
                 f"stage {stage.name}: no clip has {stage.frames} frames of "
                 f"{stage.crop}x{stage.crop} pixels"
             )

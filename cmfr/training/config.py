@@ -43,9 +43,7 @@ class DataConfig(Strict):
     @model_validator(mode="after")
     def _has_root(self) -> DataConfig:
         if (self.root is None) != (self.kind == "generated"):
-            raise ValueError(
-                f"kind {self.kind} {'needs a' if self.root is None else 'has no'} root"
-            )
+            raise UserError(f"kind {self.kind} {'needs a' if self.root is None else 'has no'} root")
         return self
 
 
@@ -69,7 +67,7 @@ class DistortionConfig(Strict):
     @model_validator(mode="after")
     def _something(self) -> DistortionConfig:
         if not any(self.model_dump().values()):
-            raise ValueError("distortion: every weight is zero")
+            raise UserError("distortion: every weight is zero")
         return self
 
 
@@ -173,17 +171,17 @@ class StageConfig(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> StageConfig:
         if self.objective == "intra" and self.frames != 1:
-            raise ValueError(f"stage {self.name}: objective intra codes 1 frame, not {self.frames}")
+            raise UserError(f"stage {self.name}: objective intra codes 1 frame, not {self.frames}")
         if self.objective != "intra" and self.frames < 2:
-            raise ValueError(f"stage {self.name}: objective {self.objective} needs frames >= 2")
+            raise UserError(f"stage {self.name}: objective {self.objective} needs frames >= 2")
         if self.batch % self.accumulate:
-            raise ValueError(
+            raise UserError(
                 f"stage {self.name}: batch {self.batch} is no multiple of "
                 f"accumulate {self.accumulate}"
             )
         low, high = self.qualities
         if not 0 <= low <= high < QUALITIES:
-            raise ValueError(
+            raise UserError(
                 f"stage {self.name}: qualities {low}..{high} are not within 0..{QUALITIES - 1}"
             )
         return self
@@ -269,11 +267,11 @@ class TrainConfig(Strict):
             if name is not None and name not in self.data:
                 raise UserError(unknown(f"{where}: no data set is called", name, self.data))
         if self.schedule_clock and self.time_limit_minutes is None:
-            raise ValueError("schedule_clock: true needs time_limit_minutes")
+            raise UserError("schedule_clock: true needs time_limit_minutes")
         if self.loss.distortion.needs_ms_ssim and (
             small := [s for s in self.stages if s.crop < 176]
         ):
-            raise ValueError(
+            raise UserError(
                 f"stage {small[0].name}: MS-SSIM needs a crop of 176 at least, not {small[0].crop}"
             )
         return self

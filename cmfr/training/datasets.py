@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from cmfr.errors import UserError
 from cmfr.training.config import DataConfig
 from cmfr.training.generated import generated_clip
 from cmfr.video_in import open_video
@@ -69,7 +70,7 @@ def _read_picture(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
     except OSError as error:
-        raise ValueError(f"{path} is no readable picture: {error}") from error
+        raise UserError(f"{path} is no readable picture: {error}") from error
 
 
 def _picture_size(path: Path) -> tuple[int, int]:
@@ -78,14 +79,14 @@ def _picture_size(path: Path) -> tuple[int, int]:
         with Image.open(path) as image:
             return image.height, image.width
     except OSError as error:
-        raise ValueError(f"{path} is no readable picture: {error}") from error
+        raise UserError(f"{path} is no readable picture: {error}") from error
 
 
 def _stack_pictures(paths: list[Path]) -> Clip:
     pictures = [_read_picture(path) for path in paths]
     for path, picture in zip(paths, pictures, strict=True):
         if picture.shape != pictures[0].shape:
-            raise ValueError(
+            raise UserError(
                 f"{path} is {picture.shape[1]}x{picture.shape[0]}, "
                 f"{paths[0].name} is {pictures[0].shape[1]}x{pictures[0].shape[0]}"
             )
@@ -122,7 +123,7 @@ class Vimeo90kSeptuplet(ClipSet):
     def read(self, index: int, frames: Sequence[int] | None = None) -> Clip:
         clip = _stack_pictures(self._paths(index, range(SEPTUPLET) if frames is None else frames))
         if clip.size != self._size:
-            raise ValueError(
+            raise UserError(
                 f"{self.root / 'sequences' / self.names[index]}: frames are "
                 f"{clip.size[1]}x{clip.size[0]}, others {self._size[1]}x{self._size[0]}"
             )
@@ -142,7 +143,7 @@ class ClipFolder(ClipSet):
         self.names = _chosen([path.name for path in entries], include, exclude)
         kinds = {(root / name).is_dir() for name in self.names}
         if len(kinds) > 1:
-            raise ValueError(f"{root} holds both videos and folders of frames; make two data sets")
+            raise UserError(f"{root} holds both videos and folders of frames; make two data sets")
         self._shapes: dict[int, tuple[int, int, int]] = {}
 
     def shape(self, index: int) -> tuple[int, int, int]:
@@ -173,7 +174,7 @@ def read_video_clip(path: Path, frames: Sequence[int] | None = None) -> Clip:
     planes = []
     with open_video(path, frames=None if frames is None else frames[-1] + 1) as reader:
         if reader.info.chroma != "420" or reader.info.bit_depth != 8:
-            raise ValueError(f"{path}: training clips are 8-bit 4:2:0 video")
+            raise UserError(f"{path}: training clips are 8-bit 4:2:0 video")
         for number, frame in enumerate(reader):
             if wanted is None or number in wanted:
                 planes.append(frame.planes)
@@ -253,7 +254,7 @@ def open_data(cfg: DataConfig) -> ClipSet:
         else:
             data = ClipFolder(cfg.root, cfg.include, cfg.exclude)
     if not data.names:
-        raise ValueError(f"data: {cfg.root or 'the generated set'} holds no {cfg.kind} to train on")
+        raise UserError(f"data: {cfg.root or 'the generated set'} holds no {cfg.kind} to train on")
     return data
 
 

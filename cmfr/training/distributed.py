@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cmfr.device import pick_device
+from cmfr.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def join(wanted: str) -> Team:
     if device.type == "cuda":
         local = int(os.environ.get("LOCAL_RANK", "0"))
         if local >= torch.cuda.device_count():
-            raise ValueError(
+            raise UserError(
                 f"{local + 1} processes or more were started on this node, which has "
                 f"{torch.cuda.device_count()} GPUs"
             )

@@ -24,6 +24,7 @@ from cmfr.checkpoint import (
     save_training_state,
     save_weights,
 )
+from cmfr.errors import UserError
 from cmfr.training.config import TrainConfig
 from cmfr.yaml_config import differences, plain
 
@@ -74,7 +75,7 @@ class RunDir:
             if found:
                 shown = "; ".join(f"{key}: {a} there, {b} here" for key, a, b in found[:8])
                 more = f"; and {len(found) - 8} more" if found[8:] else ""
-                raise ValueError(
+                raise UserError(
                     f"{self.path} holds a run of another configuration ({shown}{more}); choose "
                     "another run_dir"
                 )

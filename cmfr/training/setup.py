@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from cmfr.checkpoint import load_weights, read_weights, weights_of
+from cmfr.errors import UserError
 from cmfr.training.batches import CutPlan
 from cmfr.training.config import InitConfig, StageConfig, TrainConfig
 from cmfr.training.datasets import ClipSet, Preloaded, open_data
@@ -60,7 +61,7 @@ def init_from(model: VideoCodec, inits: tuple[InitConfig, ...]) -> None:
         _, weights, _ = read_weights(init.file)
         chosen = {k: v for k, v in weights.items() if k.startswith(init.modules)}
         if not all(any(k.startswith(m) for k in chosen) for m in init.modules):
-            raise ValueError(f"init: {init.file} has no modules called {init.modules}")
+            raise UserError(f"init: {init.file} has no modules called {init.modules}")
         load_weights(model, weights_of(model) | chosen, str(init.file))
 
 
@@ -72,11 +73,11 @@ def check_stages(cfg: TrainConfig, model: VideoCodec, processes: int) -> None:
         for prefix in stage.trainable + stage.frozen:
             present = any(name.startswith(prefix) for name in names)
             if not present and not _left_out(model, prefix):
-                raise ValueError(f"stage {stage.name}: no module is called {prefix}")
+                raise UserError(f"stage {stage.name}: no module is called {prefix}")
         if not any(learns(stage, name) for name in names):
-            raise ValueError(f"stage {stage.name}: nothing is left to train")
+            raise UserError(f"stage {stage.name}: nothing is left to train")
         if stage.batch % (processes * stage.accumulate):
-            raise ValueError(
+            raise UserError(
                 f"stage {stage.name}: batch {stage.batch} cannot be split over "
                 f"{processes} processes x {stage.accumulate} accumulation steps"
             )

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from cmfr.color import ycbcr_to_rgb
+from cmfr.errors import UserError
 from cmfr.motion_estimation import SpyNet
 from cmfr.video_codec import VideoCodec
 
@@ -27,7 +28,7 @@ def load_spynet(model: VideoCodec, folder: Path) -> None:
     with torch.no_grad():
         estimation = model.inter.motion_estimation
         if not isinstance(estimation, SpyNet):
-            raise ValueError(f"spynet: {model.cfg.name} has no SpyNet")
+            raise UserError(f"spynet: {model.cfg.name} has no SpyNet")
         for number, level in enumerate(list(estimation.levels)[:3], 1):
             layers = [layer for layer in level.children() if isinstance(layer, torch.nn.Conv2d)]
             if layers[0].kernel_size != (7, 7):  # DCVC-FM's finer levels are not SpyNet's
@@ -41,7 +42,7 @@ def load_spynet(model: VideoCodec, folder: Path) -> None:
                     arrays[kind] = torch.from_numpy(np.load(path, allow_pickle=False)).float()
                 weight, bias = arrays["weight"], arrays["bias"]
                 if weight.shape != layer.weight.shape:
-                    raise ValueError(
+                    raise UserError(
                         f"spynet: {folder} level {number} layer {position} has shape "
                         f"{tuple(weight.shape)}, the model {tuple(layer.weight.shape)}"
                     )

@@ -14,6 +14,7 @@ from cmfr.checkpoint import weights_of
 from cmfr.color import rgb_to_ycbcr
 from cmfr.config import LATENT_STRIDE
 from cmfr.device import full_precision
+from cmfr.errors import UserError
 from cmfr.training.batches import to_network
 from cmfr.training.config import LossConfig, ValidationConfig
 from cmfr.training.datasets import Clip, ClipSet
@@ -102,7 +103,7 @@ def _start(clips: ClipSet, index: int, frames: int) -> Clip:
     clip = clips.read(index, range(min(frames, length)))
     height, width = (side // LATENT_STRIDE * LATENT_STRIDE for side in (height, width))
     if min(height, width) < LATENT_STRIDE:
-        raise ValueError(f"validation: {clips.names[index]} is smaller than 16x16 pixels")
+        raise UserError(f"validation: {clips.names[index]} is smaller than 16x16 pixels")
     chroma = None if clip.chroma is None else clip.chroma[..., : height // 2, : width // 2]
     return Clip(clip.first[..., :height, :width], chroma)
 
