@@ -97,6 +97,8 @@ class LatentConfig(Strict):
     hyper: channels of the hyper-latent, at a quarter of the latent's resolution; 0 = none.
     prior: width of the networks that predict its symbols.
     spatial_steps: parts in which it is coded, each knowing those before.
+    rdoq: rate-distortion optimized quantization in encoder and training: what an error of one
+    quantization step is worth in bits; 0 = rounding.
     """
 
     latent: int = Field(ge=4)
@@ -104,6 +106,7 @@ class LatentConfig(Strict):
     hyper: int = Field(ge=0)
     prior: int = Field(ge=8)
     spatial_steps: Literal[1, 2, 4] = 4
+    rdoq: float = Field(0.0, ge=0)
 
     @model_validator(mode="after")
     def _divisible(self) -> LatentConfig:

@@ -79,10 +79,12 @@ class Density(ABC):
         """How far from 0, at scale 1, all but `mass` lies."""
 
     @abstractmethod
-    def training_bits(self, distance: Tensor, noise: Tensor, scale: Tensor) -> Tensor:
+    def training_bits(
+        self, distance: Tensor, symbols: Tensor, noise: Tensor, scale: Tensor
+    ) -> Tensor:
         """Bits of real distances from the mean, with gradients; same shape.
 
-        noise: in [-0.5, 0.5), stands for rounding.
+        symbols: what they are quantized to; noise: in [-0.5, 0.5), stands for that.
         """
 
     @abstractmethod
@@ -126,15 +128,17 @@ class Gaussian(Density):
             torch.special.erfinv(torch.tensor(1 - mass, dtype=torch.float64))
         )
 
-    def training_bits(self, distance: Tensor, noise: Tensor, scale: Tensor) -> Tensor:
-        """The bits of the rounded distance. The scale gets their gradient; the distance, which
+    def training_bits(
+        self, distance: Tensor, symbols: Tensor, noise: Tensor, scale: Tensor
+    ) -> Tensor:
+        """The bits of the symbols. The scale gets their gradient; the distance, which
         they do not change smoothly, that of the bits with noise: those alone are too many by half
         and more where most symbols are 0 (25 % of the payload at the top, 250 % at the bottom).
         """
         scale = scale.clamp(min=self.low)
-        rounded = self._bits(distance.detach().round(), scale)
+        coded = self._bits(symbols, scale)
         noisy = self._bits(distance + noise, scale.detach())
-        return rounded + (noisy - noisy.detach())
+        return coded + (noisy - noisy.detach())
 
     def _bits(self, values: Tensor, scale: Tensor) -> Tensor:
         """Of real values; a straight line where the mass is too small for a gradient."""
@@ -160,7 +164,9 @@ class PublishedGaussian(Gaussian):
 
     reach = 128
 
-    def training_bits(self, distance: Tensor, noise: Tensor, scale: Tensor) -> Tensor:
+    def training_bits(
+        self, distance: Tensor, symbols: Tensor, noise: Tensor, scale: Tensor
+    ) -> Tensor:
         return self.coded_bits(distance + noise, scale)
 
     def coded_bits(self, symbols: Tensor, scale: Tensor) -> Tensor:

@@ -39,6 +39,22 @@ class DecodeMismatch(UserError):
     """The decoder's networks do not reproduce the encoder's numbers (other device or build)."""
 
 
+@torch.no_grad()
+def quantized(distance: Tensor, scale: Tensor, density: Density, rdoq: float) -> Tensor:
+    """Whole symbols for distances from the mean, same shape.
+
+    rdoq: 0 = rounding. Otherwise rate-distortion optimized quantization, which decoders need not
+    know of: a symbol is one nearer to 0 where that costs less, in bits + rdoq * squared error.
+    """
+    symbols = distance.round()
+    if rdoq:
+        lower = symbols - symbols.sign()
+        saved = density.coded_bits(symbols, scale) - density.coded_bits(lower, scale)
+        added = (distance - lower).square() - (distance - symbols).square()
+        symbols = torch.where(rdoq * added < saved, lower, symbols)
+    return symbols
+
+
 class EntropyCoder:
     """What the three coders share: `code_latent` and `code_factorized`.
 
@@ -48,12 +64,12 @@ class EntropyCoder:
 
     def code_latent(
         self, name: str, values: Tensor | None, mean: Tensor, scale: Tensor,
-        density: Density, skip: float,
+        density: Density, skip: float, rdoq: float = 0.0,
     ) -> Tensor:  # fmt: skip
         """Latent values [B, C, H, W] under a density of `mean` and `scale` -> quantized values.
 
-        The whole-numbered symbol is the rounded distance from the mean; where the scale is below
-        `skip` nothing is coded and the value is the mean.
+        The whole-numbered symbol is the distance from the mean as `quantized` chooses it; where the
+        scale is below `skip` nothing is coded and the value is the mean.
         """
         raise NotImplementedError
 
@@ -109,16 +125,16 @@ class BitEstimator(EntropyCoder):
 
     def code_latent(
         self, name: str, values: Tensor | None, mean: Tensor, scale: Tensor,
-        density: Density, skip: float,
+        density: Density, skip: float, rdoq: float = 0.0,
     ) -> Tensor:  # fmt: skip
         assert values is not None
         distance, coded = values - mean, scale >= skip
+        symbols = torch.where(coded, quantized(distance, scale, density, rdoq), 0.0)
         if self.training:
             noise = self.noise.like(distance)
-            self._count(name, density.training_bits(distance, noise, scale) * coded)
-            quantized = distance + noise if self.noise.in_values else round_ste(distance)
-            return mean + torch.where(coded, quantized, 0.0)
-        symbols = torch.where(coded, distance.round(), 0.0)
+            self._count(name, density.training_bits(distance, symbols, noise, scale) * coded)
+            straight = distance + (noise if self.noise.in_values else (symbols - distance).detach())
+            return mean + torch.where(coded, straight, 0.0)
         self._count(name, density.coded_bits(symbols, scale) * coded)
         return mean + symbols
 
@@ -147,7 +163,7 @@ class Unquantized(BitEstimator):
 
     def code_latent(
         self, name: str, values: Tensor | None, mean: Tensor, scale: Tensor,
-        density: Density, skip: float,
+        density: Density, skip: float, rdoq: float = 0.0,
     ) -> Tensor:  # fmt: skip
         assert values is not None
         return values
@@ -177,13 +193,13 @@ class BitWriter(EntropyCoder):
 
     def code_latent(
         self, name: str, values: Tensor | None, mean: Tensor, scale: Tensor,
-        density: Density, skip: float,
+        density: Density, skip: float, rdoq: float = 0.0,
     ) -> Tensor:  # fmt: skip
         assert values is not None and len(values) == 1
         if self.estimator:
-            self.estimator.code_latent(name, values, mean, scale, density, skip)
+            self.estimator.code_latent(name, values, mean, scale, density, skip, rdoq)
         coded = scale >= skip
-        symbols = torch.where(coded, (values - mean).round(), 0.0)
+        symbols = torch.where(coded, quantized(values - mean, scale, density, rdoq), 0.0)
         self._chunks.append((symbols[coded].int(), density.index(scale)[coded], density.tables))
         return mean + symbols
 
@@ -272,7 +288,7 @@ class BitReader(EntropyCoder):
 
     def code_latent(
         self, name: str, values: Tensor | None, mean: Tensor, scale: Tensor,
-        density: Density, skip: float,
+        density: Density, skip: float, rdoq: float = 0.0,
     ) -> Tensor:  # fmt: skip
         coded = scale >= skip
         symbols = torch.zeros_like(mean)

@@ -83,6 +83,7 @@ class LatentCoder(nn.Module, ABC):
     """Codes one latent y [B, C, H, W] in `steps` spatial steps.
 
     Below `skip` a predicted scale means that the value is not coded. stride: pixels per position.
+    rdoq: how symbols are chosen, see `entropy.quantized`.
     """
 
     density: Density = GAUSSIAN
@@ -95,10 +96,11 @@ class LatentCoder(nn.Module, ABC):
         steps: int,
         skip: float,
         stride: int = LATENT_STRIDE,
+        rdoq: float = 0.0,
     ) -> None:
         super().__init__()
         self.name, self.channels, self.hyper_channels = name, channels, hyper
-        self.steps, self.skip, self.stride = steps, skip, stride
+        self.steps, self.skip, self.stride, self.rdoq = steps, skip, stride, rdoq
 
     # What a codec's networks answer; see `_code` for when they are asked.
 
@@ -181,6 +183,7 @@ class LatentCoder(nn.Module, ABC):
                 self.positive(self._gather(scale, mask)),
                 self.density,
                 self.skip,
+                self.rdoq,
             )
             known = known + self._scatter(coded, mask)
         return known * told.step
@@ -226,7 +229,8 @@ class PriorLatentCoder(LatentCoder):
         gains: tuple[float, float] = LATENT_GAINS,
     ) -> None:
         channels, hyper, steps = section.latent, section.hyper, section.spatial_steps
-        super().__init__(name, channels, hyper, steps, cfg.skip_scale, section.latent_stride)
+        skip, stride = cfg.skip_scale, section.latent_stride
+        super().__init__(name, channels, hyper, steps, skip, stride, section.rdoq)
         width = section.prior
         self.gain = QualityScaler(channels, gains)
         self.log_spread = nn.Parameter(torch.zeros(channels))

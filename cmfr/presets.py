@@ -83,7 +83,9 @@ PRESETS: dict[str, ModelConfig | DCVCConfig] = {
             prior=88,
             refiner=RefinerConfig(width=48),
         ),
-        inter=ResidualConfig(latent=128, latent_stride=8, hyper=64, prior=160, generator_blocks=3),
+        inter=ResidualConfig(
+            latent=128, latent_stride=8, hyper=64, prior=160, rdoq=12, generator_blocks=3
+        ),
     ),
     "cmfr-s": ModelConfig(
         name="cmfr-s",
@@ -110,7 +112,7 @@ PRESETS: dict[str, ModelConfig | DCVCConfig] = {
             spatial_steps=2,
             refiner=RefinerConfig(width=32, blocks=2),
         ),
-        inter=ResidualConfig(latent=96, latent_stride=8, hyper=32, prior=96),
+        inter=ResidualConfig(latent=96, latent_stride=8, hyper=32, prior=96, rdoq=12),
     ),
     "cmfr-nano": ModelConfig(
         name="cmfr-nano",
@@ -126,7 +128,7 @@ PRESETS: dict[str, ModelConfig | DCVCConfig] = {
             spatial_steps=2,
             refiner=RefinerConfig(width=8, blocks=1, hypotheses=2),
         ),
-        inter=ResidualConfig(latent=16, hyper=8, prior=24, generator_blocks=1),
+        inter=ResidualConfig(latent=16, hyper=8, prior=24, rdoq=12, generator_blocks=1),
     ),
     "dcvc-dc": _dcvc_dc("dcvc-dc"),
     "dcvc-fm": _dcvc_fm("dcvc-fm"),

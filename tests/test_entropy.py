@@ -16,6 +16,7 @@ from cmfr.entropy import (
     BitReader,
     BitWriter,
     DecodeMismatch,
+    quantized,
 )
 from cmfr.payload import SMALL
 
@@ -184,7 +185,7 @@ def test_gaussian_bits_are_the_mass_of_the_unit_interval():
     for symbol in (0.0, 1.0, -3.0):
         normal = torch.distributions.Normal(0.0, scale.double())
         mass = normal.cdf(torch.tensor(symbol + 0.5)) - normal.cdf(torch.tensor(symbol - 0.5))
-        bits = GAUSSIAN.training_bits(torch.full((3,), symbol), torch.zeros(3), scale)
+        bits = GAUSSIAN.training_bits(*2 * [torch.full((3,), symbol)], torch.zeros(3), scale)
         shown = mass > 2**-16
         assert torch.allclose(bits[shown].double(), -mass.log2()[shown], atol=1e-3)
     total = torch.pow(2.0, -GAUSSIAN.coded_bits(torch.arange(-60.0, 61), torch.tensor(7.0))).sum()
@@ -202,7 +203,7 @@ def test_published_bits_are_the_mass_and_a_floor():
         expected = (-torch.log2(mass + 1e-5)).clamp(min=0).float()
         assert torch.allclose(density.coded_bits(values, scale), expected, atol=1e-4)
         noise = torch.rand(5) - 0.5
-        noisy = density.training_bits(values - noise, noise, scale)
+        noisy = density.training_bits(values - noise, values, noise, scale)
         assert torch.allclose(noisy, expected, atol=1e-4)
 
 
@@ -245,3 +246,22 @@ def test_training_estimate_has_gradients_even_for_outliers():
     assert scale.grad.isfinite().all() and scale.grad[0] != 0
     assert coder.bits["y"].shape == (2,)
     assert torch.equal(y_hat.detach(), values.detach().round())
+
+
+def test_rate_distortion_optimized_quantization_costs_least():
+    """In bits + weight * squared error, of rounding and of one nearer to 0; 0 is rounding."""
+    torch.manual_seed(0)
+    distance, scale = 3 * torch.randn(4000), torch.rand(4000) * 3 + 0.2
+    assert torch.equal(quantized(distance, scale, GAUSSIAN, 0.0), distance.round())
+    sums = []
+    for rdoq in (2.0, 12.0, 1e4):
+        chosen, rounded = quantized(distance, scale, GAUSSIAN, rdoq), distance.round()
+
+        def cost(symbols, rdoq=rdoq):
+            bits = GAUSSIAN.coded_bits(symbols, scale)
+            return bits + rdoq * (distance - symbols).square()
+
+        lower = rounded - rounded.sign()
+        assert torch.all(cost(chosen) <= torch.minimum(cost(rounded), cost(lower)) + 1e-4)
+        sums.append(chosen.abs().sum())
+    assert sums[0] < sums[1] < sums[2] == rounded.abs().sum()
