@@ -273,7 +273,7 @@ def test_an_interrupted_ablation_saves(tmp_path, capsys):
     )  # fmt: skip
     log = tmp_path / "common" / "log.jsonl"
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while not (log.is_file() and log.stat().st_size) and time.monotonic() < deadline:
             assert process.poll() is None, process.communicate()
             time.sleep(0.1)
