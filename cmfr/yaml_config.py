@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -95,6 +95,8 @@ def faults(error: ValidationError, kind: Any) -> str:
 def _keys(kind: Any, place: Sequence[int | str]) -> list[str]:
     """The keys that a configuration of this type can have at a place; none where it is no
     mapping with fixed keys."""
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         if not place:
             return list(kind.model_fields)

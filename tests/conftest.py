@@ -20,6 +20,7 @@ from cmfr.config import DCVCConfig, ModelConfig  # noqa: E402
 from cmfr.frames import Frame  # noqa: E402
 from cmfr.latent import PriorLatentCoder, calibrate  # noqa: E402
 from cmfr.presets import PRESETS  # noqa: E402
+from cmfr.starts import LEAK  # noqa: E402
 from cmfr.video_codec import VideoCodec  # noqa: E402
 
 torch.set_num_threads(2)
@@ -27,11 +28,16 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 
 @torch.no_grad()
-def awaken(model: VideoCodec, gain: float = 0.5) -> None:
-    """Random weights in place of those that start at zero or near it."""
-    for parameter in model.parameters():
-        if parameter.dim() == 4 and parameter.std() < 0.02 * gain:
-            parameter.normal_(0, gain / parameter[0].numel() ** 0.5)
+def awaken(model: VideoCodec, gain: float) -> None:
+    """Convolutions that start at zero or near it get random weights; gain: relative to a usual
+    start. The reference feature is read damped, or features would grow from frame to frame."""
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            usual = layer.weight[0].numel() ** -0.5
+            if layer.weight.std() < 10 * LEAK * usual:
+                layer.weight.normal_(0, gain * usual)
+    for adaptor in model.inter.adaptor.of_feature:
+        adaptor.weight.mul_(0.4)
 
 
 def lively(cfg: ModelConfig, seed: int = 0) -> VideoCodec:
@@ -41,7 +47,7 @@ def lively(cfg: ModelConfig, seed: int = 0) -> VideoCodec:
     """
     torch.manual_seed(seed)
     model = VideoCodec(cfg).eval()
-    awaken(model)
+    awaken(model, 0.5)
     clip, quality = moving_clip(3, 64, 64), torch.tensor([40])
     coders = [part for part in model.modules() if isinstance(part, PriorLatentCoder)]
     with torch.no_grad():
@@ -84,7 +90,7 @@ def lively_dcvc(cfg: DCVCConfig, seed: int = 0) -> VideoCodec:
     """
     torch.manual_seed(seed)
     model = VideoCodec(cfg).eval()
-    awaken(model, 0.01)
+    awaken(model, 0.02)
     inter = model.inter
     with torch.no_grad():
         for latent in (model.intra.latent, inter.motion_codec.latent, inter.residual_codec.latent):

@@ -90,9 +90,9 @@ def test_the_paper_has_every_residual_and_every_method():
     ("overrides", "reason"),
     [
         (["anchor=nothing"], "no variant is called 'nothing'; there are base, motion_refiner"),
-        (["parallell=2"], "parallell: Extra inputs"),
-        (["variants.full.change={}"], "variants.full.change: Extra inputs"),
-        (["variants.cmfr.changes={fusoin: sff}"], "variant cmfr: fusoin: Extra inputs"),
+        (["parallell=2"], r"parallell: no key is called .* did you mean parallel\?"),
+        (["variants.full.change={}"], r"variants.full.change: no key .* mean changes\?"),
+        (["variants.cmfr.changes={fusoin: sff}"], r"variant cmfr: fusoin: no key .* mean fusion\?"),
         (["variants.cmfr.changes={fusion: magic}"], "variant cmfr: fusion: Input should be"),
         (["variants.cmfr.changes.fusion=concat"], "variant cmfr: fusion is the same in the anchor"),
         (["variants.cmfr.changes={}"], "variant cmfr changes nothing"),
@@ -100,10 +100,10 @@ def test_the_paper_has_every_residual_and_every_method():
         (["variants.cmfr.changes={intra: {latent: 32}}"], "variant cmfr changes intra, and with"),
         (["variants.cmfr.changes={name: x}"], "name is no difference"),
         (["variants.a/b={title: x}"], "variants.a/b"),
-        (["base.stages.3.trainable=[intra, inter]"], "stage cascade trains the intra codec"),
-        (["base.stages.3.trainable=['']"], "stage cascade trains the intra codec"),
-        (["base.stages.2.init=[{file: x}]"], "stage inter loads an intra codec"),
-        (["base.stages.2.stepz=1"], "stages.2.stepz: Extra inputs"),
+        (["base.stages.4.trainable=[intra, inter]"], "stage cascade trains the intra codec"),
+        (["base.stages.4.trainable=['']"], "stage cascade trains the intra codec"),
+        (["base.stages.3.init=[{file: x}]"], "stage inter loads an intra codec"),
+        (["base.stages.2.stepz=1"], r"stages.2.stepz: no key .* did you mean steps\?"),
         (["evaluation.videos=[x]"], "give either videos or generated"),
         (["evaluation.qualities=[21, 0]"], "do not rise"),
         (["evaluation.intra_period=0"], "intra_period 0 is neither"),
@@ -116,9 +116,9 @@ def test_mistakes_are_one_sentence(overrides, reason):
 
 def test_one_frozen_intra_codec_and_none():
     """A stage may name the intra codec if it freezes it; without intra stage there is no run."""
-    frozen = ["base.stages.3.trainable=['']", "base.stages.3.frozen=[intra]"]
+    frozen = ["base.stages.4.trainable=['']", "base.stages.4.frozen=[intra]"]
     assert len(resolve(load_ablation(SMOKE, frozen))) == 4
-    stages = plain(load_train_config(SMOKE.parent / "../train/smoke.yaml"))["stages"][1:3]
+    stages = plain(load_train_config(SMOKE.parent / "../train/smoke.yaml"))["stages"][1:4]
     cfg = load_ablation(SMOKE, ["overrides=[]", f"base.stages={json.dumps(stages)}"])
     assert common_run(cfg) is None and not resolve(cfg)["base"].init
 
@@ -170,7 +170,7 @@ def test_smoke(folder, capsys):
     assert ablate(folder, "--dry-run") == 0
     out = capsys.readouterr().out
     assert "refiner              motion_refiner = true" in out
-    assert "6 steps (motion 2, inter 2, cascade 2): not begun" in out
+    assert "8 steps (flow 2, motion 2, inter 2, cascade 2): not begun" in out
     assert "2 variants x 2 sequences (scene1000, scene1001), 4 qualities each; 0 of 4" in out
     assert not list(folder.iterdir())
 
@@ -228,7 +228,7 @@ def check_files(folder):
     for name in ("base", "refiner"):
         _, weights, head = read_weights(folder / "variants" / name / "weights.safetensors")
         intra.append({k: v for k, v in weights.items() if k.startswith("intra.")})
-        assert head["steps"] == "6"
+        assert head["steps"] == "8"
     assert all(bool((value == intra[1][key]).all()) for key, value in intra[0].items())
     result = json.loads((folder / "results" / "base" / "scene1000.json").read_text())
     assert [p["quality"] for p in result["points"]] == [0, 21, 42, 63]
@@ -273,7 +273,7 @@ def test_an_interrupted_ablation_saves(tmp_path, capsys):
     )  # fmt: skip
     log = tmp_path / "common" / "log.jsonl"
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while not (log.is_file() and log.stat().st_size) and time.monotonic() < deadline:
             assert process.poll() is None, process.communicate()
             time.sleep(0.1)
@@ -283,7 +283,7 @@ def test_an_interrupted_ablation_saves(tmp_path, capsys):
         _, err = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 130 and not err
+    assert process.returncode == 130 and err == "cmfr ablate: interrupted\n"
     where = standing(common_run(load_ablation(SMOKE, options)))
     assert where.startswith("stopped after step ") and "of stage intra" in where
     assert yaml.safe_load((tmp_path / "common" / "train.yaml").read_text())["seed"] == 0

