@@ -48,7 +48,7 @@ def lively(cfg: ModelConfig, seed: int = 0) -> VideoCodec:
     torch.manual_seed(seed)
     model = VideoCodec(cfg).eval()
     awaken(model, 0.5)
-    clip, quality = moving_clip(3, 64, 64), torch.tensor([40])
+    clip, quality = moving_clip(3, 128, 128), torch.tensor([40])
     coders = [part for part in model.modules() if isinstance(part, PriorLatentCoder)]
     with torch.no_grad():
         for coder in coders:  # in the order of their dependence
@@ -61,7 +61,7 @@ def lively(cfg: ModelConfig, seed: int = 0) -> VideoCodec:
             hook = last.register_forward_hook(lambda *a, seen=seen: seen.append(a[2]))
             model(clip, quality)
             hook.remove()
-            last.weight.mul_(0.7 / seen[0].std())
+            last.weight.mul_(0.7 / max(z.std() for z in seen))
     return model
 
 

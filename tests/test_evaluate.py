@@ -245,14 +245,22 @@ def bars(monkeypatch):
     return made
 
 
-def test_side_by_side_gives_the_same(place, tmp_path, bars):
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_side_by_side_gives_the_same(place, tmp_path, bars, one_thread):
+    """With as many threads each: convolutions round differently with another number of them."""
     assert evaluate(place, tmp_path / "one.json") == 0
     assert evaluate(place, tmp_path / "two.json", "--processes", "2", "--threads", "1") == 0
     one, two = (read_results(tmp_path / f"{n}.json") for n in ("one", "two"))
     for a, b in zip(one, two, strict=True):
         assert (a.sequence, a.label) == (b.sequence, b.label)
-        assert [f.bits for f in a.frames] == [f.bits for f in b.frames]
-        assert a.mean("psnr_yuv") == pytest.approx(b.mean("psnr_yuv"), abs=1e-6)
+        assert a.frames == b.frames
     assert [bar.n for bar in bars] == [bar.total for bar in bars]
 
 
@@ -363,13 +371,14 @@ def test_estimates_take_no_time_of_encoding(place, tmp_path, monkeypatch):
     count, calls = BitEstimator._count, []
 
     def slow(*arguments):
-        calls.append(time.sleep(0.1))
+        calls.append(time.sleep(0.2))
         return count(*arguments)
 
     monkeypatch.setattr(BitEstimator, "_count", slow)
     record = evaluate_sequence(codec, task)
     assert len(calls) >= 10
-    assert record.times.encode < 0.1 < record.times.total / 4
+    slept = 0.2 * len(calls) / 4  # a frame
+    assert record.times.encode < slept / 2 < slept < record.times.total / 4
     assert record.average().estimated_bpp > 0
 
 
@@ -427,7 +436,8 @@ def test_bench_prints_parts_stages_and_ratios(place, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "residual_codec.decoder" in shown and "rANS" in shown and "(x1.00)" in shown
     tree = json.loads(report.read_text())
-    assert {"versions", "complexity", "parts", "speed", "files_ms"} == set(tree)
+    assert {"versions", "run", "complexity", "parts", "speed", "files_ms"} == set(tree)
+    assert tree["run"]["device"] == "cpu" and tree["run"]["frames"] == 3
     assert len(tree["speed"]) == 4 and {p.name for p in (tmp_path / "traces").iterdir()} == {
         "nano.json", "cmfr-nano.json",
     }  # fmt: skip
