@@ -62,8 +62,9 @@ def add_commands(commands: Commands) -> None:
         help="a codec of the files, a published one (vtm, dcvc-dc, ...), or another file",
     )  # fmt: skip
     add_list(
-        bdrate, "--metric", str, "metrics", default=["psnr_rgb"], metavar="METRIC",
-        help="psnr_rgb (default), psnr_yuv, ms_ssim_rgb, ms_ssim_y; several give a table each",
+        bdrate, "--metric", str, "metrics", default=[], metavar="METRIC",
+        help="psnr_rgb, psnr_yuv, ms_ssim_rgb, ms_ssim_y; several give a table each (default: "
+        "psnr_rgb, or psnr_yuv where the anchor has no RGB)",
     )  # fmt: skip
     bdrate.add_argument(
         "--ms-ssim-db", action="store_true", help="MS-SSIM as -10 log10(1 - x) instead of linear"
@@ -148,7 +149,8 @@ def run_bdrate(args: argparse.Namespace) -> int:
     if not tested:
         raise UserError(f"the files hold nothing but the anchor {args.anchor}")
     tables = []
-    for metric in args.metric:
+    measured = anchor[0].average().quality
+    for metric in args.metric or ["psnr_rgb" if "psnr_rgb" in measured else "psnr_yuv"]:
         rule = Rule(metric, args.ms_ssim_db, args.method, args.force)
         rows = [row for records in tested for row in bd_rates(anchor, records, rule)]
         domain = "dB" if args.ms_ssim_db or metric.startswith("psnr") else "linear"

@@ -405,6 +405,20 @@ def test_anchor_and_bdrate_commands(tmp_path, video, capsys):
     assert (1 + there / 100) * (1 + back[CLASS] / 100) == pytest.approx(1, abs=1e-9)
 
 
+def test_bdrate_takes_what_the_anchor_has(tmp_path, video, capsys):
+    """Of YUV measurements, PSNR-YUV without being told."""
+    files = []
+    for codec in ("x264", "x265"):
+        files.append(tmp_path / f"{codec}.json")
+        command(
+            "anchor", "--codec", codec, "--videos", video, "--crfs", "20,26,32,38", "--frames", 2,
+            "-o", files[-1],
+        )  # fmt: skip
+    capsys.readouterr()
+    assert command("bdrate", *files, "--anchor", "x264-medium") == 0
+    assert "BD-rate against x264-medium, psnr_yuv (dB), pchip" in capsys.readouterr().out
+
+
 def test_matrix_and_range_of_rgb_are_recorded_and_matter(tmp_path, video):
     found = {}
     for name, words in (
