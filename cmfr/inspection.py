@@ -195,10 +195,23 @@ def frame_panels(codec: Codec, info: VideoInfo, seen: Seen) -> list[Panel]:
         energies = _residuals(motion, seen.features)
         top = max([float(e.quantile(0.999)) for _, _, e in energies], default=1.0)
         panels += [scaled(n, t, e, top, heat, "") for n, t, e in energies]
-    maps = [part[0] for name, part in output.bit_maps.items() if name.endswith("_y")]
-    bits = torch.stack(maps).sum(0)
-    panels.append(scaled("bits", "bits per 16x16 block", bits, float(bits.max()), heat, "bits"))
+    bits = _bits([part[0] for name, part in output.bit_maps.items() if name.endswith("_y")])
+    block = size[0] // bits.shape[0]
+    title = f"bits per {block}x{block} block"
+    panels.append(scaled("bits", title, bits, float(bits.max()), heat, "bits"))
     return panels
+
+
+def _bits(maps: list[Tensor]) -> Tensor:
+    """The sum of maps of bits [h, w] at the finest of their resolutions; the bits of a coarser
+    map's position are spread evenly."""
+    height, width = max(part.shape for part in maps)
+    spread = []
+    for part in maps:
+        down, right = height // part.shape[0], width // part.shape[1]
+        fine = part.repeat_interleave(down, 0).repeat_interleave(right, 1)
+        spread.append(fine / (down * right))
+    return torch.stack(spread).sum(0)
 
 
 def _flows(motion: MotionPictures, height: int) -> list[tuple[str, str, Tensor]]:

@@ -10,7 +10,7 @@ from PIL import Image
 from cmfr.coding import Codec
 from cmfr.color import ycbcr_to_rgb
 from cmfr.frames import ColorInfo, Frame, VideoInfo
-from cmfr.inspection import FEATURES, Seen, inspect_video, watched
+from cmfr.inspection import FEATURES, Seen, _bits, inspect_video, watched
 from cmfr.metrics import compare
 from cmfr.presets import PRESETS
 from cmfr.video_in import open_video
@@ -140,3 +140,14 @@ def test_titles_say_what_it_is(codec, video, tmp_path, monkeypatch):
     longest = float(refined.square().sum(1).sqrt().quantile(0.99))
     stride = coded[2].output.x_hat.shape[2] / refined.shape[2]
     assert stride == 4 and limit == pytest.approx(max(0.5, 4 * longest), abs=0.051)
+
+
+def test_latents_of_different_strides(tmp_path, video):
+    """cmfr-s codes motion at 1/16 and residuals at 1/8: no bit is lost where the maps are added."""
+    codec = Codec(lively(PRESETS["cmfr-s"]), bytes(8), torch.device("cpu"))
+    shown = inspect_video(codec, video, 2, tmp_path, quality=40, frames=3)
+    assert shown[2].type == "P" and (tmp_path / "bits.png").is_file()
+    coarse, fine = torch.rand(3, 5), torch.rand(6, 10)
+    total = _bits([coarse, fine])
+    assert total.shape == (6, 10)
+    assert torch.allclose(total.sum(), coarse.sum() + fine.sum())
