@@ -30,7 +30,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from cmfr.checkpoint import load_training_state, read_weights
-from cmfr.config import AnyModelConfig, Strict, parse_model
+from cmfr.config import FAMILIES, AnyModelConfig, Strict, parse_model
 from cmfr.config_files import find_config
 from cmfr.device import pick_device
 from cmfr.errors import UserError
@@ -103,7 +103,7 @@ def load_ablation(path: str | Path, overrides: list[str] | None = None) -> Ablat
     try:
         cfg = AblationConfig.model_validate(tree)
     except ValidationError as error:
-        raise UserError(f"{path}: {faults(error, AblationConfig)}") from error
+        raise UserError(f"{path}: {faults(error, AblationConfig, FAMILIES)}") from error
     return cfg.model_copy(
         update={"base": file.parent / cfg.base, "overrides": (*cfg.overrides, *training)}
     )
@@ -183,7 +183,7 @@ def _changed(model: AnyModelConfig, variant: VariantConfig, name: str) -> AnyMod
     try:
         return parse_model(merged(plain(model), variant.changes))
     except ValidationError as error:
-        raise UserError(f"variant {name}: {faults(error, AnyModelConfig)}") from error
+        raise UserError(f"variant {name}: {faults(error, AnyModelConfig, FAMILIES)}") from error
 
 
 def _check_keeps_intra(stage: StageConfig) -> None:

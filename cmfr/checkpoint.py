@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cmfr.config import AnyModelConfig, parse_model
-from cmfr.densities import HyperBottleneck, drop_tables
+from cmfr.densities import drop_tables, weights_of
 from cmfr.errors import UserError
 
 FORMAT = "cmfr-weights-1"
@@ -64,15 +64,6 @@ def _as_os_error(path: Path) -> Iterator[None]:
         yield
     except (SafetensorError, RuntimeError) as error:
         raise OSError(f"{path} cannot be written: {error}") from error
-
-
-def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict without what the entropy tables derive from it."""
-    return {
-        name: value
-        for name, value in model.state_dict().items()
-        if name.rpartition(".")[2] not in HyperBottleneck.DERIVED
-    }
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:

@@ -40,7 +40,7 @@ def add_commands(commands: Commands) -> None:
 
 def run_convert(args: argparse.Namespace) -> None:
     """Raises UserError or OSError with one sentence."""
-    from cmfr.models.dcvc_weights import convert_files
+    from cmfr.model_files import convert_files
 
     if args.output.suffix != ".safetensors":
         raise UserError(f"{args.output}: a weights file is called .safetensors")

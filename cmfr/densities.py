@@ -342,3 +342,12 @@ def drop_tables(module: nn.Module) -> None:
             part.tables = None
         elif isinstance(part, FactorizedBitEstimator):
             part.tables_of.clear()
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict without what the entropy tables derive from it."""
+    return {
+        name: value
+        for name, value in model.state_dict().items()
+        if name.rpartition(".")[2] not in HyperBottleneck.DERIVED
+    }

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from cmfr.checkpoint import read_weights, weights_hash, weights_id_of
-from cmfr.config import AnyModelConfig
+from cmfr.checkpoint import read_weights, save_weights, weights_hash, weights_id_of
+from cmfr.config import AnyModelConfig, DCVCConfig
 from cmfr.errors import UserError, unknown
 from cmfr.models.dcvc_weights import read_official
 from cmfr.presets import PRESETS
@@ -56,3 +58,14 @@ def find_weights(model: str | Path) -> Path:
     else:
         raise UserError(f"{unknown('no model is called', name, PRESETS)}; {there}; or give a file")
     raise FileNotFoundError(f"no weights are shipped for {name}: {hint}")
+
+
+def convert_files(
+    paths: list[Path], model: str, output: Path, **changes: Any
+) -> tuple[DCVCConfig, int]:
+    """`read_official` into a weights file, in float32 as published: the configuration and the
+    number of parameters."""
+    cfg, weights = read_official(paths, model, **changes)
+    source = ", ".join(path.name for path in paths)
+    save_weights(output, weights, cfg, {"source": source}, torch.float32)
+    return cfg, sum(value.numel() for value in weights.values())

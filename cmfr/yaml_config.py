@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from cmfr.config import FAMILIES, Strict
 from cmfr.errors import UserError, unknown
 
 
@@ -36,7 +35,7 @@ def read_tree(path: Path, overrides: list[str]) -> dict[str, Any]:
     return tree
 
 
-def plain(cfg: Strict) -> dict[str, Any]:
+def plain(cfg: BaseModel) -> dict[str, Any]:
     """A configuration as plain values, as it is written to YAML and JSON."""
     return json.loads(cfg.model_dump_json())
 
@@ -78,13 +77,16 @@ def differences(a: Any, b: Any, where: str = "") -> list[tuple[str, Any, Any]]:
     return [leaf for key, x, y in pairs for leaf in differences(x, y, f"{where}.{key}".lstrip("."))]
 
 
-def faults(error: ValidationError, kind: Any) -> str:
-    """All faults of a configuration of this type in one line, each with its place."""
+def faults(error: ValidationError, kind: Any, tags: Collection[str]) -> str:
+    """All faults of a configuration of this type in one line, each with its place.
+
+    tags: pydantic's marks of which member of a union it is, which no file has.
+    """
     told = []
     for fault in error.errors():
         *parents, last = fault["loc"] or ("",)
-        keys = [key for key in _keys(kind, parents) if key not in FAMILIES]
-        where = ".".join(_place(fault["loc"])) or "configuration"
+        keys = [key for key in _keys(kind, parents, tags) if key not in tags]
+        where = ".".join(_place(fault["loc"], tags)) or "configuration"
         if fault["type"] == "extra_forbidden" and keys:
             told.append(f"{where}: {unknown('no key is called', str(last), keys)}")
         else:
@@ -92,7 +94,7 @@ def faults(error: ValidationError, kind: Any) -> str:
     return "; ".join(told)
 
 
-def _keys(kind: Any, place: Sequence[int | str]) -> list[str]:
+def _keys(kind: Any, place: Sequence[int | str], tags: Collection[str]) -> list[str]:
     """The keys that a configuration of this type can have at a place; none where it is no
     mapping with fixed keys."""
     if get_origin(kind) is Annotated:
@@ -101,22 +103,22 @@ def _keys(kind: Any, place: Sequence[int | str]) -> list[str]:
         if not place:
             return list(kind.model_fields)
         field = kind.model_fields.get(str(place[0]))
-        return _keys(field.annotation, place[1:]) if field else []
+        return _keys(field.annotation, place[1:], tags) if field else []
     arguments = get_args(kind)
     if get_origin(kind) in (tuple, list, dict):  # an index or a name, then an entry
         entry = arguments[-1] if get_origin(kind) is dict else arguments[0]
-        return _keys(entry, place[1:]) if place else []
-    if place and place[0] in FAMILIES:  # pydantic's mark of which model it is
+        return _keys(entry, place[1:], tags) if place else []
+    if place and place[0] in tags:
         members = [get_args(one)[0] if get_args(one) else one for one in arguments]
         families = {get_args(m.model_fields["family"].annotation)[0]: m for m in members}
-        return _keys(families[place[0]], place[1:])
-    return next((keys for one in arguments if (keys := _keys(one, place))), [])
+        return _keys(families[place[0]], place[1:], tags)
+    return next((keys for one in arguments if (keys := _keys(one, place, tags))), [])
 
 
-def _place(parts: tuple[int | str, ...]) -> list[str]:
+def _place(parts: tuple[int | str, ...], tags: Collection[str]) -> list[str]:
     """Where a fault is, as the file has it: without the name of the model's family."""
     return [
         str(part)
         for i, part in enumerate(parts)
-        if part not in FAMILIES or (i > 0 and parts[i - 1] != "model")
+        if part not in tags or (i > 0 and parts[i - 1] != "model")
     ]

@@ -15,8 +15,9 @@ import yaml
 from cmfr.ablation import common_run, load_ablation, resolve, standing
 from cmfr.ablation_report import describe
 from cmfr.bd_rate import compare
-from cmfr.checkpoint import read_weights, save_weights, weights_of
+from cmfr.checkpoint import read_weights, save_weights
 from cmfr.cli import main
+from cmfr.densities import weights_of
 from cmfr.training.config import load_train_config
 from cmfr.video_codec import VideoCodec
 from cmfr.yaml_config import differences, plain

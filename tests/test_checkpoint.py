@@ -13,10 +13,10 @@ from cmfr.checkpoint import (
     save_weights,
     weights_hash,
     weights_id_of,
-    weights_of,
 )
 from cmfr.cli import main
 from cmfr.coding import load_codec
+from cmfr.densities import weights_of
 from cmfr.model_files import find_weights
 from cmfr.video_codec import VideoCodec
 

@@ -8,8 +8,9 @@ import sys
 import pytest
 from conftest import lively
 
-from cmfr.checkpoint import save_weights, weights_of
+from cmfr.checkpoint import save_weights
 from cmfr.cli import build_parser, main
+from cmfr.densities import weights_of
 from cmfr.presets import PRESETS
 
 

@@ -8,7 +8,8 @@ import pytest
 from conftest import lively
 from PIL import Image
 
-from cmfr.checkpoint import save_weights, weights_of
+from cmfr.checkpoint import save_weights
+from cmfr.densities import weights_of
 from cmfr.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]

@@ -5,8 +5,9 @@ import torch
 import yaml
 from conftest import lively, lively_dcvc, moving_clip, write_yuv
 
-from cmfr.checkpoint import save_weights, weights_of
+from cmfr.checkpoint import save_weights
 from cmfr.cli import main
+from cmfr.densities import weights_of
 from cmfr.diagnosis import diagnose, untrained
 from cmfr.diagnosis_table import DiagnosedSequence
 from cmfr.presets import PRESETS

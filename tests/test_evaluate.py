@@ -14,11 +14,12 @@ from PIL import Image
 from pytorch_msssim import ms_ssim
 
 from cmfr import versions
-from cmfr.checkpoint import save_weights, weights_of
+from cmfr.checkpoint import save_weights
 from cmfr.cli import main
 from cmfr.coding import Codec, load_codec
 from cmfr.color import ycbcr_to_rgb
 from cmfr.conditions import Measurement
+from cmfr.densities import weights_of
 from cmfr.device import peak_memory, reset_peak_memory
 from cmfr.entropy import BitEstimator
 from cmfr.frame_codec import FrameSize

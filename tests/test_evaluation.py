@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from cmfr.checkpoint import save_weights, weights_of
+from cmfr.checkpoint import save_weights
 from cmfr.coding import Codec, load_codec
+from cmfr.densities import weights_of
 from cmfr.evaluation import (
     CurveTask,
     RatePoint,

@@ -18,9 +18,10 @@ from conftest import lively, lively_dcvc
 from cmfr import published as published_module
 from cmfr.bd_rate import bd_rate
 from cmfr.bd_table import Rule, bd_rates, format_rows
-from cmfr.checkpoint import save_weights, weights_of
+from cmfr.checkpoint import save_weights
 from cmfr.cli import main
 from cmfr.color import tensor_to_planes
+from cmfr.densities import weights_of
 from cmfr.frame_codec import FrameSize
 from cmfr.frames import ColorInfo, VideoInfo
 from cmfr.presets import PRESETS

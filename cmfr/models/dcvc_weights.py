@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cmfr.checkpoint import save_weights, weights_of
 from cmfr.config import DCVCConfig
+from cmfr.densities import weights_of
 from cmfr.errors import UserError
 from cmfr.presets import PRESETS
 from cmfr.video_codec import VideoCodec
@@ -233,14 +233,3 @@ def read_official(
         changes = {**changes, "color": "ycbcr" if all(yuv) else "rgb"}
     cfg = DCVCConfig.model_validate({**preset.model_dump(), **changes})
     return cfg, convert_state_dicts(states["intra"], states["inter"], cfg)
-
-
-def convert_files(
-    paths: list[Path], model: str, output: Path, **changes: Any
-) -> tuple[DCVCConfig, int]:
-    """`read_official` into a weights file, in float32 as published: the configuration and the
-    number of parameters."""
-    cfg, weights = read_official(paths, model, **changes)
-    source = ", ".join(path.name for path in paths)
-    save_weights(output, weights, cfg, {"source": source}, torch.float32)
-    return cfg, sum(value.numel() for value in weights.values())

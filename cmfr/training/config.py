@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from cmfr.config import QUALITIES, AnyModelConfig, CodecConfig, Strict
+from cmfr.config import FAMILIES, QUALITIES, AnyModelConfig, CodecConfig, Strict
 from cmfr.config_files import find_config
 from cmfr.errors import UserError, unknown
 from cmfr.presets import PRESETS
@@ -307,4 +307,4 @@ def load_train_config(path: str | Path, overrides: list[str] | None = None) -> T
     try:
         return TrainConfig.model_validate(tree)
     except ValidationError as error:
-        raise UserError(f"{path}: {faults(error, TrainConfig)}") from error
+        raise UserError(f"{path}: {faults(error, TrainConfig, FAMILIES)}") from error

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from cmfr.checkpoint import load_weights, read_weights, weights_of
+from cmfr.checkpoint import load_weights, read_weights
+from cmfr.densities import weights_of
 from cmfr.errors import UserError
 from cmfr.training.batches import CutPlan
 from cmfr.training.config import InitConfig, StageConfig, TrainConfig

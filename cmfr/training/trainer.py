@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from cmfr.checkpoint import load_weights, weights_of
+from cmfr.checkpoint import load_weights
+from cmfr.densities import weights_of
 from cmfr.latent import PriorLatentCoder, calibrate
 from cmfr.signals import on_signals
 from cmfr.training.batches import CutPlan, batches

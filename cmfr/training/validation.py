@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cmfr.checkpoint import weights_of
 from cmfr.color import rgb_to_ycbcr
 from cmfr.config import LATENT_STRIDE
+from cmfr.densities import weights_of
 from cmfr.device import full_precision
 from cmfr.errors import UserError
 from cmfr.training.batches import to_network

@@ -10,8 +10,9 @@ import yaml
 from conftest import dcvc_png, lively_dcvc, published, write_yuv
 from PIL import Image
 
-from cmfr.checkpoint import read_weights, save_weights, weights_of
+from cmfr.checkpoint import read_weights, save_weights
 from cmfr.cli import main
+from cmfr.densities import weights_of
 from cmfr.frames import Frame
 from cmfr.presets import PRESETS
 from cmfr.results import read_results

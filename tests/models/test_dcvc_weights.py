@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from cmfr.checkpoint import read_weights, weights_hash, weights_of
+from cmfr.checkpoint import read_weights, weights_hash
 from cmfr.cli import main
 from cmfr.coding import load_codec
+from cmfr.densities import weights_of
 from cmfr.models.dcvc_weights import NAMES, read_checkpoint, read_official, translated
 from cmfr.presets import PRESETS
 from cmfr.video_codec import VideoCodec

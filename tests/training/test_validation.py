@@ -50,7 +50,7 @@ def test_training_goes_on_as_before(nano):
 
 def test_averaged_weights_are_put_back():
     torch.manual_seed(0)
-    from cmfr.checkpoint import weights_of
+    from cmfr.densities import weights_of
     from cmfr.video_codec import VideoCodec
 
     model = VideoCodec(PRESETS["cmfr-nano"])
