@@ -8,23 +8,23 @@ __version__ = "0.1.0"
 __all__ = ["Codec", "ModelConfig", "PRESETS", "load_codec", "__version__"]
 
 if TYPE_CHECKING:
-    from cmfr.coding import Codec, load_codec
+    from cmfr.codec.codec import Codec, load_codec
     from cmfr.config import ModelConfig
-    from cmfr.presets import PRESETS
+    from cmfr.models.presets import PRESETS
 
 
 def __getattr__(name: str) -> Any:
     # Loaded on first use: importing torch takes seconds, and `cmfr --help` needs none of it.
     if name in ("Codec", "load_codec"):
-        from cmfr import coding
+        from cmfr.codec import codec
 
-        return getattr(coding, name)
+        return getattr(codec, name)
     if name == "ModelConfig":
         from cmfr.config import ModelConfig
 
         return ModelConfig
     if name == "PRESETS":
-        from cmfr.presets import PRESETS
+        from cmfr.models.presets import PRESETS
 
         return PRESETS
     raise AttributeError(f"module 'cmfr' has no attribute {name!r}")

@@ -1,3 +1,3 @@
-from cmfr.cli import main
+from cmfr.cli.main import main
 
 raise SystemExit(main())

@@ -1,4 +1,4 @@
-"""The models' configurations: sizes and switches as data (presets.py has the numbers).
+"""The models' configurations: sizes and switches as data (models/presets.py has the numbers).
 
 Unknown keys are errors. A weights file carries one of these in its metadata, and that is all that
 is needed to build the model again.
@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, model_validator
 
-from cmfr.errors import UserError
+from cmfr.utils.errors import UserError
 
 QUALITIES = 64  # quality indices 0 (smallest file) .. 63 (best), in one set of weights
 LATENT_STRIDE = 16  # frames are padded to a multiple of it, the coarsest latent's stride

@@ -19,14 +19,14 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from cmfr.cli import guarded
-from cmfr.coding import CodedFrame, load_codec
-from cmfr.color import rgb_to_ycbcr, tensor_to_planes
-from cmfr.frames import ColorInfo, Frame, VideoInfo
-from cmfr.inspection import inspect_video
-from cmfr.metrics import FrameQuality, compare
-from cmfr.video_in import open_video
-from cmfr.video_out import lossless_suffix, open_writer
+from cmfr.analysis.inspect import inspect_video
+from cmfr.cli.main import guarded
+from cmfr.codec.codec import CodedFrame, load_codec
+from cmfr.video.color import rgb_to_ycbcr, tensor_to_planes
+from cmfr.video.info import ColorInfo, Frame, VideoInfo
+from cmfr.video.metrics import FrameQuality, compare
+from cmfr.video.reader import open_video
+from cmfr.video.writer import lossless_suffix, open_writer
 
 WIDTH, HEIGHT = 416, 240
 SHOWN = 8  # the frame that is drawn, if there are so many

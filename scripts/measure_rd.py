@@ -16,10 +16,10 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from cmfr.bd_rate import NotComparable, Point, bd_rate
-from cmfr.cli import guarded
-from cmfr.coding import load_codec
-from cmfr.evaluation import RatePoint, measure_point
+from cmfr.cli.main import guarded
+from cmfr.codec.codec import load_codec
+from cmfr.evaluation.bd_rate import NotComparable, Point, bd_rate
+from cmfr.evaluation.videos import RatePoint, measure_point
 
 
 def row(name: str, point: RatePoint) -> str:

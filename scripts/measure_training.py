@@ -19,9 +19,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cmfr.cli import guarded
-from cmfr.training.batches import batches
+from cmfr.cli.main import guarded
 from cmfr.training.config import TrainConfig, load_train_config
+from cmfr.training.data.sampler import batches
 from cmfr.training.distributed import join
 from cmfr.training.setup import data_name, open_data_sets, plan_stages
 from cmfr.training.trainer import train

@@ -17,11 +17,11 @@ import scipy.ndimage  # noqa: E402
 import torch  # noqa: E402
 
 from cmfr.config import DCVCConfig, ModelConfig  # noqa: E402
-from cmfr.frames import Frame  # noqa: E402
-from cmfr.latent import PriorLatentCoder, calibrate  # noqa: E402
-from cmfr.presets import PRESETS  # noqa: E402
-from cmfr.starts import LEAK  # noqa: E402
-from cmfr.video_codec import VideoCodec  # noqa: E402
+from cmfr.models.presets import PRESETS  # noqa: E402
+from cmfr.models.video_model import VideoCodec  # noqa: E402
+from cmfr.nn.init import LEAK  # noqa: E402
+from cmfr.nn.latent_coder import PriorLatentCoder, calibrate  # noqa: E402
+from cmfr.video.info import Frame  # noqa: E402
 
 torch.set_num_threads(2)
 SHARED = Path(__file__).parents[2] / "shared"

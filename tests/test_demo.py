@@ -8,8 +8,9 @@ import pytest
 from conftest import lively
 from PIL import Image
 
-from cmfr.checkpoint import save_weights, weights_of
-from cmfr.presets import PRESETS
+from cmfr.codec.checkpoint import save_weights
+from cmfr.models.presets import PRESETS
+from cmfr.nn.densities import weights_of
 
 ROOT = Path(__file__).parents[1]
 

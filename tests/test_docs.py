@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cmfr.cli import build_parser
+from cmfr.cli.main import build_parser
 
 ROOT = Path(__file__).parents[1]
 FILES = [

@@ -6,15 +6,15 @@ import pytest
 import torch
 from conftest import SHARED
 
-from cmfr.checkpoint import read_weights
-from cmfr.coding import load_codec
-from cmfr.color import planes_to_tensor
-from cmfr.device import exact_arithmetic
-from cmfr.layers import pad_to_multiple
-from cmfr.metrics import compare
-from cmfr.model_files import find_weights
-from cmfr.presets import PRESETS
-from cmfr.video_in import open_video
+from cmfr.codec.checkpoint import read_weights
+from cmfr.codec.codec import load_codec
+from cmfr.codec.model_files import find_weights
+from cmfr.models.presets import PRESETS
+from cmfr.nn.layers import pad_to_multiple
+from cmfr.utils.device import exact_arithmetic
+from cmfr.video.color import planes_to_tensor
+from cmfr.video.metrics import compare
+from cmfr.video.reader import open_video
 
 CLIP = SHARED / "data" / "devtest" / "davis_parkour_416x240.mp4"
 

@@ -15,21 +15,22 @@ import pytest
 import torch
 from conftest import lively, lively_dcvc
 
-from cmfr import published as published_module
-from cmfr.bd_rate import bd_rate
-from cmfr.bd_table import Rule, bd_rates, format_rows
-from cmfr.checkpoint import save_weights, weights_of
-from cmfr.cli import main
-from cmfr.color import tensor_to_planes
-from cmfr.frame_codec import FrameSize
-from cmfr.frames import ColorInfo, VideoInfo
-from cmfr.presets import PRESETS
-from cmfr.published import published
-from cmfr.results import class_curve, read_results
-from cmfr.state import FrameOutput, ReferenceState
-from cmfr.test_sets import load_test_set
-from cmfr.training.generated import generated_clip
-from cmfr.video_codec import VideoCodec
+from cmfr.cli.main import main
+from cmfr.codec.checkpoint import save_weights
+from cmfr.evaluation import published as published_module
+from cmfr.evaluation.bd_rate import bd_rate
+from cmfr.evaluation.bd_table import Rule, bd_rates, format_rows
+from cmfr.evaluation.published import published
+from cmfr.evaluation.records import class_curve, read_results
+from cmfr.evaluation.sequences import load_test_set
+from cmfr.models.base import FrameSize
+from cmfr.models.presets import PRESETS
+from cmfr.models.state import FrameOutput, ReferenceState
+from cmfr.models.video_model import VideoCodec
+from cmfr.nn.densities import weights_of
+from cmfr.training.data.generated import generated_clip
+from cmfr.video.color import tensor_to_planes
+from cmfr.video.info import ColorInfo, VideoInfo
 
 ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / "docs" / "evaluation.md").read_text()

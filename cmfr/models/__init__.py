@@ -1,1 +1,1 @@
-"""Published codecs to compare with, written on this project's building blocks."""
+"""Networks, no files: one package a family, and what drives their frames."""

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cmfr.conditions import DifferentConditions, advice, not_stated
-from cmfr.conditions import differences as differences_of
-from cmfr.errors import UserError
-from cmfr.published import published, published_names, read_any
-from cmfr.results import DATASET_MEAN, Record
+from cmfr.evaluation.conditions import DifferentConditions, advice, not_stated
+from cmfr.evaluation.conditions import differences as differences_of
+from cmfr.evaluation.published import published, published_names, read_any
+from cmfr.evaluation.records import DATASET_MEAN, Record
+from cmfr.utils.errors import UserError
 
 PUBLISHED = " (published)"  # behind the name of a codec whose curves come with this package
 # Unless others are asked for.

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cmfr.bd_rate import (
+from cmfr.evaluation.bd_rate import (
     SMALL_OVERLAP,
     BDResult,
     Method,
@@ -15,8 +15,9 @@ from cmfr.bd_rate import (
     bd_rate,
     mean_bd_rate,
 )
-from cmfr.errors import UserError
-from cmfr.published import published_ms_ssim_table
+from cmfr.evaluation.published import published_ms_ssim_table
+from cmfr.evaluation.records import DATASET_MEAN, Json, Point, Record, class_curve, curves
+from cmfr.evaluation.whole_sets import part_of, whole_set
 from cmfr.report.collect import (
     Codec,
     differences,
@@ -26,8 +27,7 @@ from cmfr.report.collect import (
     split_metric,
     unstated,
 )
-from cmfr.results import DATASET_MEAN, Json, Point, Record, class_curve, curves
-from cmfr.whole_sets import part_of, whole_set
+from cmfr.utils.errors import UserError
 
 FEW_SHARED = f"over less than {SMALL_OVERLAP:.0%} of the shorter curve's quality range"
 WHOLE = ""  # in place of a sequence: the curve of the whole data set

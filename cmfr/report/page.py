@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cmfr import __version__
+from cmfr.evaluation.records import Record
 from cmfr.report.collect import Codec, metric_title, split_metric
 from cmfr.report.comparison import WHOLE, Report, drawable
 from cmfr.report.speed import (
@@ -27,7 +28,6 @@ from cmfr.report.tables import (
     measured_on,
     summary,
 )
-from cmfr.results import Record
 
 HERE = Path(__file__).parent
 LONG = 100  # characters; longer metadata is folded

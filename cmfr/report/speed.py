@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cmfr.errors import UserError
+from cmfr.evaluation.records import Json, load_json, malformed
 from cmfr.report.collect import Codec, period
 from cmfr.report.comparison import Report, records_in
-from cmfr.results import Json, load_json, malformed
+from cmfr.utils.errors import UserError
 
 COMPLEXITY_WORDS = ("kmac", "gmac", "flop", "parameters_m", "params")
 

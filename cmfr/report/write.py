@@ -7,11 +7,11 @@ import re
 import tempfile
 from pathlib import Path
 
-from cmfr.errors import UserError
 from cmfr.report.comparison import Report
 from cmfr.report.page import page
 from cmfr.report.plots import write_plots
 from cmfr.report.tables import comma_separated, latex, markdown, sequences_csv
+from cmfr.utils.errors import UserError
 
 OURS = re.compile(r"index\.html|bd_rate(_sequences)?\.(csv|md|tex)|rd_.*\.(png|svg)")
 

@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from cmfr.config import QUALITIES, AnyModelConfig, CodecConfig, Strict
-from cmfr.config_files import find_config
-from cmfr.errors import UserError, unknown
-from cmfr.presets import PRESETS
-from cmfr.yaml_config import faults, merged, read_tree
+from cmfr.config import FAMILIES, QUALITIES, AnyModelConfig, CodecConfig, Strict
+from cmfr.models.presets import PRESETS
+from cmfr.utils.config_files import find_config
+from cmfr.utils.errors import UserError, unknown
+from cmfr.utils.yaml_config import faults, merged, read_tree
 
 
 class DataConfig(Strict):
@@ -130,7 +130,7 @@ class StageConfig(Strict):
     coding its residual would take (`losses.residual_bits`), which in stages of objective
     ``motion`` is then all of the loss beside R. smoothness: of flows, in stages of objective
     ``flow``. calibrate: name prefixes of modules whose latents' spreads are measured before the
-    first step (`latent.calibrate`). frame_weights: the weights on D by position in the
+    first step (`latent_coder.calibrate`). frame_weights: the weights on D by position in the
     hierarchical pattern, the I-frame at 0 (default: the model's). qualities: the range drawn from.
     random_position: clips start anywhere in the pattern and between refreshes, so that clips
     shorter than these train all of them. rate_warmup: in so many first steps R counts less (rising
@@ -307,4 +307,4 @@ def load_train_config(path: str | Path, overrides: list[str] | None = None) -> T
     try:
         return TrainConfig.model_validate(tree)
     except ValidationError as error:
-        raise UserError(f"{path}: {faults(error, TrainConfig)}") from error
+        raise UserError(f"{path}: {faults(error, TrainConfig, FAMILIES)}") from error

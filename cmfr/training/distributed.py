@@ -12,8 +12,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cmfr.device import pick_device
-from cmfr.errors import UserError
+from cmfr.utils.device import pick_device
+from cmfr.utils.errors import UserError
 
 
 @dataclass(frozen=True)

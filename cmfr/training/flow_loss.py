@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cmfr.layers import half_samples, resize_flow, warp
-from cmfr.motion_estimation import MotionEstimation, pyramid
+from cmfr.models.cmfr.motion_estimation import MotionEstimation, pyramid
+from cmfr.nn.layers import half_samples, resize_flow, warp
 
 
 def flow_loss(

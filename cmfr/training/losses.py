@@ -8,9 +8,9 @@ import torch
 from pytorch_msssim import ms_ssim
 from torch import Tensor, nn
 
-from cmfr.color import rgb_to_ycbcr, ycbcr_to_rgb
-from cmfr.state import FrameOutput
+from cmfr.models.state import FrameOutput
 from cmfr.training.config import LossConfig, StageConfig
+from cmfr.video.color import rgb_to_ycbcr, ycbcr_to_rgb
 
 
 @dataclass(frozen=True)

@@ -18,15 +18,15 @@ import yaml
 from pydantic import ValidationError
 from torch import Tensor
 
-from cmfr.checkpoint import (
+from cmfr.codec.checkpoint import (
     atomic_write_text,
     load_training_state,
     save_training_state,
     save_weights,
 )
-from cmfr.errors import UserError
 from cmfr.training.config import TrainConfig
-from cmfr.yaml_config import differences, plain
+from cmfr.utils.errors import UserError
+from cmfr.utils.yaml_config import differences, plain
 
 STATE, WEIGHTS, BEST = "state.pt", "weights.safetensors", "best.safetensors"
 

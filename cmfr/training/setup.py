@@ -7,14 +7,15 @@ from pathlib import Path
 
 import torch
 
-from cmfr.checkpoint import load_weights, read_weights, weights_of
-from cmfr.errors import UserError
-from cmfr.training.batches import CutPlan
+from cmfr.codec.checkpoint import load_weights, read_weights
+from cmfr.models.video_model import VideoCodec
+from cmfr.nn.densities import weights_of
 from cmfr.training.config import InitConfig, StageConfig, TrainConfig
-from cmfr.training.datasets import ClipSet, Preloaded, open_data
+from cmfr.training.data.datasets import ClipSet, Preloaded, open_data
+from cmfr.training.data.sampler import CutPlan
 from cmfr.training.spynet import load_spynet
 from cmfr.training.stage import learns
-from cmfr.video_codec import VideoCodec
+from cmfr.utils.errors import UserError
 
 
 def build_model(cfg: TrainConfig, device: torch.device) -> VideoCodec:

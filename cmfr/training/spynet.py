@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cmfr.color import ycbcr_to_rgb
-from cmfr.errors import UserError
-from cmfr.motion_estimation import SpyNet
-from cmfr.video_codec import VideoCodec
+from cmfr.models.cmfr.motion_estimation import SpyNet
+from cmfr.models.video_model import VideoCodec
+from cmfr.utils.errors import UserError
+from cmfr.video.color import ycbcr_to_rgb
 
 
 def load_spynet(model: VideoCodec, folder: Path) -> None:

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from cmfr.entropy import TrainingNoise
-from cmfr.motion_estimation import MotionEstimation
-from cmfr.state import FrameOutput, ReferenceState, detached
+from cmfr.models.cmfr.motion_estimation import MotionEstimation
+from cmfr.models.state import FrameOutput, ReferenceState, detached
+from cmfr.models.video_model import VideoCodec
+from cmfr.nn.entropy_coder import TrainingNoise
 from cmfr.training.config import LossConfig, StageConfig
 from cmfr.training.flow_loss import flow_loss
 from cmfr.training.losses import FrameLoss, LossTerms
-from cmfr.video_codec import VideoCodec
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from cmfr.checkpoint import load_weights, weights_of
-from cmfr.latent import PriorLatentCoder, calibrate
-from cmfr.signals import on_signals
-from cmfr.training.batches import CutPlan, batches
+from cmfr.codec.checkpoint import load_weights
+from cmfr.nn.densities import weights_of
+from cmfr.nn.latent_coder import PriorLatentCoder, calibrate
 from cmfr.training.config import StageConfig, TrainConfig
-from cmfr.training.datasets import ClipSet
+from cmfr.training.data.datasets import ClipSet
+from cmfr.training.data.sampler import CutPlan, batches
 from cmfr.training.distributed import Team, join, leave
 from cmfr.training.log import Means, TrainLog
 from cmfr.training.optimizer import StageOptimizer
@@ -41,6 +41,7 @@ from cmfr.training.setup import (
 )
 from cmfr.training.stage import Result, StageModel, learning_rate, rate_weight
 from cmfr.training.validation import Validation, averaged
+from cmfr.utils.signals import on_signals
 
 
 class Trainer:

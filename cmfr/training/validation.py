@@ -10,17 +10,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cmfr.checkpoint import weights_of
-from cmfr.color import rgb_to_ycbcr
 from cmfr.config import LATENT_STRIDE
-from cmfr.device import full_precision
-from cmfr.errors import UserError
-from cmfr.training.batches import to_network
+from cmfr.models.video_model import VideoCodec
+from cmfr.nn.densities import weights_of
 from cmfr.training.config import LossConfig, ValidationConfig
-from cmfr.training.datasets import Clip, ClipSet
+from cmfr.training.data.datasets import Clip, ClipSet
+from cmfr.training.data.sampler import to_network
 from cmfr.training.distributed import Team
 from cmfr.training.losses import Distortion
-from cmfr.video_codec import VideoCodec
+from cmfr.utils.device import full_precision
+from cmfr.utils.errors import UserError
+from cmfr.video.color import rgb_to_ycbcr
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`cmfr report`: its files, and the numbers in them against cmfr.bd_rate."""
+"""`cmfr report`: its files, and the numbers in them against cmfr.evaluation.bd_rate."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from statistics import fmean
 
 import pytest
 
-from cmfr.bd_rate import NotComparable, bd_rate, compare
-from cmfr.bd_table import MEAN, Rule, bd_rates
-from cmfr.cli import main
-from cmfr.cli_report import add_commands
-from cmfr.conditions import Conditions, DifferentConditions
-from cmfr.published import published
-from cmfr.report.collect import metric_title
-from cmfr.results import (
+from cmfr.cli.main import main
+from cmfr.cli.report import add_commands
+from cmfr.evaluation.bd_rate import NotComparable, bd_rate, compare
+from cmfr.evaluation.bd_table import MEAN, Rule, bd_rates
+from cmfr.evaluation.conditions import Conditions, DifferentConditions
+from cmfr.evaluation.published import published
+from cmfr.evaluation.records import (
     DATASET_MEAN,
     Average,
     FrameResult,
@@ -29,6 +28,7 @@ from cmfr.results import (
     class_curve,
     write_results,
 )
+from cmfr.report.collect import metric_title
 
 SETS = {"class_d": ["Pass_416x240", "Bubbles_416x240"], "talk": ["Four & <People>_%"]}
 QPS = (37, 32, 27, 22, 17)

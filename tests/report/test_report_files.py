@@ -143,8 +143,8 @@ def test_a_failure_in_the_middle_leaves_the_earlier_report(results, tmp_path, mo
 
 def test_the_parser_needs_no_torch():
     code = (
-        "import argparse, sys, cmfr.cli_report as c\n"
+        "import argparse, sys, cmfr.cli.report as c\n"
         "c.add_commands(argparse.ArgumentParser().add_subparsers())\n"
-        "assert not {'torch', 'matplotlib', 'numpy', 'cmfr.results'} & set(sys.modules)"
+        "assert not {'torch', 'matplotlib', 'numpy', 'cmfr.evaluation.records'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -31,7 +31,7 @@ from test_report_command import (  # noqa: F401
     results,
 )
 
-from cmfr.results import class_curve
+from cmfr.evaluation.records import class_curve
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome", "chrome-headless-shell")
 PATIENCE = 60  # seconds for one answer of a busy machine

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from cmfr.checkpoint import load_training_state
+from cmfr.codec.checkpoint import load_training_state
 from cmfr.training.config import load_train_config
 from cmfr.training.distributed import Team
 from cmfr.training.trainer import Trainer, train

@@ -2,8 +2,8 @@ import torch
 from conftest import moving_clip
 
 from cmfr.config import MatchingLevel
-from cmfr.layers import warp
-from cmfr.motion_estimation import MotionEstimation
+from cmfr.models.cmfr.motion_estimation import MotionEstimation
+from cmfr.nn.layers import warp
 from cmfr.training.flow_loss import flow_loss
 
 LEVELS = (

@@ -5,10 +5,10 @@ import torch
 from conftest import moving_clip
 from pytorch_msssim import ms_ssim
 
-from cmfr.color import ycbcr_to_rgb
-from cmfr.state import FrameOutput, MotionPictures, ReferenceState
+from cmfr.models.state import FrameOutput, MotionPictures, ReferenceState
 from cmfr.training.config import DistortionConfig, LossConfig, StageConfig
 from cmfr.training.losses import Distortion, FrameLoss, residual_bits
+from cmfr.video.color import ycbcr_to_rgb
 
 STAGE = StageConfig(name="s", objective="inter", trainable=("inter",), frames=2, steps=1, lr=1)
 CLIP = moving_clip(2, 192, 192)[0]

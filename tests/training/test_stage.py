@@ -2,11 +2,11 @@ import pytest
 import torch
 from conftest import moving_clip
 
-from cmfr.entropy import TrainingNoise
-from cmfr.presets import PRESETS
+from cmfr.models.presets import PRESETS
+from cmfr.models.video_model import VideoCodec
+from cmfr.nn.entropy_coder import TrainingNoise
 from cmfr.training.config import LossConfig, StageConfig
 from cmfr.training.stage import StageModel, learning_rate, rate_weight
-from cmfr.video_codec import VideoCodec
 
 CLIP = torch.cat([moving_clip(4, 48, 64, seed) for seed in range(4)])  # [4, 4, 3, 48, 64]
 QUALITY = torch.tensor([3, 20, 41, 60])

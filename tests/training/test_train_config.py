@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cmfr.presets import PRESETS
+from cmfr.models.presets import PRESETS
 from cmfr.training.config import load_train_config
-from cmfr.yaml_config import differences, plain
+from cmfr.utils.yaml_config import differences, plain
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "train").glob("*.yaml"))
 

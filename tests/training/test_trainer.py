@@ -12,13 +12,13 @@ import torch
 import yaml
 from conftest import moving_clip
 
-from cmfr.checkpoint import load_training_state, read_weights
-from cmfr.coding import load_codec
-from cmfr.frames import ColorInfo, Frame, VideoInfo
+from cmfr.codec.checkpoint import load_training_state, read_weights
+from cmfr.codec.codec import load_codec
 from cmfr.training.config import OptimizerConfig, load_train_config
 from cmfr.training.optimizer import StageOptimizer
 from cmfr.training.trainer import Trainer, train
-from cmfr.video_out import open_writer
+from cmfr.video.info import ColorInfo, Frame, VideoInfo
+from cmfr.video.writer import open_writer
 
 ROOT = Path(__file__).parents[2]
 

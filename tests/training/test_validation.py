@@ -1,15 +1,15 @@
 import pytest
 import torch
 
-from cmfr.device import exact_arithmetic
-from cmfr.entropy import make_tables
-from cmfr.payload import SMALL
-from cmfr.presets import PRESETS
-from cmfr.training.batches import to_network
+from cmfr.models.presets import PRESETS
+from cmfr.nn.entropy_coder import make_tables
+from cmfr.nn.payload import SMALL
 from cmfr.training.config import DataConfig, LossConfig, ValidationConfig
-from cmfr.training.datasets import GeneratedClips
+from cmfr.training.data.datasets import GeneratedClips
+from cmfr.training.data.sampler import to_network
 from cmfr.training.distributed import Team
 from cmfr.training.validation import RDPoint, Validation, averaged
+from cmfr.utils.device import exact_arithmetic
 
 CPU = torch.device("cpu")
 CLIPS = GeneratedClips(DataConfig(kind="generated", count=3, frames=4, size=(100, 72)))
@@ -52,8 +52,8 @@ def test_training_goes_on_as_before(nano):
 
 def test_averaged_weights_are_put_back():
     torch.manual_seed(0)
-    from cmfr.checkpoint import weights_of
-    from cmfr.video_codec import VideoCodec
+    from cmfr.models.video_model import VideoCodec
+    from cmfr.nn.densities import weights_of
 
     model = VideoCodec(PRESETS["cmfr-nano"])
     own = {name: value.clone() for name, value in weights_of(model).items()}

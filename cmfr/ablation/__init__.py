@@ -1,0 +1,1 @@
+"""Ablations: variants of one model, trained and measured alike, and their report."""

@@ -1,0 +1,1 @@
+"""What a codec does and what it costs: pictures, tables, times, complexity."""

@@ -1,0 +1,1 @@
+"""The commands; what they use is imported when they run."""

@@ -1,0 +1,176 @@
+"""What `cmfr encode`, `decode` and `info` do; what they use is imported when they run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from cmfr.cli.parser import add_decode, add_encode, add_info
+from cmfr.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from cmfr.cli.parser import Commands
+    from cmfr.codec.codec import CodedFrame, CodingReport
+
+
+def add_commands(commands: Commands) -> None:
+    """Add the commands to the parser's subparsers."""
+    add_encode(commands, run_encode)
+    add_decode(commands, run_decode)
+    add_info(commands, run_info)
+
+
+def run_encode(args: argparse.Namespace) -> None:
+    """Raises UserError or OSError with one sentence."""
+    from cmfr.codec.codec import check_request, load_codec
+    from cmfr.video.reader import open_video
+    from cmfr.video.writer import open_writer
+
+    options = {
+        "size": args.size, "pixel_format": args.pixel_format, "frame_rate": args.frame_rate,
+        "matrix": args.matrix, "range": args.range,
+    }  # fmt: skip
+    with open_video(args.input, start=args.start, frames=args.frames, **options) as reader:
+        info = reader.info
+    # Before seconds are spent on loading.
+    check_request(args.input, args.output, args.quality, args.intra_period, args.refresh_period)
+    for path in (args.input, args.output):
+        if args.reconstruction and Path(path).resolve() == Path(args.reconstruction).resolve():
+            raise UserError(f"--reconstruction {path} would overwrite the input or the output")
+    codec = load_codec(args.model, args.device, args.weights)
+    common = {
+        "quality": args.quality, "intra_period": args.intra_period,
+        "refresh_period": args.refresh_period, "start": args.start, "frames": args.frames,
+        **options,
+    }  # fmt: skip
+    with _Progress("encode", info.frame_count, info.width * info.height, args.quiet) as progress:
+        if args.reconstruction:
+            with open_writer(args.reconstruction, info) as writer:
+
+                def on_frame(coded: CodedFrame) -> None:
+                    writer.write(coded.reconstruction)
+                    progress(coded)
+
+                report = codec.encode_video(args.input, args.output, on_frame=on_frame, **common)
+        else:
+            report = codec.encode_video(args.input, args.output, on_frame=progress, **common)
+    _summary(args, report)
+
+
+def run_decode(args: argparse.Namespace) -> int:
+    """1 where frames were lost. Raises UserError or OSError with one sentence."""
+    from cmfr.codec.bitstream import BitstreamReader
+    from cmfr.codec.codec import load_codec
+
+    with _open_stream(args.input) as file:
+        header = BitstreamReader(file).header
+    codec = load_codec(args.model or header.model, args.device, args.weights)
+    pixels = header.width * header.height
+    with _Progress("decode", header.frame_count, pixels, args.quiet) as progress:
+        report = codec.decode_video(
+            args.input, args.output, keep_going=args.keep_going, on_frame=progress, crf=args.crf,
+            matrix=args.matrix, range=args.range,
+        )  # fmt: skip
+    _summary(args, report)
+    if report.damaged:
+        shown = ", ".join(map(str, report.damaged[:10])) + (", ..." if report.damaged[10:] else "")
+        print(f"cmfr: {len(report.damaged)} damaged or lost frames: {shown}", file=sys.stderr)
+    return 1 if report.damaged else 0
+
+
+def _open_stream(path: str) -> BinaryIO:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no file {path}")
+    return Path(path).open("rb")
+
+
+def run_info(args: argparse.Namespace) -> None:
+    """Raises UserError or OSError with one sentence."""
+    if Path(args.input).suffix == ".safetensors":
+        _describe_weights(Path(args.input))
+    else:
+        _describe_stream(args)
+
+
+def _describe_weights(path: Path) -> None:
+    from cmfr.codec.checkpoint import read_weights, weights_id_of
+
+    cfg, weights, metadata = read_weights(path)
+    print(f"{path}: {path.stat().st_size} bytes")
+    for name, value in {
+        "model": cfg.name,
+        "weights id": weights_id_of(metadata).hex(),
+        "parameters": f"{sum(value.numel() for value in weights.values()) / 1e6:.2f} M",
+        "color": {"ycbcr": "YCbCr", "rgb": "RGB"}[cfg.color],
+        "training steps": metadata.get("steps", "not known"),
+    }.items():
+        print(f"  {name:<15}{value}")
+
+
+def _describe_stream(args: argparse.Namespace) -> None:
+    from cmfr.codec.bitstream import BitstreamReader
+
+    with _open_stream(args.input) as file:
+        reader = BitstreamReader(file)
+        header = reader.header
+        packets = [(p.number, p.intra, p.quality, p.size) for p in reader]
+    size, pixels = Path(args.input).stat().st_size, header.width * header.height
+    rate = header.frame_rate
+    print(f"{args.input}: {size} bytes")
+    for name, value in header.describe().items():
+        print(f"  {name:<15}{value}")
+    if packets:
+        print(f"  {'bpp':<15}{8 * size / pixels / len(packets):.5f}")
+        print(f"  {'kbit/s':<15}{8 * size * float(rate) / len(packets) / 1000:.2f}")
+    for kind, intra in (("I", True), ("P", False)):
+        sizes = [packet[3] for packet in packets if packet[1] == intra]
+        if sizes:
+            print(
+                f"  {kind}-frames       {len(sizes)}, {sum(sizes)} bytes, "
+                f"{8 * sum(sizes) / len(sizes) / pixels:.5f} bpp each"
+            )
+    if not args.no_frames:
+        print(f"{'frame':>7} type quality {'bytes':>9} {'bpp':>9}")
+        for number, intra, quality, nbytes in packets:
+            kind = "I" if intra else "P"
+            print(f"{number:>7} {kind:>4} {quality:>7} {nbytes:>9} {8 * nbytes / pixels:>9.5f}")
+
+
+class _Progress:
+    """Progress bar over frames with fps, bpp and time left; none in a pipe. It appears with the
+    first frame: what is wrong with a request is found before."""
+
+    def __init__(self, verb: str, total: int | None, pixels: int, quiet: bool) -> None:
+        self._pixels, self._bits, self._frames = pixels, 0, 0
+        self._options: dict[str, Any] = {
+            "total": total, "desc": verb, "unit": "frame", "dynamic_ncols": True,
+            "disable": True if quiet else None,
+        }  # fmt: skip
+        self._bar: Any = None
+
+    def __call__(self, coded: CodedFrame) -> None:
+        from tqdm import tqdm
+
+        if self._bar is None:
+            self._bar = tqdm(**self._options)
+        self._bits += coded.bits
+        self._frames += 1
+        self._bar.set_postfix(bpp=f"{self._bits / self._pixels / self._frames:.4f}", refresh=False)
+        self._bar.update()
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _summary(args: argparse.Namespace, report: CodingReport) -> None:
+    if not args.quiet:
+        print(
+            f"{args.output}: {report.frames} frames of {report.info.width}x{report.info.height}, "
+            f"{report.bytes} bytes in the stream, {report.bpp:.5f} bpp, {report.fps:.2f} fps"
+        )

@@ -1,0 +1,163 @@
+"""The commands `cmfr anchor` and `cmfr bdrate`; what they use is imported when they run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cmfr.cli.options import (
+    ListAction,
+    add_list,
+    add_measurement,
+    add_stated,
+    existing_paths,
+    measurement,
+    stated,
+    tell,
+)
+from cmfr.cli.parser import add_intra_period, frame_size
+from cmfr.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from cmfr.cli.parser import Commands
+
+FFMPEG_CODECS = ("x264", "x265", "svt-av1", "vp9")
+REFERENCE_CODECS = ("hm", "vtm")
+
+
+def add_commands(commands: Commands) -> None:
+    """Add both commands to the parser's subparsers; each sets `run`."""
+    anchor = commands.add_parser(
+        "anchor", help="code sequences with x264, x265, SVT-AV1, VP9, HM or VTM, low delay"
+    )
+    anchor.add_argument(
+        "--codec", required=True, choices=FFMPEG_CODECS + REFERENCE_CODECS, help="which encoder"
+    )
+    anchor.add_argument("--preset", help="of x264, x265 (medium), svt-av1 (6), vp9 (cpu-used 1)")
+    anchor.add_argument("--test", help="test set: a name or a YAML file, see configs/test")
+    anchor.add_argument("--root", type=Path, help="folder of the test set's sequences")
+    anchor.add_argument(
+        "--videos", nargs="+", type=existing_paths, action=ListAction,
+        help="video files, instead of a test set",
+    )  # fmt: skip
+    for name, of in (("--crfs", "CRF"), ("--qps", "QP")):
+        help = "one point each, as 22 27 32 37 or 22,27,32,37"
+        add_list(anchor, name, float, f"{of}s", metavar=of, help=help)
+    anchor.add_argument("--frames", type=int, help="the first so many (default: all listed)")
+    add_intra_period(anchor)
+    add_measurement(anchor)
+    anchor.add_argument("--threads", type=int, default=1, help="(1; x264 makes slices of more)")
+    anchor.add_argument("--binary", type=Path, help="encoder of hm or vtm")
+    anchor.add_argument("--cfg", type=Path, help="low-delay configuration of hm or vtm")
+    anchor.add_argument("-o", "--output", type=Path, required=True, help="results file (JSON)")
+    anchor.set_defaults(run=run_anchor)
+
+    bdrate = commands.add_parser("bdrate", help="BD-rates between results files, against an anchor")
+    bdrate.add_argument(
+        "files", nargs="+", type=Path, help="results of cmfr, DCVC or CompressAI (JSON), or CSV"
+    )
+    bdrate.add_argument(
+        "--anchor", required=True, metavar="NAME_OR_FILE",
+        help="a codec of the files, a published one (vtm, dcvc-dc, ...), or another file",
+    )  # fmt: skip
+    add_list(
+        bdrate, "--metric", str, "metrics", default=[], metavar="METRIC",
+        help="psnr_rgb, psnr_yuv, ms_ssim_rgb, ms_ssim_y; several give a table each (default: "
+        "psnr_rgb, or psnr_yuv where the anchor has no RGB)",
+    )  # fmt: skip
+    bdrate.add_argument(
+        "--ms-ssim-db", action="store_true", help="MS-SSIM as -10 log10(1 - x) instead of linear"
+    )
+    bdrate.add_argument(
+        "--method", choices=("pchip", "akima", "cubic"), default="pchip", help="(pchip)"
+    )
+    bdrate.add_argument(
+        "--force", action="store_true",
+        help="compare across unequal conditions, and class curves of parts of data sets",
+    )  # fmt: skip
+    bdrate.add_argument("--csv", type=Path, help="also write the table there")
+    foreign = add_stated(bdrate)
+    foreign.add_argument("--dataset", help="name of the data set")
+    foreign.add_argument("--size", type=frame_size, help="WIDTHxHEIGHT")
+    foreign.add_argument("--frame-rate", help="frames per second, e.g. 120 or 30000/1001")
+    bdrate.set_defaults(run=run_bdrate)
+
+
+def run_anchor(args: argparse.Namespace) -> None:
+    """Raises UserError or OSError with one sentence."""
+    if bool(args.test) == bool(args.videos) or bool(args.test) != bool(args.root):
+        raise UserError("give either --test with --root, or --videos")
+    if bool(args.crfs) == bool(args.qps):
+        raise UserError("give either --crfs or --qps")
+    if not args.output.parent.is_dir():
+        raise FileNotFoundError(f"no folder {args.output.parent} to write {args.output.name} to")
+    reference = args.codec in REFERENCE_CODECS
+    if reference and not (args.binary and args.cfg and args.qps):
+        raise UserError(f"{args.codec} needs --binary, --cfg and --qps")
+    if reference and args.preset or not reference and (args.binary or args.cfg):
+        raise UserError("--preset is not for hm and vtm, --binary and --cfg are for them only")
+    measured = measurement(args)
+    if args.frames is not None and args.frames < 1:
+        raise UserError(f"frames must be 1 or more, not {args.frames}")
+    from cmfr.evaluation.anchors import ffmpeg
+    from cmfr.evaluation.anchors import reference as reference_software
+    from cmfr.evaluation.anchors import sources as anchor_sources
+
+    sources = (
+        anchor_sources.test_sources(args.test, args.root, args.frames, tell)
+        if args.test
+        else anchor_sources.video_sources(args.videos)
+    )
+    common = {"frames": args.frames, "intra_period": args.intra_period, "measurement": measured}
+    if reference:
+        qps = tuple(int(qp) for qp in args.qps)
+        if list(qps) != args.qps:
+            raise UserError(f"the QPs of {args.codec} are whole numbers")
+        program = reference_software.ReferenceSettings(
+            args.codec, args.binary, args.cfg, qps, **common
+        )
+        reference_software.run(sources, program, args.output)
+        return
+    rates, mode = tuple(args.crfs or args.qps), "crf" if args.crfs else "qp"
+    settings = ffmpeg.Settings(args.codec, rates, args.preset, mode, threads=args.threads, **common)
+    ffmpeg.run(sources, settings, args.output)
+
+
+def run_bdrate(args: argparse.Namespace) -> int:
+    """Raises UserError or OSError; returns 1 if not one BD-rate could be computed."""
+    from cmfr.evaluation.bd_table import (
+        Rule,
+        bd_rates,
+        comma_separated,
+        find_anchor,
+        format_rows,
+        read_codecs,
+    )
+    from cmfr.evaluation.records import write_text
+    from cmfr.video.info import parse_frame_rate
+
+    for metric in args.metric:
+        if args.ms_ssim_db and not metric.startswith("ms_ssim"):
+            raise UserError(f"--ms-ssim-db is not for {metric}")
+    rate = None if args.frame_rate is None else parse_frame_rate(args.frame_rate)
+    options = {"dataset": args.dataset, "size": args.size, "frame_rate": rate}
+    options |= {"conditions": stated(args)}
+    codecs = read_codecs(args.files, options)
+    anchor = find_anchor(args.anchor, codecs, options)
+    tested = [records for records in codecs.values() if records is not anchor]
+    if not tested:
+        raise UserError(f"the files hold nothing but the anchor {args.anchor}")
+    tables = []
+    measured = anchor[0].average().quality
+    for metric in args.metric or ["psnr_rgb" if "psnr_rgb" in measured else "psnr_yuv"]:
+        rule = Rule(metric, args.ms_ssim_db, args.method, args.force)
+        rows = [row for records in tested for row in bd_rates(anchor, records, rule)]
+        domain = "dB" if args.ms_ssim_db or metric.startswith("psnr") else "linear"
+        print(f"BD-rate against {anchor[0].codec}, {metric} ({domain}), {args.method}")
+        print(format_rows(rows))
+        same = {"anchor": anchor[0].codec, "metric": metric, "domain": domain}
+        tables.append(({**same, "method": args.method}, rows))
+    if args.csv:
+        write_text(args.csv, comma_separated(tables))
+    return 0 if any(row.bd_rate is not None for _, rows in tables for row in rows) else 1

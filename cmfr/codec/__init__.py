@@ -1,0 +1,1 @@
+"""Whole videos to `.cmfr` files and back, and weights files. Start at `Codec` in codec.py."""

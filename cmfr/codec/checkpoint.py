@@ -1,0 +1,165 @@
+"""Weights files and training state.
+
+A weights file is safetensors with the model's config as JSON and the id that streams are bound to
+in its metadata: the model is built from the file alone. Training state is a `torch.save` of tensors
+and plain values, read with ``weights_only=True``. Nothing is ever unpickled. Both are written to a
+temporary name and renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from cmfr.config import AnyModelConfig, parse_model
+from cmfr.nn.densities import drop_tables, weights_of
+from cmfr.utils.errors import UserError
+
+FORMAT = "cmfr-weights-1"
+WEIGHTS_ID = "weights_id"  # in the metadata: 16 hex digits
+
+
+def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
+    """Call ``write(temporary)`` and rename the result to `path`; leaves nothing behind on error."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)  # safetensors makes files that only their owner can read
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.filename is None and error.errno is not None:  # a full disk names no file
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def atomic_write_text(path: Path, text: str) -> None:
+    """A text file that appears complete or not at all."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    atomic_write(path, write)
+
+
+@contextlib.contextmanager
+def _as_os_error(path: Path) -> Iterator[None]:
+    """safetensors and torch report a full disk as errors of their own."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
+    """Strictly: every weight is there, of the right shape, and no other. Raises ValueError."""
+    expected = weights_of(model)
+    missing = sorted(expected.keys() - weights.keys())
+    surplus = sorted(weights.keys() - expected.keys())
+    if missing or surplus:
+        raise UserError(
+            f"{where} does not fit the model: {len(missing)} weights missing "
+            f"({', '.join(missing[:3])}), {len(surplus)} unknown ({', '.join(surplus[:3])})"
+        )
+    for name, value in weights.items():
+        if value.shape != expected[name].shape:
+            raise UserError(
+                f"{where}: {name} has shape {tuple(value.shape)}, "
+                f"the model needs {tuple(expected[name].shape)}"
+            )
+    with torch.no_grad():
+        for name, value in expected.items():
+            value.copy_(weights[name])
+    drop_tables(model)
+
+
+def save_weights(
+    path: Path,
+    weights: dict[str, Tensor],
+    cfg: AnyModelConfig,
+    metadata: dict[str, str] | None = None,
+    dtype: torch.dtype = torch.float16,
+    weights_id: bytes | None = None,
+) -> None:
+    """Write a weights file; `metadata` (strings) goes beside the config.
+
+    weights_id: of a file that is written again, so that its streams stay decodable (default: the
+    hash of what is written).
+    """
+    tensors = {name: value.to(dtype).contiguous() for name, value in weights.items()}
+    head = {"format": FORMAT, "config": cfg.model_dump_json(), **(metadata or {})}
+    head[WEIGHTS_ID] = (weights_id or weights_hash(tensors)).hex()
+    with _as_os_error(path):
+        atomic_write(path, lambda temporary: save_file(tensors, temporary, head))
+
+
+def read_weights(path: Path) -> tuple[AnyModelConfig, dict[str, Tensor], dict[str, str]]:
+    """Config, tensors and metadata of a weights file. Raises ValueError with one clear sentence.
+
+    The metadata always has the id that streams are bound to, `weights_id_of` gives it.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights file {path}")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise UserError(f"{path} is not a readable safetensors file: {error}") from error
+    if metadata.get("format") != FORMAT:
+        raise UserError(f"{path} is safetensors, but not a cmfr weights file (no {FORMAT} mark)")
+    try:
+        cfg = parse_model(json.loads(metadata["config"]))
+    except (KeyError, ValueError, ValidationError) as error:
+        raise UserError(f"{path}: its model configuration cannot be read: {error}") from error
+    # Files from before the id was stored are known by the hash of what they hold, under the names
+    # that they hold it by: whoever renames parameters must do so after this.
+    metadata.setdefault(WEIGHTS_ID, weights_hash(weights).hex())
+    if not re.fullmatch("[0-9a-f]{16}", metadata[WEIGHTS_ID]):
+        raise UserError(f"{path}: {metadata[WEIGHTS_ID]!r} is no weights id of 16 hex digits")
+    return cfg, weights, metadata
+
+
+def weights_id_of(metadata: dict[str, str]) -> bytes:
+    """What a stream is bound to, from the metadata that `read_weights` gives."""
+    return bytes.fromhex(metadata[WEIGHTS_ID])
+
+
+def weights_hash(weights: dict[str, Tensor]) -> bytes:
+    """First 8 bytes of a SHA-256 over names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        value = weights[name]
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        # On the CPU and in order, whatever device and memory format the weights are in.
+        flat = torch.empty(value.numel(), dtype=value.dtype).copy_(value.flatten())
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.digest()[:8]
+
+
+def save_training_state(path: Path, state: dict[str, Any]) -> None:
+    with _as_os_error(path):
+        atomic_write(path, lambda temporary: torch.save(state, temporary))
+
+
+def load_training_state(path: Path, device: torch.device) -> dict[str, Any]:
+    """Raises ValueError when the file is damaged or holds more than tensors and plain values."""
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch raises many kinds here
+        raise UserError(f"{path} is no readable training state: {error}") from error

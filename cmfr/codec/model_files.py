@@ -1,0 +1,71 @@
+"""Models by name or file: where the weights are, and what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cmfr.codec.checkpoint import read_weights, save_weights, weights_hash, weights_id_of
+from cmfr.config import AnyModelConfig, DCVCConfig
+from cmfr.models.dcvc.published import read_official
+from cmfr.models.presets import PRESETS
+from cmfr.utils.errors import UserError, unknown
+
+
+def read_model(
+    model: str | Path, weights: Sequence[str | Path] | None = None
+) -> tuple[AnyModelConfig, dict[str, Tensor], bytes, str]:
+    """Configuration, weights, their id and where they are from; arguments and errors as of
+    `codec.load_codec`."""
+    paths = [Path(path) for path in weights or ()]
+    if not paths:
+        paths = [find_weights(model)]
+    elif any(path.suffix != ".safetensors" for path in paths):
+        published, tensors = read_official(paths, str(model))
+        return published, tensors, weights_hash(tensors), str(paths[0])
+    if len(paths) > 1:
+        raise UserError(f"{paths[1]}: a weights file holds a whole model; give one")
+    cfg, tensors, metadata = read_weights(paths[0])
+    if weights and str(model) != cfg.name:
+        raise UserError(f"{paths[0]} holds {cfg.name}, not {model}")
+    return cfg, tensors, weights_id_of(metadata), str(paths[0])
+
+
+def find_weights(model: str | Path) -> Path:
+    """A file as it is; a name: NAME.safetensors in the package or in the repository.
+
+    Raises FileNotFoundError or UserError; the message says what there is.
+    """
+    path = Path(model)
+    if path.suffix == ".safetensors" or path.is_file():
+        return path
+    package, name = Path(__file__).parents[1], str(model)
+    folders = (package / "weights", package.parent / "checkpoints")
+    files = {file.stem: file for folder in folders for file in folder.glob("*.safetensors")}
+    if name in files:
+        return files[name]
+    if path.suffix or path.parent != Path("."):
+        raise FileNotFoundError(f"no weights file {path}")
+    there = f"shipped weights are of {', '.join(files) or 'no model'}"
+    if name in ("dcvc-dc", "dcvc-fm"):
+        hint = "give its published checkpoints with --weights, or convert them (cmfr convert)"
+    elif name in PRESETS:
+        hint = f"it has to be trained first; {there}"
+    else:
+        raise UserError(f"{unknown('no model is called', name, PRESETS)}; {there}; or give a file")
+    raise FileNotFoundError(f"no weights are shipped for {name}: {hint}")
+
+
+def convert_files(
+    paths: list[Path], model: str, output: Path, **changes: Any
+) -> tuple[DCVCConfig, int]:
+    """`read_official` into a weights file, in float32 as published: the configuration and the
+    number of parameters."""
+    cfg, weights = read_official(paths, model, **changes)
+    source = ", ".join(path.name for path in paths)
+    save_weights(output, weights, cfg, {"source": source}, torch.float32)
+    return cfg, sum(value.numel() for value in weights.values())

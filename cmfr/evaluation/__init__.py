@@ -1,0 +1,1 @@
+"""Rate and distortion: test sets, measurements, records, BD-rates, results of others."""

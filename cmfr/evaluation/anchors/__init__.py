@@ -1,0 +1,1 @@
+"""Other encoders, measured like our own codec."""

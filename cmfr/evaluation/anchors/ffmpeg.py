@@ -1,0 +1,344 @@
+"""Anchors: x264, x265, SVT-AV1 and VP9 in a low-delay configuration, measured like our own codec.
+
+The encoders are those in PyAV's FFmpeg. A sequence is coded to a raw stream, whose packets count
+the bits and which is then decoded and compared with the source frame by frame, so memory does not
+grow with its length. One thread codes unless more are asked for: with several, x264 cuts frames
+into slices, which costs rate. Bits are those that a decoder needs: the text that x264 and x265 put
+into a stream about their settings (some 0.7 and 2 kB) is left out.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+import numpy as np
+from av.bitstream import BitStreamFilterContext
+
+from cmfr.evaluation.anchors.sources import (
+    Source,
+    finished,
+    request,
+    require_420,
+    source_hash,
+    unreached,
+)
+from cmfr.evaluation.conditions import Conditions, Measurement
+from cmfr.evaluation.records import FrameResult, Record, Times, write_results
+from cmfr.utils.errors import UserError
+from cmfr.video.color import planes_to_tensor, yuv_to_rgb
+from cmfr.video.info import Frame, VideoInfo, matrix_code, resolve_color
+from cmfr.video.metrics import rgb_quality, stored_quality
+from cmfr.video.reader import VideoReader, open_video
+
+_SPEEDS = tuple("ultrafast superfast veryfast faster fast medium slow slower veryslow".split())
+_RANGES = {"limited": 1, "full": 2}  # FFmpeg's; 0: unspecified
+_NEVER = 2**30  # an intra period that no video reaches
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """An encoder of FFmpeg: its name there, raw stream format, presets (the first is the default)
+    and highest CRF or QP."""
+
+    library: str
+    format: str
+    presets: tuple[str, ...]
+    highest: int
+    filter: str = ""  # of FFmpeg, for its packets
+
+
+ENCODERS = {
+    "x264": Encoder("libx264", "h264", ("medium", *_SPEEDS), 51, "filter_units=remove_types=6"),
+    "x265": Encoder("libx265", "hevc", ("medium", *_SPEEDS), 51),
+    "svt-av1": Encoder("libsvtav1", "ivf", ("6", *map(str, range(14))), 63),
+    "vp9": Encoder("libvpx-vp9", "ivf", ("1", *map(str, range(9))), 63),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to code: `rates` are CRFs or QPs by `mode`; frames: the first so many, None: all that the
+    source has; intra_period: frames from one I-frame to the next, -1: only the first; preset None
+    is the first of the encoder. Raises ValueError."""
+
+    codec: str
+    rates: tuple[float, ...]
+    preset: str | None = None
+    mode: str = "crf"
+    frames: int | None = None
+    intra_period: int = -1
+    measurement: Measurement = Measurement()
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        check_rates(self.rates, self.intra_period, self.frames)
+        if self.codec not in ENCODERS:
+            raise UserError(f"codec {self.codec!r} is not one of {', '.join(ENCODERS)}")
+        if self.mode not in ("crf", "qp"):
+            raise UserError(f"mode {self.mode!r} is neither crf nor qp")
+        encoder = ENCODERS[self.codec]
+        if self.preset is None:
+            object.__setattr__(self, "preset", encoder.presets[0])
+        if self.preset not in encoder.presets:
+            known = ", ".join(encoder.presets[1:])
+            raise UserError(f"preset {self.preset!r} of {self.codec} is not one of {known}")
+        if max(self.rates) > encoder.highest:
+            raise UserError(
+                f"{self.mode} {max(self.rates):g} is above {encoder.highest}, the highest of "
+                f"{self.codec}"
+            )
+
+    @property
+    def name(self) -> str:
+        """Of the codec in results: "x264-medium", "x264-medium-qp"."""
+        return f"{self.codec}-{self.preset}" + ("-qp" if self.mode == "qp" else "")
+
+    def options(self, rate: float) -> dict[str, str]:
+        """FFmpeg's options for one rate."""
+        value, preset = f"{rate:g}", str(self.preset)
+        keyint = "infinite" if self.intra_period == -1 else str(self.intra_period)
+        last = "1" if self.intra_period == 1 else keyint.replace("infinite", "9999")
+        if self.codec == "x264":
+            parameters = f"keyint={keyint}:min-keyint={last}:scenecut=0:bframes=0"
+            options = {"preset": preset, "tune": "zerolatency", "x264-params": parameters}
+            return {**options, self.mode: value}
+        if self.codec == "x265":
+            keyint = keyint.replace("infinite", "-1")
+            parameters = (
+                f"keyint={keyint}:min-keyint={last}:scenecut=0:bframes=0:frame-threads=1:info=0"
+                f":pools={self.threads}:log-level=error:{self.mode}={value}"
+            )
+            # At a constant QP its weighted prediction comes out differently from run to run.
+            parameters += ":weightp=0" if self.mode == "qp" else ""
+            return {"preset": preset, "tune": "zerolatency", "x265-params": parameters}
+        if self.codec == "svt-av1":
+            keyint = keyint.replace("infinite", "-1")
+            fixed = ":aq-mode=0" if self.mode == "qp" else ""
+            parameters = f"pred-struct=1:keyint={keyint}:scd=0:lp={self.threads}{fixed}"
+            return {"preset": preset, self.mode: value, "svtav1-params": parameters}
+        period = str(_NEVER if self.intra_period == -1 else self.intra_period)
+        options = {
+            "deadline": "good", "cpu-used": preset, "lag-in-frames": "0", "auto-alt-ref": "0",
+            "row-mt": "0", "b": "0", "crf": value, "g": period, "keyint_min": period,
+        }  # fmt: skip
+        return {**options, "qmin": value, "qmax": value} if self.mode == "qp" else options
+
+
+def check_rates(rates: Sequence[float], intra_period: int, frames: int | None) -> None:
+    """Raises ValueError for what no encoder can take."""
+    if not rates or len(set(rates)) < len(rates) or min(rates) < 0:
+        raise UserError(f"rates {[f'{r:g}' for r in rates]} are to be different, not negative")
+    if intra_period != -1 and intra_period < 1:
+        raise UserError(f"the intra period {intra_period} is neither -1 nor at least 1")
+    if frames is not None and frames < 1:
+        raise UserError(f"frames must be 1 or more, not {frames}")
+
+
+# --- quality
+
+
+def frame_quality(
+    source: Frame, decoded: Frame, info: VideoInfo, measurement: Measurement
+) -> dict[str, float]:
+    """Metrics by name: of the stored samples, and where RGB is measured of what both become in RGB.
+
+    The source then is the 8-bit picture that RGB networks are fed and judged against too; the
+    decoded samples are not rounded unless `measurement` says so.
+    """
+    quality = stored_quality(source, decoded, info)
+    if measurement.color == "rgb":
+        info = resolve_color(info, measurement.matrix, measurement.range)
+        x = planes_to_tensor(source, info, "rgb")
+        rounded = measurement.round_8bit
+        y = planes_to_tensor(decoded, info, "rgb") if rounded else yuv_to_rgb(decoded, info)
+        quality |= rgb_quality(x, y)
+    return quality
+
+
+def conditions(source: Source, info: VideoInfo, settings: Any, frames: int) -> Conditions:
+    """As results state them; settings: of a program that codes 4:2:0 samples as they are stored."""
+    measured, period = settings.measurement, settings.intra_period
+    note = "coded as stored, in 4:2:0" if measured.color == "rgb" else ""
+    samples = source_hash(source, settings.frames or source.frames)
+    return measured.conditions(info, period, frames, samples, note)
+
+
+def compare_videos(
+    source: VideoReader, decoded: VideoReader, frames: int, measurement: Measurement
+) -> list[dict[str, float]]:
+    """Quality of the first `frames` frames. Raises ValueError if `decoded` is another video."""
+    one, other = source.info, decoded.info
+    if (one.plane_shapes, one.bit_depth) != (other.plane_shapes, other.bit_depth):
+        raise UserError(f"{source.path} was coded, but {other.width}x{other.height} decoded")
+    pairs = zip(islice(source, frames), decoded, strict=True)
+    return [frame_quality(a, b, one, measurement) for a, b in pairs]
+
+
+# --- coding
+
+
+def run(sources: Sequence[Source], settings: Settings, output: Path) -> list[Record]:
+    """Code all sequences at all rates; the results file grows by each record that is done, and
+    what it holds already, from the same command, is not coded again.
+
+    Raises ValueError for an encoder that is not there, for videos that it cannot take and for an
+    `output` with other results; OSError.
+    """
+    before = finished(output, settings.name)
+    records: list[Record] = []
+    for source in sources:
+        told = request(settings, source, "rates", __name__)
+        for index, rate in enumerate(sorted(settings.rates, reverse=True)):
+            known = before.get((source.dataset, source.name, rate))
+            if known is None or known.metadata.get("request") != told:
+                known = code(source, settings, rate, index)
+                known.metadata["request"] = told
+                print(describe(known), flush=True)
+            records.append(replace(known, rate_index=index))
+            write_results(output, records + unreached(before, records))
+    return records
+
+
+def describe(record: Record) -> str:
+    """One line for the terminal."""
+    mean = record.average()
+    shown = [f"{mean.bpp:.5f} bpp"]
+    shown += [f"{k} {v:.4f}" for k, v in mean.quality.items() if k.endswith(("_yuv", "_rgb", "_y"))]
+    return f"{record.sequence} {record.codec} {record.label}: {', '.join(shown)}"
+
+
+def code(source: Source, settings: Settings, rate: float, rate_index: int) -> Record:
+    """Code one sequence at one rate, decode what was written, compare."""
+    encoder, options, began = ENCODERS[settings.codec], settings.options(rate), time.perf_counter()
+    count = settings.frames or source.frames
+    with source.open() as reader, tempfile.TemporaryDirectory() as folder:
+        info = reader.info
+        require_420(info, source.name)
+        stream = Path(folder) / f"stream.{encoder.format}"
+        try:
+            packets = list(_encode(reader, count, settings, options, stream))
+        except av.error.FFmpegError as error:
+            reason = f"{encoder.library} fails on {source.name}: {error.strerror}"
+            raise UserError(reason) from error
+        encoded = time.perf_counter()
+        keys = [number for number, (_, intra) in enumerate(packets) if intra]
+        period = settings.intra_period if settings.intra_period > 0 else _NEVER
+        if keys != list(range(0, len(packets), period)):
+            raise UserError(f"{encoder.library} coded frames {keys} of {source.name} as intra")
+        with open_video(stream, frame_rate=info.frame_rate) as decoded:
+            quality = compare_videos(reader, decoded, len(packets), settings.measurement)
+    frames = tuple(
+        FrameResult("I" if intra else "P", 8 * size, values)
+        for (size, intra), values in zip(packets, quality, strict=True)
+    )
+    done = time.perf_counter()
+    return Record(
+        source.dataset, source.name, settings.name, rate_index,
+        int(rate) if rate == int(rate) else rate, info.width, info.height, info.frame_rate,
+        conditions(source, info, settings, len(frames)), frames,
+        metadata={
+            "encoder": encoder.library, "parameters": options, "threads": settings.threads,
+            "bit_depth": info.bit_depth, **library_versions(encoder.library),
+        },
+        times=Times(encode=(encoded - began) / len(frames), total=done - began),
+        set_sequences=source.set_sequences,
+    )  # fmt: skip
+
+
+def _encode(
+    reader: VideoReader, count: int | None, settings: Settings, options: dict[str, str], path: Path
+) -> Iterator[tuple[int, bool]]:
+    """Write the raw stream; yields bytes and whether it is an intra frame of every packet."""
+    encoder, info = ENCODERS[settings.codec], reader.info
+    pixels = "yuv420p10le" if info.bit_depth == 10 else "yuv420p"
+    formats = encoder_formats(encoder.library)
+    if pixels not in formats:
+        known = ", ".join(formats)
+        raise UserError(f"{encoder.library} of this PyAV has no {pixels}, only {known}")
+    os.environ.setdefault("SVT_LOG", "1")  # errors only; SVT-AV1 prints its settings otherwise
+    with same_scheduling() as restore, av.open(str(path), "w", format=encoder.format) as container:
+        stream: Any = container.add_stream(encoder.library, rate=info.frame_rate, options=options)
+        stream.width, stream.height, stream.pix_fmt = info.width, info.height, pixels
+        context = stream.codec_context
+        context.time_base, context.thread_count = 1 / info.frame_rate, settings.threads
+        context.colorspace = matrix_code(info.color)
+        context.color_range = _RANGES.get(info.color.range, 0)
+        tidy = BitStreamFilterContext(encoder.filter, stream) if encoder.filter else None
+        frames = enumerate(islice(reader, count))
+        pictures = (_picture(frame, info, pixels, number) for number, frame in frames)
+        for picture in chain(pictures, (None,)):
+            coded = stream.encode(picture)
+            restore()
+            for packet in coded:
+                for part in [packet] if tidy is None else tidy.filter(packet):
+                    yield part.size, part.is_keyframe
+                    container.mux(part)
+
+
+@contextmanager
+def same_scheduling() -> Iterator[Callable[[], None]]:
+    """Keeps the threads of this process as urgent as they are: within, whenever what it yields is
+    called, and afterwards.
+
+    SVT-AV1, where it may (as root), makes its threads and the one that calls it real-time ones of
+    the highest priority. They starve everything else on their cores, and all that this process
+    does or starts afterwards would do so too.
+    """
+    if not hasattr(os, "sched_getscheduler"):  # not Linux
+        yield lambda: None
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+
+    def restore() -> None:
+        for task in Path("/proc/self/task").iterdir():
+            with suppress(ProcessLookupError):  # a thread that has just ended
+                if os.sched_getscheduler(int(task.name)) != policy:
+                    os.sched_setscheduler(int(task.name), policy, parameters)
+
+    try:
+        yield restore
+    finally:
+        restore()
+
+
+def _picture(frame: Frame, info: VideoInfo, pixels: str, number: int) -> av.VideoFrame:
+    picture = av.VideoFrame(info.width, info.height, pixels)
+    for plane, samples in zip(picture.planes, frame.planes, strict=True):
+        lines = np.frombuffer(memoryview(plane), samples.dtype)
+        lines = lines.reshape(-1, plane.line_size // samples.itemsize)
+        lines[: samples.shape[0], : samples.shape[1]] = samples
+    picture.pts, picture.time_base = number, 1 / info.frame_rate
+    picture.colorspace = matrix_code(info.color)
+    picture.color_range = _RANGES.get(info.color.range, 0)
+    return picture
+
+
+def encoder_formats(library: str) -> list[str]:
+    """Sample formats of an encoder. Raises ValueError where PyAV comes without it."""
+    try:
+        formats = av.codec.Codec(library, "w").video_formats
+    except ValueError as error:  # UnknownCodecError
+        raise UserError(f"this PyAV ({av.__version__}) has no encoder {library}") from error
+    return [format.name for format in formats or ()]
+
+
+def library_versions(library: str) -> dict[str, str]:
+    """Versions of PyAV, FFmpeg and, where the system tells which file is loaded, the encoder."""
+    ffmpeg = str(getattr(av, "ffmpeg_version_info", "unknown"))
+    stem = {"libsvtav1": "libsvtav1enc", "libvpx-vp9": "libvpx"}.get(library, library)
+    maps = Path("/proc/self/maps")
+    loaded = maps.read_text() if maps.exists() else ""
+    found = re.search(rf"/{stem}[-.][^/\n]*\.so\.([\d.]+)$", loaded, re.IGNORECASE | re.MULTILINE)
+    known = {"library": f"{library} {found[1]}"} if found else {}
+    return {"pyav": av.__version__, "ffmpeg": ffmpeg, **known}

@@ -1,0 +1,312 @@
+"""A codec on the sequences of a test set, as records: real bytes, decoded again, frame by frame.
+
+A measurement is a (sequence, quality) pair; `measure_side_by_side` spreads them over processes and
+GPUs. Finished ones are kept under a hash of everything they depend on and are not measured again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cmfr.analysis.complexity import count
+from cmfr.codec.bitstream import BitstreamReader, BitstreamWriter
+from cmfr.codec.checkpoint import read_weights, weights_hash
+from cmfr.codec.codec import Codec, CodingReport, load_codec
+from cmfr.evaluation.conditions import Measurement
+from cmfr.evaluation.records import FrameResult, Record, Times, read_results, write_results
+from cmfr.evaluation.sequences import TestSequence, open_sequence
+from cmfr.utils.device import peak_memory, reset_peak_memory
+from cmfr.utils.errors import UserError
+from cmfr.utils.versions import code_hash, versions
+from cmfr.video.color import planes_to_tensor, rgb_picture, ycbcr_to_rgb
+from cmfr.video.info import RGB_COLOR, UNSPECIFIED, Frame, VideoInfo, resolve_color, samples_hash
+from cmfr.video.metrics import rgb_quality, stored_quality
+from cmfr.video.reader import VideoReader
+
+OnFrame = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class SequenceTask:
+    """One measurement: `frames` frames of a sequence at a quality.
+
+    rate_index: 0 for the lowest quality of the run; refresh_period None: the model's;
+    set_sequences: names of all sequences of the set; parts: folder of finished measurements.
+    """
+
+    weights: Path
+    device: str
+    dataset: str
+    sequence: TestSequence
+    source: Path
+    quality: int
+    rate_index: int
+    frames: int
+    intra_period: int = -1
+    refresh_period: int | None = None
+    measurement: Measurement = Measurement()
+    set_sequences: tuple[str, ...] = ()
+    parts: Path | None = None
+
+    def key(self) -> str:
+        """Hash of weights, source, conditions and the code that measures: the same key, the same
+        record."""
+        told = asdict(self) | {
+            "weights": _weights_identity(self.weights), "source": _samples_hash(self),
+            "device": torch.device(self.device).type, "parts": None, "code": code_hash(__name__),
+        }  # fmt: skip
+        return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
+
+    def part(self) -> Path | None:
+        """The file of the finished measurement."""
+        return self.parts / f"{self.key()[:24]}.json" if self.parts else None
+
+    def finished(self) -> Record | None:
+        """The record, if it was measured before."""
+        path = self.part()
+        return read_results(path)[0] if path and path.is_file() else None
+
+    def measure(self, on_frame: OnFrame | None = None) -> Record:
+        """Code, decode, compare; the record is kept. on_frame: called after each frame, once when
+        it is coded and once when it is decoded. Raises ValueError or OSError."""
+        record = self.finished()
+        if record is None:
+            record = evaluate_sequence(_codec(self.weights, self.device), self, on_frame)
+            if path := self.part():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_results(path, [record])
+        return record
+
+
+@lru_cache(maxsize=1)
+def _codec(weights: Path, device: str) -> Codec:
+    """One codec per process; the tasks of a run share it."""
+    return load_codec(weights, device)
+
+
+@lru_cache(maxsize=16)
+def _weights_identity(path: Path) -> str:
+    """Hash of what a weights file says, however its bytes are ordered."""
+    cfg, weights, _ = read_weights(path)
+    return weights_hash(weights).hex() + hashlib.sha256(cfg.model_dump_json().encode()).hexdigest()
+
+
+def _samples_hash(task: SequenceTask) -> str:
+    return _file_samples_hash(task.source, task.sequence.model_dump_json(), task.frames)
+
+
+@lru_cache(maxsize=256)
+def _file_samples_hash(path: Path, sequence: str, frames: int) -> str:
+    """Of the stored samples that are coded; `sequence` as JSON, which can be kept under."""
+    with open_sequence(path, TestSequence.model_validate_json(sequence)) as reader:
+        return samples_hash(islice(reader, frames))
+
+
+@lru_cache(maxsize=16)
+def _file_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def evaluate_sequence(codec: Codec, task: SequenceTask, on_frame: OnFrame | None = None) -> Record:
+    """Code a sequence into a file, decode the file, compare frame by frame."""
+    began = time.perf_counter()
+    reset_peak_memory(codec.device)
+    with tempfile.TemporaryDirectory() as folder:
+        stream = Path(folder) / "a.cmfr"
+        coded, encode = _encode(codec, task, stream, on_frame)
+        quality, decode = _decode(codec, task, stream, on_frame)
+        overhead = 8 * stream.stat().st_size - sum(bits for _, bits, _ in coded)
+    kind, bits, estimate = coded[0]
+    coded[0] = (kind, bits + overhead, estimate)  # header and index count to the first frame
+    count = len(coded)
+    with open_sequence(task.source, task.sequence) as reader:
+        stored = reader.info
+    return Record(
+        dataset=task.dataset, sequence=task.sequence.name, codec=_codec_name(codec, task),
+        rate_index=task.rate_index, label=task.quality, width=stored.width, height=stored.height,
+        frame_rate=stored.frame_rate,
+        conditions=task.measurement.conditions(
+            stored, task.intra_period, count, _samples_hash(task)
+        ),
+        frames=[
+            FrameResult(kind, bits, values, estimate)  # type: ignore[arg-type]
+            for (kind, bits, estimate), values in zip(coded, quality, strict=True)
+        ],
+        metadata=_metadata(codec, task),
+        times=Times(
+            encode.pop("total") / count, decode.pop("total") / count,
+            {name: seconds / count for name, seconds in encode.items()},
+            {name: seconds / count for name, seconds in decode.items()},
+            time.perf_counter() - began,
+        ),
+        peak_memory=peak_memory(codec.device), set_sequences=task.set_sequences,
+    )  # fmt: skip
+
+
+def open_pictures(codec: Codec, task: SequenceTask) -> VideoReader:
+    """The sequence as it is coded and measured: as it is stored, or as 8-bit RGB pictures where RGB
+    is measured. An RGB network takes YUV that does not say its colors as BT.709, full range."""
+    reader, measured = open_sequence(task.source, task.sequence), task.measurement
+    if reader.info.chroma == "rgb":
+        if measured.color != "rgb":
+            reader.close()
+            raise UserError(f"{task.source} is RGB; measure it with --color rgb")
+        return reader
+    if measured.color == "rgb":
+        return _as_rgb(reader, resolve_color(reader.info, measured.matrix, measured.range))
+    color = reader.info.color
+    if codec.model.cfg.color == "rgb" and UNSPECIFIED in (color.matrix, color.range):
+        reader.info = resolve_color(reader.info, "bt709", "full")
+    return reader
+
+
+def _as_rgb(reader: VideoReader, info: VideoInfo) -> VideoReader:
+    """`reader`, of YUV with the colors of `info`, as a reader of RGB pictures."""
+    target = replace(info, chroma="rgb", bit_depth=8, color=RGB_COLOR)
+    return VideoReader(reader.path, target, lambda: (rgb_picture(f, info) for f in reader))
+
+
+def _codec_name(codec: Codec, task: SequenceTask) -> str:
+    """The model's name, and the refresh period where it is not the model's."""
+    period = task.refresh_period
+    if period is None or period == codec.model.cfg.refresh_period:
+        return codec.name
+    return f"{codec.name}-refresh{period}"
+
+
+def _encode(
+    codec: Codec, task: SequenceTask, stream: Path, on_frame: OnFrame | None
+) -> tuple[list[tuple[str, float, float]], dict[str, float]]:
+    """(type, bits, estimated bits) of each frame; seconds by kind of work."""
+    clock = _Clock()
+    coded = []
+    model = codec.model
+    model.intra.estimates = model.inter.estimates = True
+    try:
+        with open_pictures(codec, task) as reader, stream.open("w+b") as file:
+            header = codec.header(reader.info, task.quality, task.intra_period, task.refresh_period)
+            writer = BitstreamWriter(file, header)
+            frames = clock.reading(islice(reader, task.frames))
+            for frame in codec.encode_frames(frames, reader.info, header, writer):
+                clock.hold()
+                assert frame.output is not None
+                clock.entropy += frame.output.coder_seconds
+                clock.held += frame.output.estimate_seconds
+                estimate = float(frame.output.total_bits)
+                coded.append(("I" if frame.intra else "P", float(frame.bits), estimate))
+                if on_frame is not None:
+                    on_frame()
+                clock.go_on()
+            writer.close()
+    finally:
+        model.intra.estimates = model.inter.estimates = False
+    if not coded:
+        raise UserError(f"{task.source} holds no frames")
+    if len(coded) < task.frames:
+        raise UserError(f"{task.source} has {len(coded)} frames, not {task.frames}")
+    return coded, clock.seconds()
+
+
+def _decode(
+    codec: Codec, task: SequenceTask, stream: Path, on_frame: OnFrame | None
+) -> tuple[list[dict[str, float]], dict[str, float]]:
+    """Quality of each decoded frame; seconds by kind of work, without the comparison."""
+    clock, measured = _Clock(), []
+    with open_pictures(codec, task) as source, stream.open("rb") as file:
+        info = source.info
+        decoded = codec.decode_frames(BitstreamReader(file), info, CodingReport(info), False)
+        clock.hold()
+        for original in islice(source, task.frames):
+            clock.go_on()
+            frame = next(decoded)
+            clock.hold()
+            assert frame.output is not None
+            clock.entropy += frame.output.coder_seconds
+            x_hat = frame.output.x_hat[..., : info.height, : info.width]
+            measured.append(frame_quality(original, frame.reconstruction, x_hat, info, codec, task))
+            if on_frame is not None:
+                on_frame()
+        clock.go_on()
+    return measured, clock.seconds()
+
+
+def frame_quality(
+    original: Frame, decoded: Frame, x_hat: Tensor, info: VideoInfo, codec: Codec,
+    task: SequenceTask,
+) -> dict[str, float]:  # fmt: skip
+    """Metrics of one frame of `open_pictures` by name; x_hat [1, 3, H, W] is what the network gave,
+    clamped."""
+    if task.measurement.color == "yuv420":
+        return stored_quality(original, decoded, info)
+    if codec.model.cfg.color == "ycbcr":
+        x_hat = ycbcr_to_rgb(x_hat, "bt709", "full")
+    x_hat = x_hat.float().clamp(0, 1)
+    if task.measurement.round_8bit:
+        x_hat = (x_hat * 255).round() / 255
+    return rgb_quality(planes_to_tensor(original, info, "rgb", codec.device), x_hat)
+
+
+class _Clock:
+    """Seconds of coding, apart: reading files ("io"), the rANS coder ("entropy"), the rest. What is
+    done between `hold` and `go_on` does not count, nor does what is added to `held`."""
+
+    def __init__(self) -> None:
+        self.began = time.perf_counter()
+        self.held = self.io = self.entropy = 0.0
+        self._since = self.began
+
+    def reading(self, frames: Iterable[Frame]) -> Iterator[Frame]:
+        """The same frames, with the time to get them counted."""
+        iterator = iter(frames)
+        while True:
+            began = time.perf_counter()
+            frame = next(iterator, None)
+            self.io += time.perf_counter() - began
+            if frame is None:
+                return
+            yield frame
+
+    def hold(self) -> None:
+        self._since = time.perf_counter()
+
+    def go_on(self) -> None:
+        self.held += time.perf_counter() - self._since
+
+    def seconds(self) -> dict[str, float]:
+        """The parts and their total."""
+        total = time.perf_counter() - self.began - self.held
+        network = total - self.io - self.entropy
+        return {"total": total, "network": network, "entropy": self.entropy, "io": self.io}
+
+
+@lru_cache(maxsize=1)
+def _complexity(codec: Codec) -> dict[str, float]:
+    """Millions of parameters of both codecs, kMAC per pixel of a P-frame."""
+    intra, inter = count(codec.model)
+    return {
+        "parameters_m": round(intra.parameters_m + inter.parameters_m, 3),
+        "encode_kmac_per_pixel": inter.encode_kmac_per_pixel,
+        "decode_kmac_per_pixel": inter.decode_kmac_per_pixel,
+    }
+
+
+def _metadata(codec: Codec, task: SequenceTask) -> dict[str, object]:
+    return {
+        "weights_sha256": _file_hash(task.weights),
+        "weights_id": codec.weights_id.hex(),
+        "model": codec.model.cfg.model_dump(mode="json"),
+        "device": str(codec.device),
+        **_complexity(codec),
+        **versions(),
+    }

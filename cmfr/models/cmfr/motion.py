@@ -1,0 +1,172 @@
+"""Motion codec and Motion Refiner. Flows are [B, 2, h, w] in pixels of their resolution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import log2
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cmfr.config import ModelConfig
+from cmfr.nn.entropy_coder import EntropyCoder
+from cmfr.nn.init import LEAK, analysis_start, haar_bands, identity_start, synthesis_start
+from cmfr.nn.latent_coder import PriorLatentCoder
+from cmfr.nn.layers import block, conv, resize_flow, upsample, warp
+
+# Initial gains of motion latents at quality 0 and 63: Haar coefficients of flows in pixels.
+MOTION_GAINS = (0.1, 2.0)
+
+
+class MotionCodec(nn.Module):
+    """Codes the flow given the previous motion latent and feature.
+
+    Both transforms meet the motion feature at 1/4 resolution; the latent is at 1/16. They start as
+    a Haar pyramid of the flow, keeping its lowest frequencies, and its transpose.
+    """
+
+    def __init__(self, cfg: ModelConfig) -> None:
+        super().__init__()
+        width, latent = cfg.motion.channels, cfg.motion.latent
+        levels = int(log2(4 // cfg.feature_stride))  # between the flow's resolution and 1/4
+        self.analysis_head = nn.Sequential(
+            conv(2, width), *(conv(width, width, stride=2) for _ in range(levels))
+        )
+        self.analysis = nn.Sequential(
+            conv(2 * width, width, 1), block(cfg, width),
+            conv(width, width, stride=2), block(cfg, width),
+            conv(width, latent, stride=2),
+        )  # fmt: skip
+        self.latent = PriorLatentCoder(cfg, "motion", cfg.motion, latent, MOTION_GAINS)
+        self.synthesis = nn.Sequential(
+            conv(latent, width, 1), block(cfg, width), upsample(width, width),
+            block(cfg, width), upsample(width, width), block(cfg, width),
+        )  # fmt: skip
+        ups = [upsample(width, width) for _ in range(levels)]
+        self.synthesis_tail = nn.Sequential(*ups, conv(width, 2))
+        self._start([*self.analysis_head[1:], self.analysis[2], self.analysis[4]],
+                    [self.synthesis[2], self.synthesis[4], *ups])  # fmt: skip
+
+    def _start(self, downs: list[nn.Module], ups: list[nn.Module]) -> None:
+        """Initial weights; downs, ups: the layers that halve and double, in their order."""
+        first, middle = self.analysis_head[0], self.analysis[0]
+        head, last = self.synthesis[0], self.synthesis_tail[-1]
+        count = 2
+        for layer, channels in ((first, 2), (last, 2), (middle, first.out_channels)):
+            identity_start(layer, channels)  # type: ignore[arg-type]
+        for down, up in zip(downs, ups[::-1], strict=True):
+            bands = haar_bands(count, down.out_channels)  # type: ignore[arg-type]
+            analysis_start(down, bands)  # type: ignore[arg-type]
+            synthesis_start(up, bands)  # type: ignore[arg-type]
+            count = len(bands)
+        identity_start(head, count)  # type: ignore[arg-type]
+
+    def forward(
+        self,
+        coder: EntropyCoder,
+        flow: Tensor | None,
+        quality: Tensor,
+        previous_latent: Tensor,
+        previous_feature: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Code a flow [B, 2, H/s, W/s] (None when decoding), given the previous latent
+        [B, Cm, H/16, W/16] and feature [B, C, H/4, W/4]: decoded flow, and the new ones of both."""
+        y = None
+        if flow is not None:
+            y = self.analysis(torch.cat([self.analysis_head(flow), previous_feature], 1))
+        size = (previous_latent.shape[2], previous_latent.shape[3])
+        y_hat = self.latent(coder, y, [previous_latent], size, quality)
+        feature = self.synthesis(y_hat)
+        return self.synthesis_tail(feature).float(), y_hat, feature
+
+
+@dataclass(frozen=True)
+class BlendedMotion:
+    """Several flows for every position, and how much each counts.
+
+    flows [B, K, 2, h, w] in pixels of their resolution; logits [B, K, h, w] of the softmax weights
+    (None where K is 1).
+    """
+
+    flows: Tensor
+    logits: Tensor | None = None
+
+    @cached_property
+    def weights(self) -> Tensor | None:
+        """[B, K, h, w], sum 1."""
+        return None if self.logits is None else self.logits.softmax(1)
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """The flow that they are on average [B, 2, h, w]."""
+        if self.weights is None:
+            return self.flows[:, 0]
+        return (self.flows * self.weights[:, :, None]).sum(1)
+
+    def resized(self, factor: int) -> BlendedMotion:
+        """At `factor` times the resolution."""
+        if factor == 1:
+            return self
+        flows = resize_flow(self.flows.flatten(0, 1), factor).unflatten(0, self.flows.shape[:2])
+        logits = self.logits
+        if logits is not None:
+            logits = F.interpolate(
+                logits.float(), scale_factor=factor, mode="bilinear", align_corners=False
+            )
+        return BlendedMotion(flows, logits)
+
+    def warp(self, x: Tensor, finer: int = 1) -> Tensor:
+        """x [B, C, finer h, finer w] warped with every flow, blended -> [B, C, h, w]."""
+        if self.weights is None:
+            return warp(x, self.flows[:, 0], finer)
+        count = self.flows.shape[1]
+        repeated = x[:, None].expand(-1, count, -1, -1, -1).flatten(0, 1)
+        warped = warp(repeated, self.flows.flatten(0, 1), finer)
+        return (warped.unflatten(0, (-1, count)) * self.weights[:, :, None]).sum(1)
+
+
+class MotionRefiner(nn.Module):
+    """Improves the decoded flow at the decoder, at no bits (paper: claim 4; the network is ours).
+
+    It makes several flows of the decoded one, each with a correction, and says how much each
+    counts at every position; the prediction is the blend of what they point to. One flow alone
+    cannot be improved much by what the decoder has; several do what overlapped block motion
+    compensation does, and more (measured: docs/architecture.md).
+
+    It sees the decoded flow, the previous frame's refined flow moved along with it, the reference,
+    the reference warped with the decoded flow, and the reference feature; works at half the flow's
+    resolution. Starts near the decoded flow, the corrections apart by a fraction of a pixel.
+    """
+
+    def __init__(self, cfg: ModelConfig) -> None:
+        super().__init__()
+        refiner, stride = cfg.motion.refiner, cfg.feature_stride
+        width, self.count, self.stride = refiner.width, refiner.hypotheses, stride
+        self.head = conv(4 + 6 * stride * stride + cfg.context_channels[0], width, stride=2)
+        self.body = nn.Sequential(*(block(cfg, width) for _ in range(refiner.blocks)))
+        self.tail = upsample(width, 3 * self.count if self.count > 1 else 2)
+        last = self.tail[0]
+        assert isinstance(last, nn.Conv2d) and last.bias is not None
+        nn.init.normal_(last.weight, std=LEAK)
+        if self.count > 1:  # equal hypotheses would stay equal
+            bias = torch.zeros(3 * self.count, 4)
+            bias[: 2 * self.count] = torch.randn(2 * self.count, 1) * 0.05
+            with torch.no_grad():
+                last.bias.copy_(bias.flatten())
+
+    def forward(
+        self, flow: Tensor, carried: Tensor, reference: Tensor, warped: Tensor, feature: Tensor
+    ) -> BlendedMotion:
+        """flow: decoded, carried: the previous frame's, both [B, 2, h, w]; reference, warped
+        [B, 3, H, W]; feature [B, C0, h, w]."""
+        frames = torch.cat([reference, warped], 1) - 0.5
+        if self.stride > 1:
+            frames = F.pixel_unshuffle(frames, self.stride)
+        moved = warp(carried, flow)
+        h = self.head(torch.cat([flow, moved - flow, frames, feature], 1))
+        out = self.tail(self.body(h)).float()
+        corrections = out[:, : 2 * self.count].unflatten(1, (self.count, 2))
+        logits = out[:, 2 * self.count :] if self.count > 1 else None
+        return BlendedMotion(flow[:, None] + corrections, logits)

@@ -1,0 +1,1 @@
+"""Parts of codecs: layers, densities, entropy coding, the entropy model of one latent."""

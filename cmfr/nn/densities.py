@@ -1,0 +1,353 @@
+"""What symbols cost: densities of latents given a scale, and of hyper-latents.
+
+A density answers twice: in bits, for estimates and for training, and as quantized cumulative
+tables, for the rANS coder. CMFR's are CompressAI's Gaussian and factorized density; DCVC's are a
+Laplacian (P-frames), a Gaussian (I-frames) and a factorized density of its own, with the bit
+estimate as published (dcvc_bits). The only module that imports CompressAI's entropy models.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+with warnings.catch_warnings():  # of torch.jit, which CompressAI's dependencies still use
+    warnings.simplefilter("ignore")
+    from compressai.entropy_models import EntropyBottleneck, GaussianConditional
+
+_LIKELIHOOD_FLOOR = 1e-9
+# DCVC adds this to every probability: no symbol costs more than 16.6 bits in an estimate.
+_DCVC_FLOOR = 1e-5
+
+
+@dataclass(frozen=True)
+class CdfTables:
+    """Quantized cumulative distributions as the rANS coder takes them, converted once.
+
+    cdfs: one list per table, each as long as its entry in `sizes`; offsets: the smallest symbol of
+    each. Symbols beyond a table cost an escape code.
+    """
+
+    cdfs: list[list[int]]
+    sizes: list[int]
+    offsets: list[int]
+
+    @classmethod
+    def of(cls, model: EntropyBottleneck | GaussianConditional) -> CdfTables:
+        sizes = cast(Tensor, model._cdf_length).reshape(-1).int().tolist()
+        rows = cast(Tensor, model._quantized_cdf).tolist()
+        # Rows are padded to the longest; the coder would convert the padding on every call.
+        cdfs = [row[:size] for row, size in zip(rows, sizes, strict=True)]
+        return cls(cdfs, sizes, cast(Tensor, model._offset).reshape(-1).int().tolist())
+
+    @classmethod
+    def of_probabilities(cls, mass: Tensor, first: Tensor, length: Tensor) -> CdfTables:
+        """mass [n, L]: of symbols first, first + 1, ... of each of n tables, `length` of them."""
+        kept = torch.arange(mass.shape[1]) < length[:, None]
+        tail = (1 - (mass * kept).sum(1, keepdim=True)).clamp(min=0)
+        model = GaussianConditional(None)
+        longest = int(length.max())
+        model._quantized_cdf = model._pmf_to_cdf(mass, tail, length, longest)
+        model._cdf_length, model._offset = length + 2, first
+        return cls.of(model)
+
+
+class Density(ABC):
+    """A zero-mean density of whole symbols with a scale; its tables cover `levels` scales between
+    `low` and `high`, evenly in the log domain."""
+
+    # Tables end where so little is left on both sides together, or at `reach` symbols.
+    tail_mass, reach = 1e-9, math.inf
+
+    def __init__(self, low: float, high: float, levels: int) -> None:
+        self.low, self.levels = low, levels
+        self._log_step = math.log(high / low) / (levels - 1)
+
+    @abstractmethod
+    def cumulative(self, x: Tensor) -> Tensor:
+        """Mass below x of the density of scale 1, accurate for x <= 0."""
+
+    @abstractmethod
+    def half_width(self, mass: float) -> float:
+        """How far from 0, at scale 1, all but `mass` lies."""
+
+    @abstractmethod
+    def training_bits(
+        self, distance: Tensor, symbols: Tensor, noise: Tensor, scale: Tensor
+    ) -> Tensor:
+        """Bits of real distances from the mean, with gradients; same shape.
+
+        symbols: what they are quantized to; noise: in [-0.5, 0.5), stands for that.
+        """
+
+    @abstractmethod
+    def coded_bits(self, symbols: Tensor, scale: Tensor) -> Tensor:
+        """Bits of whole symbols as they are coded; same shape."""
+
+    def index(self, scale: Tensor) -> Tensor:
+        """Nearest table in the log domain, int32, same shape."""
+        index = torch.log(scale / self.low).div(self._log_step).round()
+        return index.clamp(0, self.levels - 1).int()
+
+    def table_scale(self, index: Tensor) -> Tensor:
+        """The scale of a table."""
+        return self.low * torch.exp(self._log_step * index)
+
+    def mass(self, values: Tensor, scale: Tensor) -> Tensor:
+        """Mass of [value - 1/2, value + 1/2]."""
+        magnitude = values.abs()
+        upper = self.cumulative((0.5 - magnitude) / scale)
+        return upper - self.cumulative((-0.5 - magnitude) / scale)
+
+    @cached_property
+    def tables(self) -> CdfTables:
+        scales = self.table_scale(torch.arange(self.levels))
+        wanted = scales * self.half_width(self.tail_mass)
+        center = wanted.clamp(max=self.reach).ceil().int()
+        # One row per scale: symbols -center .. center, then whatever fills the row.
+        symbols = torch.arange(2 * int(center.max()) + 1) - center[:, None]
+        mass = self.mass(symbols.float(), scales[:, None])
+        return CdfTables.of_probabilities(mass, -center, 2 * center + 1)
+
+
+class Gaussian(Density):
+    """CMFR's Gaussian: what the coder really spends."""
+
+    def cumulative(self, x: Tensor) -> Tensor:
+        return 0.5 * torch.erfc(-math.sqrt(0.5) * x)
+
+    def half_width(self, mass: float) -> float:
+        return math.sqrt(2) * float(
+            torch.special.erfinv(torch.tensor(1 - mass, dtype=torch.float64))
+        )
+
+    def training_bits(
+        self, distance: Tensor, symbols: Tensor, noise: Tensor, scale: Tensor
+    ) -> Tensor:
+        """The bits of the symbols. The scale gets their gradient; the distance, which
+        they do not change smoothly, that of the bits with noise: those alone are too many by half
+        and more where most symbols are 0 (25 % of the payload at the top, 250 % at the bottom).
+        """
+        scale = scale.clamp(min=self.low)
+        coded = self._bits(symbols, scale)
+        noisy = self._bits(distance + noise, scale.detach())
+        return coded + (noisy - noisy.detach())
+
+    def _bits(self, values: Tensor, scale: Tensor) -> Tensor:
+        """Of real values; a straight line where the mass is too small for a gradient."""
+        mass = self.mass(values, scale)
+        bits = -torch.log2(mass.clamp(min=_LIKELIHOOD_FLOOR))
+        return bits + (mass < _LIKELIHOOD_FLOOR) * (values.abs() / (scale * math.sqrt(2)))
+
+    def coded_bits(self, symbols: Tensor, scale: Tensor) -> Tensor:
+        # The coder's 16-bit tables know no smaller probability, and a symbol beyond them costs
+        # about another byte of escape code.
+        mass = self.mass(symbols, self.table_scale(self.index(scale)))
+        bits = -torch.log2(mass.clamp(min=_LIKELIHOOD_FLOOR))
+        return bits.clamp(max=16) + 8 * (mass < _LIKELIHOOD_FLOOR)
+
+
+def dcvc_bits(mass: Tensor) -> Tensor:
+    """-log2(mass + 1e-5), at least 0: the estimate of DCVC-DC and -FM."""
+    return -torch.log2(mass + _DCVC_FLOOR).clamp(max=0)
+
+
+class PublishedGaussian(Gaussian):
+    """DCVC's Gaussian, of its I-frames: the same estimate in training and coding."""
+
+    reach = 128
+
+    def training_bits(
+        self, distance: Tensor, symbols: Tensor, noise: Tensor, scale: Tensor
+    ) -> Tensor:
+        return self.coded_bits(distance + noise, scale)
+
+    def coded_bits(self, symbols: Tensor, scale: Tensor) -> Tensor:
+        return dcvc_bits(self.mass(symbols, scale.clamp(min=1e-5)))
+
+
+class PublishedLaplacian(PublishedGaussian):
+    """DCVC's Laplacian, of its P-frames; the scale is b in exp(-|x| / b) / 2b."""
+
+    def cumulative(self, x: Tensor) -> Tensor:
+        tail = 0.5 * torch.exp(-x.abs())
+        return torch.where(x < 0, tail, 1 - tail)
+
+    def half_width(self, mass: float) -> float:
+        return -math.log(mass)
+
+
+GAUSSIAN = Gaussian(0.11, 64.0, 64)
+DCVC_GAUSSIAN = PublishedGaussian(0.11, 64.0, 256)
+DCVC_LAPLACIAN = PublishedLaplacian(0.01, 64.0, 256)
+
+
+class FactorizedDensity(Protocol):
+    """A density per channel of hyper-latents that are rounded to whole numbers."""
+
+    @property
+    def tables(self) -> CdfTables | None:
+        """What `make_tables` built last, if anything."""
+        ...
+
+    def bits(self, z: Tensor) -> Tensor:
+        """-log2 likelihood of z [B, C, H, W], any real values; same shape."""
+        ...
+
+    def make_tables(self) -> CdfTables:
+        """Build (and keep) the tables, one per channel."""
+        ...
+
+
+class HyperBottleneck(EntropyBottleneck):
+    """CMFR's factorized density: CompressAI's, rounded to whole numbers (no median offset).
+
+    CompressAI learns the tails of its tables with an auxiliary loss; here they are solved for by
+    bisection when the tables are made, so that there is no second optimizer and no stale table.
+    It starts narrow: at CompressAI's scale of 10 a hyper-latent costs 6.5 bits a symbol.
+    """
+
+    # What `make_tables` computes from the weights: no part of a weights file.
+    DERIVED = ("quantiles", "target", "_quantized_cdf", "_cdf_length", "_offset")
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, tail_mass=1e-6, init_scale=0.5)
+        self.quantiles.requires_grad_(False)
+        self.tables: CdfTables | None = None
+
+    def bits(self, z: Tensor) -> Tensor:
+        """-log2 likelihood of z [B, C, H, W], any real values; same shape."""
+        values = z.transpose(0, 1)
+        flat = values.reshape(z.shape[1], 1, -1)
+        likelihood, _, _ = self._likelihood(flat)
+        likelihood = likelihood.clamp(min=_LIKELIHOOD_FLOOR)
+        return -torch.log2(likelihood).reshape(values.shape).transpose(0, 1)
+
+    @torch.no_grad()
+    def make_tables(self) -> CdfTables:
+        """Solve for the tails and build the CDF tables (kept; `tables = None` drops them)."""
+        self._update_quantiles(search_radius=4096.0)
+        self.quantiles[:, 0, 1] = 0
+        self.update(force=True)
+        self.tables = CdfTables.of(self)
+        return self.tables
+
+
+class CumulativeStage(nn.Module):
+    """One stage of DCVC's factorized density: x softplus(h) + b, then + tanh(.) tanh(a) but in
+    the last. Parameters [sets, C, 1, 1]."""
+
+    def __init__(self, sets: int, channels: int, last: bool) -> None:
+        super().__init__()
+        shape = (sets, channels, 1, 1)
+        self.h, self.b = (nn.Parameter(torch.empty(shape).normal_(0, 0.01)) for _ in range(2))
+        self.a = None if last else nn.Parameter(torch.empty(shape).normal_(0, 0.01))
+
+    def forward(self, x: Tensor, chosen: Tensor | int) -> Tensor:
+        x = x * nn.functional.softplus(self.h[chosen]) + self.b[chosen]
+        return x if self.a is None else x + torch.tanh(x) * torch.tanh(self.a[chosen])
+
+
+class FactorizedBitEstimator(nn.Module):
+    """DCVC's factorized density: a cumulative of four stages. With several `sets` of parameters
+    the quality index chooses one (DCVC-FM's I-frames have 64)."""
+
+    REACH = 128  # tables cover -REACH .. REACH at most
+
+    def __init__(self, channels: int, sets: int = 1) -> None:
+        super().__init__()
+        self.channels, self.sets = channels, sets
+        self.stages = nn.ModuleList(CumulativeStage(sets, channels, i == 3) for i in range(4))
+        self.tables_of: dict[int, CdfTables] = {}
+
+    def at(self, quality: Tensor) -> FactorizedDensity:
+        """The density of a batch of qualities [B]."""
+        return _BitEstimatorAt(self, quality)
+
+    def logits(self, x: Tensor, chosen: Tensor | int) -> Tensor:
+        """x [B, C, H, W]; `chosen`: a set for each sample [B], or for all of them."""
+        if isinstance(chosen, int):
+            chosen = torch.tensor([chosen], device=x.device)
+        for stage in self.stages:
+            x = stage(x, chosen)
+        return x
+
+    @torch.no_grad()
+    def make_tables(self, chosen: int) -> CdfTables:
+        """Tables of one set, from float64 on the CPU (kept; clear `tables_of` to drop them)."""
+        on_cpu = FactorizedBitEstimator(self.channels, self.sets).double()
+        on_cpu.load_state_dict(self.state_dict())
+        edges = torch.arange(-self.REACH, self.REACH + 2).double() - 0.5
+        cumulative = on_cpu.logits(edges[None, None, None], chosen).sigmoid()[0, :, 0]
+        mass = cumulative.diff().clamp(min=0)
+        # Each channel's table goes from its first to its last symbol that ever happens.
+        happens = mass > 1e-7
+        happens[:, self.REACH] = True
+        first = happens.int().argmax(1)
+        length = mass.shape[1] - first - happens.flip(1).int().argmax(1)
+        position = (first[:, None] + torch.arange(int(length.max()))).clamp(max=mass.shape[1] - 1)
+        rows = mass.gather(1, position).float()
+        first = (first - self.REACH).int()
+        self.tables_of[chosen] = CdfTables.of_probabilities(rows, first, length.int())
+        return self.tables_of[chosen]
+
+
+class _BitEstimatorAt:
+    """A `FactorizedBitEstimator` for the qualities of one batch."""
+
+    def __init__(self, estimator: FactorizedBitEstimator, quality: Tensor) -> None:
+        self.estimator = estimator
+        self.chosen = quality if estimator.sets > 1 else torch.zeros_like(quality)
+
+    def bits(self, z: Tensor) -> Tensor:
+        upper = self.estimator.logits(z + 0.5, self.chosen)
+        lower = self.estimator.logits(z - 0.5, self.chosen)
+        return dcvc_bits(upper.sigmoid() - lower.sigmoid())
+
+    @property
+    def tables(self) -> CdfTables | None:
+        return self.estimator.tables_of.get(self._set())
+
+    def make_tables(self) -> CdfTables:
+        return self.estimator.make_tables(self._set())
+
+    def _set(self) -> int:
+        """The set of a batch of one. Only where there is a choice is the device waited for."""
+        return int(self.chosen[0]) if self.estimator.sets > 1 else 0
+
+
+def make_tables(module: nn.Module) -> None:
+    """Build the entropy tables of every factorized density in `module` (after loading or
+    training)."""
+    for part in module.modules():
+        if isinstance(part, HyperBottleneck):
+            part.make_tables()
+        elif isinstance(part, FactorizedBitEstimator):
+            part.tables_of.clear()
+            if part.sets == 1:  # of many sets only those are built that are used
+                part.make_tables(0)
+
+
+def drop_tables(module: nn.Module) -> None:
+    """Forget all tables: the weights have changed."""
+    for part in module.modules():
+        if isinstance(part, HyperBottleneck):
+            part.tables = None
+        elif isinstance(part, FactorizedBitEstimator):
+            part.tables_of.clear()
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict without what the entropy tables derive from it."""
+    return {
+        name: value
+        for name, value in model.state_dict().items()
+        if name.rpartition(".")[2] not in HyperBottleneck.DERIVED
+    }

@@ -1,0 +1,331 @@
+"""The entropy model of one latent: hyperprior, temporal prior and stepwise spatial prior.
+
+    z = hyper_encoder(y) -> code z -> hyper_decoder(z) = h
+    (step, scale, mean) = predict(h, temporal priors)          all positions at once
+    for k in the spatial steps:                                1, 2 (checkerboard) or 4 (quadtree)
+        code the k-th part of y/step; refine (scale, mean) of the rest from what is known
+
+`LatentCoder` is this order of things, for CMFR and DCVC alike; `PriorLatentCoder` has CMFR's
+networks for it.
+
+The four-step split is DCVC-DC's: channels in four groups, each taking the four positions of a 2x2
+cell in another order, so that every step sees some channels at every position.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from cmfr.config import LATENT_STRIDE, LatentConfig, ModelConfig
+from cmfr.nn.densities import GAUSSIAN, Density, FactorizedDensity, HyperBottleneck
+from cmfr.nn.entropy_coder import EntropyCoder
+from cmfr.nn.init import LEAK
+from cmfr.nn.layers import (
+    LATENT_GAINS,
+    QualityScaler,
+    block,
+    conv,
+    pad_to_multiple,
+    upsample,
+)
+
+# _CELL_ORDER[steps][step][group] = which cell position (row-major 2x2) the group codes then;
+# with 2 steps a "position" is a color of the checkerboard.
+_CELL_ORDER: dict[int, list[list[int]]] = {
+    1: [[0]],
+    2: [[0, 1], [1, 0]],
+    4: [[0, 1, 2, 3], [3, 2, 1, 0], [2, 3, 0, 1], [1, 0, 3, 2]],
+}
+
+
+@lru_cache(maxsize=32)
+def step_masks(steps: int, height: int, width: int, device: torch.device) -> Tensor:
+    """Which (group, position) each step codes: bool [steps, groups, 1, H, W], groups = steps.
+
+    Kept per size and device; not to be changed in place.
+    """
+    with torch.inference_mode(False):  # what is kept must be usable in training too
+        row = torch.arange(height, device=device)[:, None]
+        column = torch.arange(width, device=device)
+        cell = {
+            1: torch.zeros_like(row + column),
+            2: (row + column) % 2,
+            4: (row % 2) * 2 + column % 2,
+        }[steps]
+        order = torch.tensor(_CELL_ORDER[steps], device=device)
+        return (cell == order[:, :, None, None])[:, :, None]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the hyperprior and the temporal priors say of a latent [B, C, H, W].
+
+    step: what quantized values are multiplied with; y is divided by it before, or multiplied with
+    `gain` where there is one (both broadcastable).
+    scale, mean: of the symbols of the first spatial step.
+    shared: what the later steps see besides the known values.
+    """
+
+    step: Tensor
+    scale: Tensor
+    mean: Tensor
+    shared: Tensor
+    gain: Tensor | None = None
+
+
+class LatentCoder(nn.Module, ABC):
+    """Codes one latent y [B, C, H, W] in `steps` spatial steps.
+
+    Below `skip` a predicted scale means that the value is not coded. stride: pixels per position.
+    rdoq: how symbols are chosen, see `entropy_coder.quantized`.
+    """
+
+    density: Density = GAUSSIAN
+
+    def __init__(
+        self,
+        name: str,
+        channels: int,
+        hyper: int,
+        steps: int,
+        skip: float,
+        stride: int = LATENT_STRIDE,
+        rdoq: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.name, self.channels, self.hyper_channels = name, channels, hyper
+        self.steps, self.skip, self.stride, self.rdoq = steps, skip, stride, rdoq
+
+    # What a codec's networks answer; see `_code` for when they are asked.
+
+    @abstractmethod
+    def encode_hyper(self, y: Tensor, quality: Tensor | None) -> Tensor:
+        """y, padded to multiples of 4 -> hyper-latent z at a quarter of its size."""
+
+    @abstractmethod
+    def hyper_density(self, quality: Tensor | None) -> FactorizedDensity:
+        """The density of z."""
+
+    @abstractmethod
+    def predict(
+        self,
+        z_hat: Tensor | None,
+        priors: list[Tensor],
+        size: tuple[int, int],
+        quality: Tensor | None,
+    ) -> Prediction:
+        """Decoded z (of the padded size), temporal priors -> the prediction, of `size`."""
+
+    @abstractmethod
+    def refine(self, k: int, known: Tensor, told: Prediction) -> tuple[Tensor, Tensor]:
+        """(scale, mean) of the symbols of step k >= 1; known: symbols so far, 0 elsewhere."""
+
+    def positive(self, scale: Tensor) -> Tensor:
+        """Predicted scales as the density takes them."""
+        return scale
+
+    def symbols(self, height: int, width: int) -> int:
+        """Symbols of a frame of this size, hyper-latent and skipped ones among them."""
+        height, width = height // self.stride, width // self.stride
+        hyper = -(-height // 4) * -(-width // 4) * self.hyper_channels
+        return height * width * self.channels + hyper
+
+    def forward(
+        self,
+        coder: EntropyCoder,
+        y: Tensor | None,
+        priors: list[Tensor],
+        size: tuple[int, int],
+        quality: Tensor | None = None,
+    ) -> Tensor:
+        """Code y (None when decoding) of spatial `size`; returns quantized y [B, C, H, W].
+
+        priors: tensors [B, ., H, W] that the decoder has too; with none (intra) the batch is y's.
+        quality: indices [B], for entropy models that know it.
+        """
+        # Entropy parameters are float32 in every mode: encoder and decoder must agree on them.
+        with torch.autocast(_device(self).type, enabled=False):
+            y = None if y is None else y.float()
+            priors = [p.float() for p in priors]
+            return self._code(coder, y, priors, size, quality)
+
+    def _code(
+        self,
+        coder: EntropyCoder,
+        y: Tensor | None,
+        priors: list[Tensor],
+        size: tuple[int, int],
+        quality: Tensor | None,
+    ) -> Tensor:
+        height, width = size
+        z_hat = self._code_hyper(coder, y, size, quality) if self.hyper_channels else None
+        told = self.predict(z_hat, priors, size, quality)
+        scale, mean = told.scale, told.mean
+        scaled = None
+        if y is not None:
+            scaled = y / told.step if told.gain is None else y * told.gain
+        masks = step_masks(self.steps, height, width, mean.device)
+        known = torch.zeros_like(mean)
+        for k in range(self.steps):
+            if k:
+                scale, mean = self.refine(k, known, told)
+            mask = masks[k]
+            coded = coder.code_latent(
+                f"{self.name}_y",
+                None if scaled is None else self._gather(scaled, mask),
+                self._gather(mean, mask),
+                self.positive(self._gather(scale, mask)),
+                self.density,
+                self.skip,
+                self.rdoq,
+            )
+            known = known + self._scatter(coded, mask)
+        return known * told.step
+
+    def _code_hyper(
+        self, coder: EntropyCoder, y: Tensor | None, size: tuple[int, int], quality: Tensor | None
+    ) -> Tensor:
+        z = None if y is None else self.encode_hyper(pad_to_multiple(y, 4), quality)
+        shape = (1, self.hyper_channels, -(-size[0] // 4), -(-size[1] // 4))
+        return coder.code_factorized(f"{self.name}_z", z, self.hyper_density(quality), shape)
+
+    def _gather(self, x: Tensor, mask: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C/groups, H, W]: at each position the group that this step codes."""
+        groups = x.unflatten(1, (self.steps, -1))
+        return torch.where(mask, groups, 0.0).sum(1)
+
+    def _scatter(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Inverse of `_gather`, zeros elsewhere: [B, C/groups, H, W] -> [B, C, H, W]."""
+        return torch.where(mask, x[:, None], 0.0).flatten(1, 2)
+
+
+class PriorLatentCoder(LatentCoder):
+    """CMFR's entropy model, of intra, motion and residual latents (its layers are ours).
+
+    Latents are in the units of the signal, and so are the predictions of the networks: a gain that
+    the quality index chooses turns both into symbols, so that one prediction serves all qualities.
+
+        symbol = round((y - mean) * gain(quality) / step)     scale of the symbols alike
+
+    `spread` [C] is what a latent's values are like before anything is known of them; networks see
+    and predict values relative to it, and `calibrate` measures it before training.
+
+    gains: initial gains at quality 0 and 63.
+    prior_channels: of all temporal priors together.
+    """
+
+    def __init__(
+        self,
+        cfg: ModelConfig,
+        name: str,
+        section: LatentConfig,
+        prior_channels: int,
+        gains: tuple[float, float] = LATENT_GAINS,
+    ) -> None:
+        channels, hyper, steps = section.latent, section.hyper, section.spatial_steps
+        skip, stride = cfg.skip_scale, section.latent_stride
+        super().__init__(name, channels, hyper, steps, skip, stride, section.rdoq)
+        width = section.prior
+        self.gain = QualityScaler(channels, gains)
+        self.log_spread = nn.Parameter(torch.zeros(channels))
+        self.measured: list[Tensor] | None = None  # mean squares [C], while `calibrate` runs
+        if hyper:
+            self.hyper_encoder = nn.Sequential(
+                conv(channels, hyper, 1), nn.LeakyReLU(0.1),
+                conv(hyper, hyper, stride=2), nn.LeakyReLU(0.1),
+                conv(hyper, hyper, stride=2, gain=0.3),
+            )  # fmt: skip
+            self.bottleneck = HyperBottleneck(hyper)
+            self.hyper_decoder = nn.Sequential(
+                upsample(hyper, hyper), nn.LeakyReLU(0.1),
+                upsample(hyper, hyper), nn.LeakyReLU(0.1),
+            )  # fmt: skip
+        self.head = conv(hyper + prior_channels, width, 1)
+        self.quality = QualityScaler(width)
+        self.body = nn.Sequential(
+            block(cfg, width), nn.LeakyReLU(0.1), conv(width, 3 * channels, 1, gain=LEAK)
+        )
+        if steps > 1:
+            self.adaptors = nn.ModuleList(conv(3 * channels, width, 1) for _ in range(steps - 1))
+            self.spatial = nn.Sequential(
+                block(cfg, width), nn.LeakyReLU(0.1), conv(width, 2 * channels, 1, gain=LEAK)
+            )
+
+    def encode_hyper(self, y: Tensor, quality: Tensor | None) -> Tensor:
+        assert quality is not None
+        return self.hyper_encoder(self.gain(y, quality))
+
+    def hyper_density(self, quality: Tensor | None) -> FactorizedDensity:
+        return self.bottleneck
+
+    def predict(
+        self,
+        z_hat: Tensor | None,
+        priors: list[Tensor],
+        size: tuple[int, int],
+        quality: Tensor | None,
+    ) -> Prediction:
+        assert quality is not None
+        if z_hat is not None:
+            priors = [self.hyper_decoder(z_hat)[..., : size[0], : size[1]], *priors]
+        h = self.quality(self.head(torch.cat(priors, 1)), quality)
+        step, log_scale, mean = self.body(h).chunk(3, 1)
+        # Spatially adaptive quantization step, bounded to [1/2, 2].
+        step = torch.exp2(torch.tanh(step)) / self.gain.gain(quality)
+        return Prediction(
+            step, *self._symbols(log_scale, mean, step), torch.cat([log_scale, mean], 1)
+        )
+
+    def refine(self, k: int, known: Tensor, told: Prediction) -> tuple[Tensor, Tensor]:
+        known = known * told.step / self._spread()
+        h = self.adaptors[k - 1](torch.cat([known, told.shared], 1))
+        log_scale, mean = self.spatial(h).chunk(2, 1)
+        return self._symbols(log_scale, mean, told.step)
+
+    def _symbols(self, log_scale: Tensor, mean: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and mean relative to the spread -> of symbols."""
+        unit = self._spread() / step
+        return torch.exp(log_scale.clamp(-8, 8)) * unit, mean * unit
+
+    def _spread(self) -> Tensor:
+        return self.log_spread.exp()[:, None, None]
+
+    def _code(
+        self,
+        coder: EntropyCoder,
+        y: Tensor | None,
+        priors: list[Tensor],
+        size: tuple[int, int],
+        quality: Tensor | None,
+    ) -> Tensor:
+        if self.measured is not None and y is not None:
+            self.measured.append(y.detach().square().mean((0, 2, 3)))
+        return super()._code(coder, y, priors, size, quality)
+
+
+@torch.no_grad()
+def calibrate(coders: Sequence[PriorLatentCoder], run: Callable[[], None]) -> None:
+    """Set the spreads of latents to what `run` codes with them, the root mean square of every
+    channel: entropy models then start at what the data has.
+    """
+    for coder in coders:
+        coder.measured = []
+    try:
+        run()
+        for coder in coders:
+            if coder.measured:
+                square = torch.stack(coder.measured).mean(0)
+                coder.log_spread.copy_(0.5 * square.clamp(min=1e-8).log())
+    finally:
+        for coder in coders:
+            coder.measured = None
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device

@@ -1,0 +1,233 @@
+"""Building blocks that know nothing of codecs. Shapes: B batch, C channels, H height, W width."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cmfr.config import QUALITIES, ModelConfig
+from cmfr.nn.init import LEAK
+
+
+class ResidualBlock(nn.Module):
+    """x + conv3(act(conv3(act(x)))), middle width ``channels * bottleneck``.
+
+    slope: of the leaky activations. last: there is one after the second convolution too (DCVC-DC's
+    context codec).
+
+    Dense 3x3 convolutions: measured on a CPU with matrix units they train 3 to 4 times faster
+    than a depthwise-separable block of the same width (docs/architecture.md).
+    """
+
+    def __init__(
+        self, channels: int, bottleneck: float = 1.0, slope: float = 0.1, last: bool = False
+    ) -> None:
+        super().__init__()
+        middle = max(8, int(channels * bottleneck))
+        self.slope, self.last = slope, last
+        self.conv1 = conv(channels, middle)
+        self.conv2 = conv(middle, channels, gain=0.0)  # starts as the identity
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.leaky_relu(x, self.slope))
+        h = self.conv2(F.leaky_relu(h, self.slope))
+        return x + (F.leaky_relu(h, self.slope) if self.last else h)
+
+
+class DepthwiseBlock(nn.Module):
+    """Depthwise-separable convolution and feed-forward, each with a skip (after DCVC-DC).
+
+    outputs: channels after the convolution (default: the inputs; else the skip is a 1x1
+    convolution). product: the depthwise branch is multiplied with a second 1x1 branch.
+    feed_forward: ``plain`` = 1x1, activation, 1x1, activation, `hidden` wide; ``gated`` and
+    ``sum`` = 1x1 to twice `hidden`, whose halves (a, b) become a act(b) or act(a) + act(b), 1x1.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int | None = None,
+        feed_forward: Literal["plain", "gated", "sum"] = "plain",
+        hidden: int | None = None,
+        product: bool = False,
+    ) -> None:
+        super().__init__()
+        outputs = outputs or inputs
+        hidden = hidden or 2 * outputs
+        middle = outputs if product else inputs
+        self.feed_forward = feed_forward
+        self.point1 = conv(inputs, middle, 1)
+        self.depth = nn.Conv2d(middle, middle, 3, padding=1, groups=middle)
+        self.point2 = conv(inputs if product else middle, outputs, 1, gain=LEAK)
+        self.merge = conv(outputs, outputs, 1) if product else None
+        self.skip = conv(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        self.expand = conv(outputs, hidden if feed_forward == "plain" else 2 * hidden, 1)
+        self.reduce = conv(hidden, outputs, 1, gain=LEAK)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.depth(F.leaky_relu(self.point1(x), 0.01))
+        h = self.point2(h) if self.merge is None else self.merge(h * self.point2(x))
+        x = self.skip(x) + h
+        h = self.expand(x)
+        if self.feed_forward == "plain":
+            return x + F.leaky_relu(self.reduce(F.leaky_relu(h, 0.1)), 0.1)
+        a, b = h.chunk(2, 1)
+        if self.feed_forward == "gated":
+            return x + self.reduce(a * F.leaky_relu(b, 0.1))
+        return x + self.reduce(F.leaky_relu(a, 0.1) + F.leaky_relu(b, 0.01))
+
+
+def block(cfg: ModelConfig, channels: int) -> nn.Module:
+    """The residual block that the config asks for, C -> C."""
+    if cfg.block == "residual":
+        return ResidualBlock(channels, cfg.bottleneck)
+    return DepthwiseBlock(channels, hidden=max(8, int(2 * channels * cfg.bottleneck)))
+
+
+def conv(
+    inputs: int, outputs: int, kernel: int = 3, stride: int = 1, gain: float = 1.0
+) -> nn.Conv2d:
+    """Convolution that keeps the size (or divides it by `stride`).
+
+    Starts with the variance of its input times gain^2 and zero bias; see init.py for others.
+    """
+    layer = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2)
+    nn.init.normal_(layer.weight, std=gain / (inputs * kernel * kernel) ** 0.5)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def upsample(inputs: int, outputs: int, kernel: int = 1) -> nn.Sequential:
+    """Sub-pixel convolution: [B, inputs, H, W] -> [B, outputs, 2H, 2W]."""
+    return nn.Sequential(conv(inputs, 4 * outputs, kernel), nn.PixelShuffle(2))
+
+
+# Initial gains (inverse quantization steps) of latents at quality 0 and 63. Latents start as
+# orthonormal transform coefficients of samples in [0, 1]. The steps that classical encoders find
+# best for a distortion D on [0, 1] and a rate in bits per pixel make the gain 10 sqrt(lambda / 756)
+# at a weight of 1; luma's is 3/4. Here for lambda 32 and 16384, for I-frames 3 times as much.
+LATENT_GAINS = (1.8, 40.0)
+INTRA_GAINS = (3.1, 70.0)
+
+
+class QualityScaler(nn.Module):
+    """Learned per-channel gain of the quality index (feature modulation).
+
+    Gains are kept as logarithms at a few anchors and interpolated linearly between them, so that
+    all 64 indices learn from every sample. `ends` are the initial gains at quality 0 and 63. The
+    mechanism is DCVC-DC's and -FM's; eight anchors per channel are ours.
+
+    channels: 1 = one gain for all of them. factors: so many channels have a factor of their own
+    beside the gain. through: which anchors count, all or only the two ends (`DCVCConfig`).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        ends: tuple[float, float] = (1.0, 1.0),
+        anchors: int = 8,
+        factors: int = 0,
+        through: Literal["anchors", "ends"] = "anchors",
+    ) -> None:
+        super().__init__()
+        first, last = torch.tensor(ends).log()
+        line = torch.lerp(first, last, torch.linspace(0, 1, anchors))
+        self.log_gain = nn.Parameter(line[:, None].repeat(1, channels))
+        self.factor = nn.Parameter(torch.ones(factors)) if factors else None
+        self.stride = anchors - 1 if through == "ends" else 1
+
+    def gain(self, quality: Tensor) -> Tensor:
+        """quality [B] integers 0..63 -> gain [B, C, 1, 1]."""
+        line = self.log_gain[:: self.stride]
+        position = quality.to(line.dtype) * ((len(line) - 1) / (QUALITIES - 1))
+        # Weights of the two nearest anchors, as a product: its gradient needs no sorting.
+        anchors = torch.arange(len(line), device=quality.device)
+        weights = (1 - (position[:, None] - anchors).abs()).clamp(min=0)
+        gain = (weights @ line).exp()
+        if self.factor is not None:
+            gain = gain * self.factor
+        return gain[:, :, None, None]
+
+    def forward(self, x: Tensor, quality: Tensor) -> Tensor:
+        """x [B, C, H, W], quality [B] integers 0..63 -> x times the gain."""
+        return x * self.gain(quality).to(x.dtype)
+
+
+class QualityTable(nn.Module):
+    """A gain per channel and quality index, none shared (DCVC-FM's I-frames)."""
+
+    def __init__(self, channels: int, ends: tuple[float, float] = (1.0, 1.0)) -> None:
+        super().__init__()
+        first, last = torch.tensor(ends).log()
+        line = torch.lerp(first, last, torch.linspace(0, 1, QUALITIES)).exp()
+        self.gain = nn.Parameter(line[:, None].repeat(1, channels))
+
+    def forward(self, x: Tensor, quality: Tensor) -> Tensor:
+        """x [B, C, H, W], quality [B] integers 0..63 -> x times the gain."""
+        return x * self.gain[quality][:, :, None, None].to(x.dtype)
+
+
+def warp(x: Tensor, flow: Tensor, finer: int = 1) -> Tensor:
+    """Backward warping: output(p) = x(p + flow(p)), bilinear, borders replicated.
+
+    x [B, C, finer H, finer W], flow [B, 2, H, W] in pixels of its resolution (horizontal,
+    vertical) -> [B, C, H, W]. Positions are always float32: half precision has no room for
+    sub-pixel positions.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        x, flow = x.float(), flow.float()
+        height, width = flow.shape[-2:]
+        column = torch.arange(width, device=flow.device, dtype=torch.float32)
+        row = torch.arange(height, device=flow.device, dtype=torch.float32)[:, None]
+        # Clamped here: the last samples of a finer picture lie outside of the coarser one.
+        grid_x = (column + flow[:, 0]).clamp(0, width - 1) * (2 * finer / max(finer * width - 1, 1))
+        grid_y = (row + flow[:, 1]).clamp(0, height - 1) * (2 * finer / max(finer * height - 1, 1))
+        grid = torch.stack((grid_x, grid_y), -1) - 1
+        return F.grid_sample(x, grid, "bilinear", padding_mode="border", align_corners=True)
+
+
+# Half-sample interpolation filter of HEVC (luma, 8 taps).
+_HALF_SAMPLE = (-1, 4, -11, 40, 40, -11, 4, -1)
+
+
+def half_samples(x: Tensor) -> Tensor:
+    """[B, C, H, W] with the samples halfway between its own, [B, C, 2H, 2W]: sample p is at 2p.
+
+    Frames are warped from this: bilinear interpolation between half samples predicts better than
+    bicubic between whole ones (docs/architecture.md), and costs less where several flows are used.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        taps = torch.tensor(_HALF_SAMPLE, device=x.device, dtype=torch.float32) / 64
+        flat = x.float().flatten(0, 1)[:, None]
+        between = F.conv2d(F.pad(flat, (3, 4, 0, 0), mode="replicate"), taps.view(1, 1, 1, 8))
+        flat = torch.stack((flat, between), -1).flatten(3)
+        between = F.conv2d(F.pad(flat, (0, 0, 3, 4), mode="replicate"), taps.view(1, 1, 8, 1))
+        return torch.stack((flat, between), 3).flatten(2, 3).unflatten(0, x.shape[:2])[:, :, 0]
+
+
+def resize_flow(flow: Tensor, factor: float) -> Tensor:
+    """Flow [B, 2, H, W] at `factor` times its resolution, its vectors scaled alike."""
+    if factor == 1:
+        return flow
+    with torch.autocast(flow.device.type, enabled=False):
+        flow = flow.float()
+        if factor < 1:
+            return F.avg_pool2d(flow, round(1 / factor)) * factor
+        scaled = F.interpolate(flow, scale_factor=factor, mode="bilinear", align_corners=False)
+        return scaled * factor
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Pad right and bottom by replication to a multiple of `multiple`, any size from 1x1."""
+    height, width = x.shape[-2:]
+    bottom, right = -height % multiple, -width % multiple
+    return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
+
+
+def round_ste(x: Tensor) -> Tensor:
+    """Rounding whose gradient is the identity (straight-through estimator)."""
+    return x + (x.round() - x).detach()

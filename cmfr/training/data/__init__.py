@@ -1,0 +1,1 @@
+"""Training data: data sets, how they are sampled, how clips are made of videos."""

@@ -1,0 +1,267 @@
+"""Training data sets: Vimeo-90k septuplets, folders of clips, folders of images.
+
+All give `Clip`s: uint8 frames as they are stored (4:2:0 planes of a video, RGB of pictures), so
+that nothing is converted twice and a whole set fits into memory.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cmfr.training.config import DataConfig
+from cmfr.training.data.generated import generated_clip
+from cmfr.utils.errors import UserError
+from cmfr.video.reader import open_video
+
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".y4m")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+SEPTUPLET = 7
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Frames as uint8: luma [T, 1, H, W] and chroma [T, 2, H/2, W/2], or RGB [T, 3, H, W] in
+    `first` with no chroma."""
+
+    first: Tensor
+    chroma: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.first.shape[2], self.first.shape[3]
+
+    def to(self, device: torch.device) -> Clip:
+        return Clip(self.first.to(device), None if self.chroma is None else self.chroma.to(device))
+
+
+class ClipSet(ABC):
+    """A sequence of clips with names. `read` may be told which frames are wanted."""
+
+    names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @abstractmethod
+    def shape(self, index: int) -> tuple[int, int, int]:
+        """(frames, height, width) of a clip, without decoding it."""
+
+    @abstractmethod
+    def read(self, index: int, frames: Sequence[int] | None = None) -> Clip:
+        """The clip, or of it `frames` (rising numbers). Raises ValueError naming a bad file."""
+
+
+def _read_picture(path: Path) -> np.ndarray:
+    """RGB uint8 [H, W, 3]. Raises ValueError that names the file."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except OSError as error:
+        raise UserError(f"{path} is no readable picture: {error}") from error
+
+
+def _picture_size(path: Path) -> tuple[int, int]:
+    """(height, width) from the header."""
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except OSError as error:
+        raise UserError(f"{path} is no readable picture: {error}") from error
+
+
+def _stack_pictures(paths: list[Path]) -> Clip:
+    pictures = [_read_picture(path) for path in paths]
+    for path, picture in zip(paths, pictures, strict=True):
+        if picture.shape != pictures[0].shape:
+            raise UserError(
+                f"{path} is {picture.shape[1]}x{picture.shape[0]}, "
+                f"{paths[0].name} is {pictures[0].shape[1]}x{pictures[0].shape[0]}"
+            )
+    return Clip(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous(), None)
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
+
+
+class Vimeo90kSeptuplet(ClipSet):
+    """Vimeo-90k as distributed: ``sequences/00001/0001/im1.png .. im7.png`` and a list file of
+    ``00001/0001`` lines (``sep_trainlist.txt``, ``sep_testlist.txt``)."""
+
+    def __init__(self, root: Path, list_file: str) -> None:
+        self.root = root
+        path = root / list_file
+        if not path.is_file():
+            raise FileNotFoundError(f"Vimeo-90k: no list {path}")
+        self.names = path.read_text().split()
+
+    def shape(self, index: int) -> tuple[int, int, int]:
+        return (SEPTUPLET, *self._size)
+
+    @cached_property
+    def _size(self) -> tuple[int, int]:
+        """All septuplets are of one size; `read` checks it."""
+        return _picture_size(self._paths(0, [0])[0])
+
+    def _paths(self, index: int, frames: Sequence[int]) -> list[Path]:
+        folder = self.root / "sequences" / self.names[index]
+        return [folder / f"im{i + 1}.png" for i in frames]
+
+    def read(self, index: int, frames: Sequence[int] | None = None) -> Clip:
+        clip = _stack_pictures(self._paths(index, range(SEPTUPLET) if frames is None else frames))
+        if clip.size != self._size:
+            raise UserError(
+                f"{self.root / 'sequences' / self.names[index]}: frames are "
+                f"{clip.size[1]}x{clip.size[0]}, others {self._size[1]}x{self._size[0]}"
+            )
+        return clip
+
+
+class ClipFolder(ClipSet):
+    """A folder of 8-bit 4:2:0 video files, or of folders of numbered frames (pictures)."""
+
+    def __init__(self, root: Path, include: Sequence[str], exclude: Sequence[str]) -> None:
+        self.root = root
+        entries = [
+            path
+            for path in sorted(root.iterdir())
+            if path.suffix.lower() in VIDEO_SUFFIXES or (path.is_dir() and _pictures_in(path))
+        ]
+        self.names = _chosen([path.name for path in entries], include, exclude)
+        kinds = {(root / name).is_dir() for name in self.names}
+        if len(kinds) > 1:
+            raise UserError(f"{root} holds both videos and folders of frames; make two data sets")
+        self._shapes: dict[int, tuple[int, int, int]] = {}
+
+    def shape(self, index: int) -> tuple[int, int, int]:
+        if index not in self._shapes:
+            path = self.root / self.names[index]
+            if path.is_dir():
+                pictures = _pictures_in(path)
+                self._shapes[index] = (len(pictures), *_picture_size(pictures[0]))
+            else:
+                with open_video(path) as reader:
+                    info = reader.info
+                    # The container does not always know; then counting is decoding.
+                    count = info.frame_count or sum(1 for _ in reader)
+                    self._shapes[index] = (count, info.height, info.width)
+        return self._shapes[index]
+
+    def read(self, index: int, frames: Sequence[int] | None = None) -> Clip:
+        path = self.root / self.names[index]
+        if path.is_dir():
+            pictures = _pictures_in(path)
+            return _stack_pictures(pictures if frames is None else [pictures[i] for i in frames])
+        return read_video_clip(path, frames)
+
+
+def read_video_clip(path: Path, frames: Sequence[int] | None = None) -> Clip:
+    """A video file, or of it `frames`. Raises ValueError when it is not 8-bit 4:2:0."""
+    wanted = None if frames is None else set(frames)
+    planes = []
+    with open_video(path, frames=None if frames is None else frames[-1] + 1) as reader:
+        if reader.info.chroma != "420" or reader.info.bit_depth != 8:
+            raise UserError(f"{path}: training clips are 8-bit 4:2:0 video")
+        for number, frame in enumerate(reader):
+            if wanted is None or number in wanted:
+                planes.append(frame.planes)
+    luma = torch.from_numpy(np.stack([p[0] for p in planes]))[:, None]
+    chroma = torch.from_numpy(np.stack([np.stack(p[1:]) for p in planes]))
+    return Clip(luma, chroma)
+
+
+class ImageFolder(ClipSet):
+    """A folder of pictures, folders within it too: clips of one frame, for the intra codec."""
+
+    def __init__(self, root: Path, include: Sequence[str], exclude: Sequence[str]) -> None:
+        self.root = root
+        found = (p for p in root.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+        names = sorted(path.relative_to(root).as_posix() for path in found)
+        self.names = _chosen(names, include, exclude)
+
+    def shape(self, index: int) -> tuple[int, int, int]:
+        return (1, *_picture_size(self.root / self.names[index]))
+
+    def read(self, index: int, frames: Sequence[int] | None = None) -> Clip:
+        return _stack_pictures([self.root / self.names[index]])
+
+
+class GeneratedClips(ClipSet):
+    """Rendered moving scenes (`generated_clip`) of one length and size."""
+
+    def __init__(self, cfg: DataConfig) -> None:
+        self.cfg = cfg
+        self.names = _chosen([f"scene{i:04d}" for i in range(cfg.count)], cfg.include, cfg.exclude)
+
+    def shape(self, index: int) -> tuple[int, int, int]:
+        return (self.cfg.frames, self.cfg.size[1], self.cfg.size[0])
+
+    def read(self, index: int, frames: Sequence[int] | None = None) -> Clip:
+        scene = int(self.names[index].removeprefix("scene"))
+        pictures = (generated_clip(scene, self.cfg.frames, self.cfg.size) * 255).round().byte()
+        return Clip(pictures if frames is None else pictures[list(frames)], None)
+
+
+class Preloaded(ClipSet):
+    """Another set, decoded once and kept on a device."""
+
+    def __init__(self, source: ClipSet, device: torch.device) -> None:
+        self.names = source.names
+        self.clips = [source.read(index).to(device) for index in range(len(source))]
+
+    def shape(self, index: int) -> tuple[int, int, int]:
+        clip = self.clips[index]
+        return (len(clip), *clip.size)
+
+    def read(self, index: int, frames: Sequence[int] | None = None) -> Clip:
+        clip = self.clips[index]
+        if frames is None:
+            return clip
+        # Slices are views; an index list would be copied to the device first, and waited for.
+        step = frames[1] - frames[0] if len(frames) > 1 else 1
+        chosen = slice(frames[0], frames[-1] + 1, step)
+        return Clip(clip.first[chosen], None if clip.chroma is None else clip.chroma[chosen])
+
+
+def open_data(cfg: DataConfig) -> ClipSet:
+    """The data set of a configuration, nothing decoded yet.
+
+    Raises FileNotFoundError or ValueError that names the missing folder, list or file.
+    """
+    if cfg.kind == "generated":
+        data: ClipSet = GeneratedClips(cfg)
+    else:
+        assert cfg.root is not None
+        if not cfg.root.is_dir():
+            raise FileNotFoundError(f"data: {cfg.root} is no folder")
+        if cfg.kind == "septuplets":
+            data = Vimeo90kSeptuplet(cfg.root, cfg.list_file)
+        elif cfg.kind == "images":
+            data = ImageFolder(cfg.root, cfg.include, cfg.exclude)
+        else:
+            data = ClipFolder(cfg.root, cfg.include, cfg.exclude)
+    if not data.names:
+        raise UserError(f"data: {cfg.root or 'the generated set'} holds no {cfg.kind} to train on")
+    return data
+
+
+def _chosen(names: list[str], include: Sequence[str], exclude: Sequence[str]) -> list[str]:
+    """Names that match a pattern of `include` and none of `exclude`."""
+
+    def matches(name: str, patterns: Sequence[str]) -> bool:
+        return any(fnmatch(name, pattern) for pattern in patterns)
+
+    return [n for n in names if matches(n, include) and not matches(n, exclude)]

@@ -1,0 +1,161 @@
+"""Training batches: random crops, flips, temporal reversal and frame gaps.
+
+Which clip, frames, window and quality a sample takes is decided by (seed, stage, sample number)
+alone, and sample `k` of step `n` is number `n * batch + k` of the stage. So a resumed run sees the
+same data, and so do any number of processes that share a batch. An epoch visits every clip in
+proportion to its length, in a new order each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from cmfr.training.config import DataConfig, StageConfig
+from cmfr.training.data.datasets import Clip, ClipSet, Preloaded
+from cmfr.training.distributed import Team
+from cmfr.utils.errors import UserError
+from cmfr.video.color import rgb_to_ycbcr, upsample_chroma, ycbcr_to_rgb
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where one training sample comes from: frames, window (even corner), flips, quality."""
+
+    clip: int
+    frames: tuple[int, ...]
+    top: int
+    left: int
+    flip: tuple[bool, bool]  # horizontally, vertically
+    quality: int
+
+
+class CutPlan:
+    """Draws the cuts of a stage. Raises ValueError when no clip is large and long enough."""
+
+    def __init__(
+        self, shapes: list[tuple[int, int, int]], data: DataConfig, stage: StageConfig,
+        seed: tuple[int, ...],
+    ) -> None:  # fmt: skip
+        self.shapes, self.data, self.stage, self.seed = shapes, data, stage, seed
+        # A clip of so many times the stage's frames has so many turns in an epoch.
+        turns = [
+            max(1, length // stage.frames)
+            if length >= stage.frames and min(height, width) >= stage.crop
+            else 0
+            for length, height, width in shapes
+        ]
+        self.order = np.repeat(np.arange(len(shapes)), turns)
+        if not len(self.order):
+            raise UserError(
+                f"stage {stage.name}: no clip has {stage.frames} frames of "
+                f"{stage.crop}x{stage.crop} pixels"
+            )
+        self._shuffled: tuple[int, np.ndarray] = (-1, self.order)
+
+    def epoch(self, step: int) -> float:
+        """Epochs done after `step` steps."""
+        return step * self.stage.batch / len(self.order)
+
+    def batch(self, step: int, share: slice = slice(None)) -> list[Cut]:
+        """The cuts of a step, or of them a share."""
+        first = step * self.stage.batch
+        return [self._cut(first + k) for k in range(self.stage.batch)[share]]
+
+    def _clip(self, sample: int) -> int:
+        epoch, place = divmod(sample, len(self.order))
+        if self._shuffled[0] != epoch:
+            rng = np.random.default_rng((*self.seed, 1, epoch))
+            self._shuffled = (epoch, rng.permutation(self.order))
+        return int(self._shuffled[1][place])
+
+    def _cut(self, sample: int) -> Cut:
+        clip = self._clip(sample)
+        rng = np.random.default_rng((*self.seed, 0, sample))
+        length, height, width = self.shapes[clip]
+        count, crop = self.stage.frames, self.stage.crop
+        gaps = [g for g in self.data.gaps if (count - 1) * g < length] or [1]
+        gap = int(rng.choice(gaps))
+        start = int(rng.integers(length - (count - 1) * gap))
+        frames = tuple(range(start, start + (count - 1) * gap + 1, gap))
+        if self.data.reversal and rng.random() < 0.5:
+            frames = frames[::-1]
+        top, left = (2 * int(rng.integers((side - crop) // 2 + 1)) for side in (height, width))
+        flip = (bool(rng.random() < 0.5), bool(rng.random() < 0.5))
+        low, high = self.stage.qualities
+        return Cut(clip, frames, top, left, flip, int(rng.integers(low, high + 1)))
+
+
+def cut_window(clips: ClipSet, cut: Cut, crop: int) -> Clip:
+    """The cut's frames and window, still uint8."""
+    backwards = cut.frames[-1] < cut.frames[0]
+    clip = clips.read(cut.clip, cut.frames[::-1] if backwards else cut.frames)
+    dims = [dim for dim, wanted in ((3, cut.flip[0]), (2, cut.flip[1]), (0, backwards)) if wanted]
+
+    def window(planes: Tensor, top: int, left: int, side: int) -> Tensor:
+        part = planes[:, :, top : top + side, left : left + side]
+        return part.flip(dims) if dims else part
+
+    first = window(clip.first, cut.top, cut.left, crop)
+    if clip.chroma is None:
+        return Clip(first, None)
+    return Clip(first, window(clip.chroma, cut.top // 2, cut.left // 2, crop // 2))
+
+
+def to_network(first: Tensor, chroma: Tensor | None, color: str) -> Tensor:
+    """uint8 windows [..., H, W] -> float [..., 3, H, W] in [0, 1] in the network's color space.
+
+    4:2:0 clips are taken as BT.709 full range when the network sees RGB.
+    """
+    x = first.float() / 255
+    if chroma is None:
+        return rgb_to_ycbcr(x, "bt709", "full") if color == "ycbcr" else x
+    height, width = x.shape[-2:]
+    full = upsample_chroma(chroma.flatten(0, -4).float() / 255, height, width)
+    x = torch.cat([x, full.reshape(*x.shape[:-3], 2, height, width)], -3)
+    return x if color == "ycbcr" else ycbcr_to_rgb(x, "bt709", "full")
+
+
+class _Batches(Dataset[tuple[Tensor, Tensor | None, Tensor]]):
+    """This process's share of a step as uint8 windows and qualities (read in workers)."""
+
+    def __init__(self, clips: ClipSet, plan: CutPlan, first: int, share: slice) -> None:
+        self.clips, self.plan, self.first, self.share = clips, plan, first, share
+
+    def __len__(self) -> int:
+        return self.plan.stage.steps - self.first
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor | None, Tensor]:
+        cuts = self.plan.batch(self.first + index, self.share)
+        windows = [cut_window(self.clips, cut, self.plan.stage.crop) for cut in cuts]
+        chroma = [w.chroma for w in windows if w.chroma is not None]
+        return (
+            torch.stack([w.first for w in windows]),
+            torch.stack(chroma) if chroma else None,
+            torch.tensor([cut.quality for cut in cuts]),
+        )
+
+
+def batches(
+    clips: ClipSet, plan: CutPlan, first_step: int, team: Team, color: str
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields (clip [b, T, 3, c, c] float, quality [b]) on the team's device, from `first_step` on;
+    b is this process's share of the global batch."""
+    dataset = _Batches(clips, plan, first_step, team.share(plan.stage.batch))
+    workers = 0 if isinstance(clips, Preloaded) else plan.data.workers
+    on_gpu = team.device.type == "cuda"
+    loader = DataLoader(
+        dataset, batch_size=None, num_workers=workers, pin_memory=on_gpu and workers > 0,
+        prefetch_factor=4 if workers else None,
+    )  # fmt: skip
+    for first, chroma, quality in loader:
+        if on_gpu and not workers:
+            quality = quality.pin_memory()
+        first, quality = (x.to(team.device, non_blocking=True) for x in (first, quality))
+        chroma = None if chroma is None else chroma.to(team.device, non_blocking=True)
+        yield to_network(first, chroma, color), quality

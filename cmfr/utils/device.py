@@ -1,0 +1,80 @@
+"""Devices and arithmetic that encoder and decoder must share."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cmfr.utils.errors import UserError
+
+
+def pick_device(wanted: str) -> torch.device:
+    """ "auto" takes the GPU if there is one. Raises ValueError when "cuda" is not to be had."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("device cuda was asked for, but PyTorch sees no GPU")
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(wanted)
+
+
+@contextlib.contextmanager
+def exact_arithmetic() -> Iterator[None]:
+    """Inference with full float32 and deterministic algorithms: entropy parameters must come out
+    the same in encoder and decoder. Settings are put back afterwards."""
+    with full_precision(), torch.inference_mode():
+        yield
+
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """TF32 off, deterministic convolutions; puts the settings back afterwards."""
+    cuda: Any = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
+    wanted: list[tuple[Any, str, Any]] = [
+        (cudnn, "deterministic", True),
+        (cudnn, "benchmark", False),
+    ]
+    # PyTorch 2.9 has new names for these switches, and refuses to mix them with the old ones.
+    if hasattr(cuda, "fp32_precision"):
+        wanted += [(cuda, "fp32_precision", "ieee"), (cudnn.conv, "fp32_precision", "ieee")]
+    else:
+        wanted += [(cuda, "allow_tf32", False), (cudnn, "allow_tf32", False)]
+    saved = [getattr(place, name) for place, name, _ in wanted]
+    try:
+        for place, name, value in wanted:
+            setattr(place, name, value)
+        yield
+    finally:
+        for (place, name, _), value in zip(wanted, saved, strict=True):
+            setattr(place, name, value)
+
+
+# --- memory
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """From here on `peak_memory` counts."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass  # not Linux, or not allowed: then `peak_memory` knows nothing
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Bytes: the most that PyTorch had allocated on a GPU, or that the process had in memory on a
+    CPU, since `reset_peak_memory`. None where the system cannot tell."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status, resettable = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not (status.is_file() and os.access(resettable, os.W_OK)):
+        return None
+    line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
