@@ -137,9 +137,6 @@ def run_bdrate(args: argparse.Namespace) -> int:
     from cmfr.evaluation.records import write_text
     from cmfr.video.info import parse_frame_rate
 
-    for metric in args.metric:
-        if args.ms_ssim_db and not metric.startswith("ms_ssim"):
-            raise UserError(f"--ms-ssim-db is not for {metric}")
     rate = None if args.frame_rate is None else parse_frame_rate(args.frame_rate)
     options = {"dataset": args.dataset, "size": args.size, "frame_rate": rate}
     options |= {"conditions": stated(args)}
@@ -150,7 +147,11 @@ def run_bdrate(args: argparse.Namespace) -> int:
         raise UserError(f"the files hold nothing but the anchor {args.anchor}")
     tables = []
     measured = anchor[0].average().quality
-    for metric in args.metric or ["psnr_rgb" if "psnr_rgb" in measured else "psnr_yuv"]:
+    metrics = args.metric or ["psnr_rgb" if "psnr_rgb" in measured else "psnr_yuv"]
+    for metric in metrics:
+        if args.ms_ssim_db and not metric.startswith("ms_ssim"):
+            raise UserError(f"--ms-ssim-db is not for {metric}")
+    for metric in metrics:
         rule = Rule(metric, args.ms_ssim_db, args.method, args.force)
         rows = [row for records in tested for row in bd_rates(anchor, records, rule)]
         domain = "dB" if args.ms_ssim_db or metric.startswith("psnr") else "linear"
