@@ -17,10 +17,14 @@ import scipy.ndimage  # noqa: E402
 import torch  # noqa: E402
 
 from cmfr.config import DCVCConfig, ModelConfig  # noqa: E402
+from cmfr.evaluation.records import Record  # noqa: E402
 from cmfr.models.presets import PRESETS  # noqa: E402
 from cmfr.models.video_model import VideoCodec  # noqa: E402
 from cmfr.nn.init import LEAK  # noqa: E402
 from cmfr.nn.latent_coder import PriorLatentCoder, calibrate  # noqa: E402
+from cmfr.report.collect import Codec  # noqa: E402
+from cmfr.report.comparison import build  # noqa: E402
+from cmfr.report.text import Line, bd_lines  # noqa: E402
 from cmfr.video.info import Frame  # noqa: E402
 
 torch.set_num_threads(2)
@@ -109,6 +113,12 @@ def dcvc_png(frame: Frame) -> np.ndarray:
     r, b = y + (2 - 2 * kr) * (cr - 0.5), y + (2 - 2 * kb) * (cb - 0.5)
     rgb = np.clip(np.stack([r, (y - kr * r - kb * b) / kg, b]), 0, 1)
     return np.clip(np.rint(rgb * 255), 0, 255).astype(np.uint8)
+
+
+def bd_rates(anchor: list[Record], tested: list[Record], metric: str) -> list[Line]:
+    """The lines of `cmfr bdrate` for the records of two codecs."""
+    codecs = [Codec.of(records[0].codec, records) for records in (anchor, tested)]
+    return bd_lines(build(codecs, [metric], partial=True), metric)
 
 
 def moving_clip(frames: int, height: int, width: int, seed: int = 0) -> torch.Tensor:

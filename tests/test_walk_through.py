@@ -13,13 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import lively, lively_dcvc
+from conftest import bd_rates, lively, lively_dcvc
 
 from cmfr.cli.main import main
 from cmfr.codec.checkpoint import save_weights
 from cmfr.evaluation import published as published_module
 from cmfr.evaluation.bd_rate import bd_rate
-from cmfr.evaluation.bd_table import Rule, bd_rates, format_rows
 from cmfr.evaluation.published import published
 from cmfr.evaluation.records import class_curve, read_results
 from cmfr.evaluation.sequences import load_test_set
@@ -28,6 +27,7 @@ from cmfr.models.presets import PRESETS
 from cmfr.models.state import FrameOutput, ReferenceState
 from cmfr.models.video_model import VideoCodec
 from cmfr.nn.densities import weights_of
+from cmfr.report.text import Table, as_text
 from cmfr.training.data.generated import generated_clip
 from cmfr.video.color import tensor_to_planes
 from cmfr.video.info import ColorInfo, VideoInfo
@@ -191,5 +191,6 @@ def test_the_table_in_the_guide_is_what_is_printed():
         for r in published("hm")
         if r.dataset == "hevc_d"
     ]
-    for line in format_rows(bd_rates(published("dcvc-dc"), ours, Rule("psnr_rgb"))).splitlines():
+    lines = bd_rates(published("dcvc-dc"), ours, "psnr_rgb")
+    for line in as_text(Table("dcvc-dc", "psnr_rgb", "dB", "pchip", lines)).splitlines():
         assert line in GUIDE, line

@@ -1,217 +1,87 @@
-"""What an ablation found: one table (Markdown, CSV, LaTeX) and rate-distortion plots.
+"""What an ablation found, as a report: its records, and what is to be known of them.
 
-Nothing is trained or measured here: a variant without weights, or a sequence whose result does not
+Nothing is trained or measured here: a variant without weights, or a sequence whose records do not
 belong to the present weights and conditions, is shown as missing.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
+from typing import Any
 
 import torch
 
-from cmfr.ablation.run import (
-    AblationConfig,
-    common_run,
-    curve_tasks,
-    resolve,
-    standing,
-    weights_of,
-)
-from cmfr.analysis.complexity import count
+from cmfr.ablation.config import AblationConfig, common_run, resolve
+from cmfr.ablation.run import standing, tasks_of, weights_of
+from cmfr.analysis.complexity import count, facts
 from cmfr.codec.checkpoint import read_weights, weights_hash
-from cmfr.evaluation.bd_rate import Point, Table, compare
-from cmfr.evaluation.videos import Measured, RatePoint, read_curve
+from cmfr.evaluation.measure import SequenceTask
+from cmfr.evaluation.records import Record
 from cmfr.models.video_model import VideoCodec
+from cmfr.report.collect import Codec, choose_metrics
+from cmfr.report.comparison import build
+from cmfr.report.tables import markdown
+from cmfr.report.write import write_report as write
 from cmfr.training.config import TrainConfig
 from cmfr.utils.yaml_config import differences, plain
 
 SWITCHES = ("residual", "fusion", "motion_refiner", "reference")  # shown of the anchor
 
 
-@dataclass(frozen=True)
-class Row:
-    """A variant: parameters of P- and I-frames (millions), thousands of MACs per pixel of a
-    P-frame, measured curves by sequence."""
-
-    name: str
-    title: str
-    parameters: float
-    encode: float
-    decode: float
-    curves: Mapping[str, Sequence[RatePoint]]
-
-    def points(self, sequence: str) -> list[Point]:
-        return [(point.bpp, point.psnr_yuv) for point in self.curves[sequence]]
-
-
-# --- the table as text
-
-
-def markdown(rows: Sequence[Row], table: Table, sequences: Sequence[str]) -> str:
-    head = ["variant", "parameters, M", "P-frame encode / decode, kMAC/pixel"]
-    lines = [[*head, *sequences, "mean"], ["---"] * (len(sequences) + 4)]
-    for row in rows:
-        cells = [f"{v}{f' ({n})' if n else ''}" for v, n in _cells(row, table, sequences)]
-        size = [f"{row.parameters:.3f}", f"{row.encode:.2f} / {row.decode:.2f}"]
-        lines.append([row.title, *size, *cells])
-    text = "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
-    return text + "".join(f"\n({i}) {note}.\n" for i, note in enumerate(table.notes, 1))
-
-
-def comma_separated(rows: Sequence[Row], table: Table, sequences: Sequence[str]) -> str:
-    """The table with full precision; `n/a` where there is no number."""
-    head = ["variant", "title", "parameters_m", "encode_kmac_per_pixel", "decode_kmac_per_pixel"]
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    names = [f"bd_rate_{name}" for name in sequences]
-    writer.writerow([*head, *names, "bd_rate_mean", "mean_over_sequences"])
-    for row in rows:
-        mean = table.means[row.name]
-        found = [table.values.get((row.name, s)) for s in sequences] + [mean.percent]
-        cells = ["n/a" if value is None else f"{value:.4f}" for value in found] + [mean.over]
-        writer.writerow([row.name, row.title, row.parameters, row.encode, row.decode, *cells])
-    return file.getvalue()
-
-
-def latex(
-    rows: Sequence[Row], table: Table, sequences: Sequence[str], conditions: Sequence[str]
-) -> str:
-    """A `tabular` for the booktabs package, with the footnotes below; conditions as comments."""
-    head = ["Variant", "Param. (M)", "Enc.", "Dec.", *sequences, "mean"]
-    lines = [f"% {text}\n" for text in conditions]
-    lines.append(f"\\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}\n\\toprule\n")
-    lines.append(" & ".join(_escaped(name) for name in head) + " \\\\\n\\midrule\n")
-    for row in rows:
-        cells = [
-            _escaped(text).replace("-", "$-$") + (f"\\textsuperscript{{{n}}}" if n else "")
-            for text, n in _cells(row, table, sequences)
-        ]
-        size = [f"{row.parameters:.3f}", f"{row.encode:.2f}", f"{row.decode:.2f}"]
-        lines.append(" & ".join([_escaped(row.title), *size, *cells]) + " \\\\\n")
-    lines.append("\\bottomrule\n\\end{tabular}\n")
-    for number, note in enumerate(table.notes, 1):
-        lines.append(f"\n{{\\footnotesize\\textsuperscript{{{number}}}~{_escaped(note)}.}}\n")
-    return "".join(lines)
-
-
-def _cells(row: Row, table: Table, sequences: Sequence[str]) -> list[tuple[str, int | None]]:
-    """BD-rate and footnote by sequence, then the mean and over how many of them it is."""
-    places = [(row.name, sequence) for sequence in sequences]
-    cells = [(_percent(table.values.get(place)), table.footnotes.get(place)) for place in places]
-    mean = table.means[row.name]
-    return [*cells, (f"{_percent(mean.percent)} over {mean.over}", None)]
-
-
-def _percent(value: float | None) -> str:
-    text = "n/a" if value is None else f"{value:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text
-
-
-def _escaped(text: str) -> str:
-    special = {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
-    special |= {character: f"\\{character}" for character in "&%$#_{}"}
-    return "".join(special.get(character, character) for character in text)
-
-
-# --- plots
-
-
-def plot(path: Path, title: str, curves: Mapping[str, Sequence[Point]]) -> None:
-    """One curve per variant, as .png and .svg; the files are the same when the curves are."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure  # without pyplot: no window system, the Agg renderer
-
-    figure = Figure(figsize=(6, 4.5), layout="constrained")
-    axes = figure.add_subplot(title=title, xlabel="bits per pixel", ylabel="PSNR-YUV (6:1:1), dB")
-    for number, (name, points) in enumerate(curves.items()):
-        rates, qualities = zip(*points, strict=True)
-        style = ("-", "--", ":")[number // 10 % 3]  # ten colors
-        axes.plot(rates, qualities, style, marker="o", markersize=4, label=name)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    with rc_context({"svg.hashsalt": "cmfr"}):
-        figure.savefig(path.with_suffix(".png"), dpi=150)
-        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
-
-
-def _plots(folder: Path, rows: Sequence[Row], sequences: Sequence[str]) -> None:
-    for sequence in sequences:
-        drawn = {r.title: r.points(sequence) for r in rows if sequence in r.curves}
-        if drawn:
-            plot(folder / f"rd_{sequence}.png", sequence, drawn)
-    complete = [row for row in rows if row.curves.keys() >= set(sequences)]
-    if complete and len(sequences) > 1:
-        means = {row.title: _mean([row.points(s) for s in sequences]) for row in complete}
-        plot(folder / "rd_mean.png", f"mean of {len(sequences)} sequences", means)
-
-
-def _mean(curves: Sequence[Sequence[Point]]) -> list[Point]:
-    """Mean rate and mean PSNR over sequences at each quality."""
-    columns = [list(zip(*points, strict=True)) for points in zip(*curves, strict=True)]
-    return [(fmean(rates), fmean(qualities)) for rates, qualities in columns]
-
-
-# --- from the files of an ablation
-
-
 def write_report(cfg: AblationConfig) -> str:
-    """Write ablation.md, .csv, .tex and rd_*.png, .svg to the run_dir; returns the Markdown.
+    """Write the report on all variants to run_dir/report; returns its tables as Markdown.
 
     Raises ValueError or OSError where the configuration, or a variant's own weights, is wrong.
     """
     runs = resolve(cfg)
-    sequences = list(cfg.evaluation.sequences(cfg.run_dir / "sequences"))
-    tasks = curve_tasks(cfg, runs)
-    found = {path: curve for path, task in tasks.items() if (curve := read_curve(path, task))}
-    rows = []
-    for name, run in runs.items():
-        torch.manual_seed(0)
-        intra, inter = count(VideoCodec(run.model))
-        measured = {p.stem: c.points for p, c in found.items() if p.parent.name == name}
-        rows.append(
-            Row(
-                name, cfg.variants[name].title, intra.parameters_m + inter.parameters_m,
-                inter.encode_kmac_per_pixel, inter.decode_kmac_per_pixel, measured,
-            )
-        )  # fmt: skip
-    curves = {row.name: {s: row.points(s) for s in row.curves} for row in rows}
-    table = compare(curves, cfg.anchor, sequences)
+    tasks = tasks_of(cfg, runs)
+    found = {name: _whole_curves(tasks.get(name, [])) for name in runs}
+    codecs = [_codec(cfg.variants[name].title, found[name], runs[name]) for name in runs]
+    codecs.sort(key=lambda codec: codec.name != cfg.variants[cfg.anchor].title)
     notes = [*_measuring(cfg, found), *_training(cfg, runs)]
     notes += [f"{cfg.variants[n].title} ({n}): {changes}." for n, changes in _changes(cfg, runs)]
-    text = markdown(rows, table, sequences) + "\n" + "".join(f"- {note}\n" for note in notes)
+    measured = [codec for codec in codecs if codec.records]
+    report = build(
+        codecs, choose_metrics([], measured) if measured else ["psnr_yuv"], notes=notes,
+        title=f"Ablation against {codecs[0].name}", detailed=True,
+    )  # fmt: skip
     cfg.run_dir.mkdir(parents=True, exist_ok=True)
-    for name, content in (
-        ("ablation.md", text),
-        ("ablation.csv", comma_separated(rows, table, sequences)),
-        ("ablation.tex", latex(rows, table, sequences, notes)),
-    ):
-        (cfg.run_dir / name).write_text(content)
-    _plots(cfg.run_dir, rows, sequences)
-    return text
+    write(report, cfg.run_dir / "report")
+    return markdown(report)
 
 
-def _measuring(cfg: AblationConfig, found: Mapping[Path, Measured]) -> list[str]:
-    lengths = {path.stem: curve.points[0].frames for path, curve in found.items()}
+def _codec(title: str, records: Sequence[Record], run: TrainConfig) -> Codec:
+    torch.manual_seed(0)
+    return Codec.of(
+        title, [replace(r, codec=title) for r in records], facts(*count(VideoCodec(run.model)))
+    )
+
+
+def _whole_curves(tasks: Sequence[SequenceTask]) -> list[Record]:
+    """The records of the sequences that are measured at all qualities."""
+    curves: dict[tuple[str, str], list[Record | None]] = {}
+    for task in tasks:
+        record = task.finished() if task.source.exists() else None
+        curves.setdefault((task.dataset, task.sequence.name), []).append(record)
+    whole = [curve for curve in curves.values() if None not in curve]
+    return [record for curve in whole for record in curve if record is not None]
+
+
+def _measuring(cfg: AblationConfig, found: Mapping[str, Sequence[Record]]) -> list[str]:
+    records = [record for curves in found.values() for record in curves]
+    lengths = {r.sequence: r.average().frames for r in records}
     frames = ", ".join(f"{name} {count}" for name, count in lengths.items()) or "none measured yet"
     if len(set(lengths.values())) == 1:
         frames = f"{next(iter(lengths.values()))} each"
-    period = cfg.evaluation.intra_period
     return [
-        f"BD-rate: percent of bits against '{cfg.variants[cfg.anchor].title}', negative where "
-        "fewer; PCHIP over log rate and PSNR-YUV (6:1:1); bits of whole files, PSNR of the frames "
-        "decoded from them, mean over frames.",
-        f"Qualities {', '.join(map(str, cfg.evaluation.qualities))}; frames: {frames}; "
-        f"intra period: {'only the first frame is intra' if period == -1 else period}.",
+        f"Qualities {', '.join(map(str, cfg.evaluation.qualities))}; frames: {frames}; bits of "
+        "whole files, quality of the frames decoded from them, mean over frames.",
         "Parameters of the P- and I-frame codecs; kMAC/pixel of a P-frame (1 MAC = 2 FLOP; warping "
         "and entropy coding not counted; encode includes what the decoder runs too).",
-        f"Measured with: {_made_with([curve.versions for curve in found.values()])}.",
+        f"Measured with: {_made_with([record.metadata for record in records])}.",
     ]
 
 
@@ -268,7 +138,7 @@ def _steps(run: TrainConfig) -> str:
     return f"{total} steps ({', '.join(f'{s.name} {s.steps}' for s in run.stages)})"
 
 
-def _made_with(versions: Sequence[Mapping[str, str]]) -> str:
+def _made_with(versions: Sequence[Mapping[str, Any]]) -> str:
     """Revision, PyTorch and hardware, every combination that occurs."""
     combinations = {
         f"git {v['git']}, torch {v['torch']}, {v['machine'] if v['gpu'] == 'none' else v['gpu']}"
@@ -299,13 +169,15 @@ def describe(cfg: AblationConfig) -> str:
         what = f"weights from {given}" if given else f"{_steps(run)}: {standing(run)}"
         lines.append(f"  {name:<20} {what}")
     try:
-        sequences, tasks = cfg.evaluation.sequences(cfg.run_dir), curve_tasks(cfg, runs)
+        tasks = tasks_of(cfg, runs)
+        sets = cfg.evaluation.found(cfg.run_dir / "sequences")
     except FileNotFoundError as missing:
-        return "\n".join([*lines, f"curves: cannot be measured, there is {missing}"])
-    done = sum(read_curve(path, task) is not None for path, task in tasks.items())
+        return "\n".join([*lines, f"curves: cannot be measured: {missing}"])
+    names = [sequence.name for found in sets for sequence, _ in found.sequences]
+    number = len(cfg.evaluation.qualities)
+    done = sum(len(_whole_curves(found)) for found in tasks.values()) // number
     lines.append(
-        f"curves: {len(runs)} variants x {len(sequences)} sequences ({', '.join(sequences)}), "
-        f"{len(cfg.evaluation.qualities)} qualities each; {done} of "
-        f"{len(runs) * len(sequences)} are measured"
+        f"curves: {len(runs)} variants x {len(names)} sequences ({', '.join(names)}), "
+        f"{number} qualities each; {done} of {len(runs) * len(names)} are measured"
     )
     return "\n".join(lines)

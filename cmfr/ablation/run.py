@@ -2,12 +2,12 @@
 
 Every part is a file, and what is there and still true is not made again:
 
-run_dir/common               a training run: the intra codec that all variants share
-run_dir/variants/NAME        a training run each: train.yaml, train.log, and what training leaves
-run_dir/sequences            generated videos
-run_dir/results/NAME/*.json  rate and distortion of a variant on a sequence
+run_dir/common             a training run: the intra codec that all variants share
+run_dir/variants/NAME      a training run each: train.yaml, train.log, and what training leaves
+run_dir/sequences          generated videos
+run_dir/results/NAME.json  the records of a variant, as `cmfr evaluate` writes them
 
-report.py makes the table of them.
+report.py makes the report of them.
 """
 
 from __future__ import annotations
@@ -21,180 +21,33 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any
 
 import torch
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from torch import Tensor
 
+from cmfr.ablation.config import AblationConfig, common_run, resolve
 from cmfr.codec.checkpoint import load_training_state, read_weights
-from cmfr.config import FAMILIES, AnyModelConfig, Strict, parse_model
-from cmfr.evaluation.videos import (
-    CurveTask,
-    EvaluationConfig,
-    measure_curves,
-    write_clip,
-)
-from cmfr.training.config import (
-    InitConfig,
-    StageConfig,
-    TrainConfig,
-    load_train_config,
-)
+from cmfr.evaluation.measure import SequenceTask
+from cmfr.evaluation.records import Record, write_results
+from cmfr.evaluation.run import Outcome, Run, measure
+from cmfr.training.config import TrainConfig
 from cmfr.training.data.generated import generated_clip
 from cmfr.training.progress import Progress
 from cmfr.training.run_dir import RunDir
-from cmfr.utils.config_files import find_config
-from cmfr.utils.device import pick_device
+from cmfr.utils.device import all_devices
 from cmfr.utils.errors import UserError
 from cmfr.utils.signals import on_signals
-from cmfr.utils.yaml_config import differences, faults, merged, plain, read_tree
+from cmfr.utils.yaml_config import differences, plain
+from cmfr.video.color import tensor_to_planes
+from cmfr.video.info import MATRIX_CODES, ColorInfo, VideoInfo
+from cmfr.video.writer import open_writer
 
-# Model keys that the intra codec is built from or codes with.
-INTRA_KEYS = {"intra", "color", "block", "bottleneck", "skip_scale", "generation", "unet",
-              "quality_gains", "intra_channels", "intra_hyper", "intra_refine"}  # fmt: skip
 LOG, FINISHED = "train.log", "finished"
-
-
-class VariantConfig(Strict):
-    """One model. changes: model keys, of the anchor against the base configuration's model, of
-    every other variant against the anchor. weights: a file to take instead of training."""
-
-    title: str = Field(min_length=1)
-    changes: dict[str, Any] = {}
-    weights: Path | None = None
-
-
-class AblationConfig(Strict):
-    """An ablation. base: a training configuration, relative to the ablation's own file; overrides:
-    `key=value` changes to it, for all variants. anchor: the variant that BD-rates refer to.
-    parallel: variants that train, or are measured, at the same time; threads: CPU threads each."""
-
-    base: Path
-    run_dir: Path
-    variants: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], VariantConfig]
-    anchor: str
-    evaluation: EvaluationConfig
-    overrides: tuple[str, ...] = ()
-    parallel: int = Field(1, ge=1)
-    threads: int | None = Field(None, ge=1)
-
-    @model_validator(mode="after")
-    def _has_anchor(self) -> AblationConfig:
-        if self.anchor not in self.variants:
-            raise UserError(
-                f"anchor: no variant is called {self.anchor!r}; there are "
-                f"{', '.join(self.variants)}"
-            )
-        return self
-
-
-def load_ablation(path: str | Path, overrides: list[str] | None = None) -> AblationConfig:
-    """Read a YAML file; ``key=value`` changes it, ``base.key=value`` the training configuration.
-
-    Raises FileNotFoundError, or ValueError that names every offending key.
-    """
-    own = [text for text in overrides or [] if not text.startswith("base.")]
-    training = [text.removeprefix("base.") for text in overrides or [] if text not in own]
-    file = find_config("ablation", path)
-    tree = read_tree(file, own)
-    try:
-        cfg = AblationConfig.model_validate(tree)
-    except ValidationError as error:
-        raise UserError(f"{path}: {faults(error, AblationConfig, FAMILIES)}") from error
-    return cfg.model_copy(
-        update={"base": file.parent / cfg.base, "overrides": (*cfg.overrides, *training)}
-    )
-
-
-# --- which runs there are
-
-
-def resolve(cfg: AblationConfig) -> dict[str, TrainConfig]:
-    """The training run of every variant: alike but for the model and the run_dir.
-
-    Writes nothing. Raises ValueError with one sentence for a variant that does not differ from the
-    anchor by all that it says, or not from another one, or that could not share the intra codec.
-    """
-    base = load_train_config(cfg.base, list(cfg.overrides))
-    common = common_run(cfg)
-    stages = [stage for stage in base.stages if stage.objective != "intra"]
-    if not stages:
-        raise UserError(f"{cfg.base} has no stage that trains P-frames")
-    for stage in stages:
-        _check_keeps_intra(stage)
-    shared = base.init
-    if common:
-        shared += (InitConfig(file=common.run_dir / "weights.safetensors", modules=("intra",)),)
-    models = _models(cfg, base.model)
-    return {
-        name: _run(cfg, base, model, f"variants/{name}", stages, shared)
-        for name, model in models.items()
-    }
-
-
-def common_run(cfg: AblationConfig) -> TrainConfig | None:
-    """The run of the `intra` stages, which makes the intra codec of all variants; None where the
-    base configuration has no such stage, or all variants come with their weights."""
-    base = load_train_config(cfg.base, list(cfg.overrides))
-    stages = [stage for stage in base.stages if stage.objective == "intra"]
-    if not stages or all(variant.weights for variant in cfg.variants.values()):
-        return None
-    return _run(cfg, base, _models(cfg, base.model)[cfg.anchor], "common", stages, base.init)
-
-
-def _run(
-    cfg: AblationConfig, base: TrainConfig, model: AnyModelConfig, folder: str,
-    stages: list[StageConfig], init: tuple[InitConfig, ...],
-) -> TrainConfig:  # fmt: skip
-    update: dict[str, Any] = {"model": model, "stages": tuple(stages), "init": init}
-    update |= {"run_dir": cfg.run_dir / folder, "threads": cfg.threads or base.threads}
-    return base.model_copy(update=update)
-
-
-def _models(cfg: AblationConfig, base: AnyModelConfig) -> dict[str, AnyModelConfig]:
-    anchor = _changed(base, cfg.variants[cfg.anchor], cfg.anchor)
-    models: dict[str, AnyModelConfig] = {}
-    for name, variant in cfg.variants.items():
-        if name == cfg.anchor:
-            models[name] = anchor
-            continue
-        model = _changed(anchor, variant, name)
-        found = {key.split(".")[0] for key, _, _ in differences(plain(anchor), plain(model))}
-        if idle := sorted(variant.changes.keys() - found):
-            raise UserError(f"variant {name}: {idle[0]} is the same in the anchor {cfg.anchor}")
-        if not found:
-            raise UserError(f"variant {name} changes nothing, so it is the anchor {cfg.anchor}")
-        if same := [other for other, theirs in models.items() if theirs == model]:
-            raise UserError(f"variants {same[0]} and {name} are the same model")
-        if (touched := sorted(found & INTRA_KEYS)) and variant.weights is None:
-            raise UserError(
-                f"variant {name} changes {touched[0]}, and with it the intra codec that all share"
-            )
-        models[name] = model
-    return models
-
-
-def _changed(model: AnyModelConfig, variant: VariantConfig, name: str) -> AnyModelConfig:
-    if "name" in variant.changes:
-        raise UserError(f"variant {name}: a model's name is no difference; leave it out")
-    try:
-        return parse_model(merged(plain(model), variant.changes))
-    except ValidationError as error:
-        raise UserError(f"variant {name}: {faults(error, AnyModelConfig, FAMILIES)}") from error
-
-
-def _check_keeps_intra(stage: StageConfig) -> None:
-    def within(prefixes: tuple[str, ...]) -> bool:
-        return any(p.startswith("intra") or "intra.".startswith(p) for p in prefixes)
-
-    frozen = any("intra.".startswith(prefix) for prefix in stage.frozen)
-    if within(stage.trainable) and not frozen:
-        raise UserError(f"stage {stage.name} trains the intra codec, which all variants share")
-    if any(within(init.modules) for init in stage.init):
-        raise UserError(f"stage {stage.name} loads an intra codec, but all variants share one")
 
 
 # --- training
@@ -293,26 +146,51 @@ def _locked(folder: Path) -> Iterator[int]:
 # --- everything
 
 
-def run(cfg: AblationConfig) -> dict[str, str]:
+def run(cfg: AblationConfig, tell: Callable[[str], None] = lambda line: None) -> dict[str, str]:
     """Train and measure what is not there yet. Returns what failed and why; the rest is done.
+    `tell` gets a line for each sequence of a test set.
 
     Raises ValueError or OSError, before anything is trained, for a configuration that is wrong or
     that its run_dir was not made with.
     """
-    from cmfr.utils.versions import versions
-
     runs, common = resolve(cfg), common_run(cfg)
     trained = {name: run for name, run in runs.items() if not cfg.variants[name].weights}
     for run in (*trained.values(), *([common] if common else [])):
         standing(run)
-    curve_tasks(cfg, runs)  # a missing video or weights file must not wait for the training
+    tasks_of(cfg, runs, tell)  # a missing video or weights file must not wait for the training
     with _locked(cfg.run_dir) as lock:
         failures = _train(cfg, {"common": common}, lock) if common else {}
         failures = failures or _train(cfg, trained, lock)
         _render(cfg)
-        tasks = curve_tasks(cfg, runs)
-        failures |= measure_curves(tasks, cfg.parallel, cfg.threads, versions())
+        failures |= _measure(cfg, tasks_of(cfg, runs))
     return failures
+
+
+def _measure(cfg: AblationConfig, tasks: dict[str, list[SequenceTask]]) -> dict[str, str]:
+    """Write the results of every variant that has all of them; returns why others have not."""
+    names = {task: name for name, found in tasks.items() for task in found}
+    failures: dict[str, str] = {}
+
+    def tell(task: SequenceTask, outcome: Outcome) -> None:
+        where = f"{names[task]} on {task.sequence.name} at quality {task.quality}"
+        if not isinstance(outcome, Record):
+            failures[where] = " ".join(str(outcome).split())
+        print(f"{where}: {failures.get(where, 'measured')}", flush=True)
+
+    measure(list(names), cfg.parallel, cfg.threads, tell)
+    for name, found in tasks.items():
+        output, title = results_file(cfg, name), cfg.variants[name].title
+        records = [replace(r, codec=title) for task in found if (r := task.finished())]
+        if len(records) == len(found):
+            write_results(output, records)
+        else:
+            output.unlink(missing_ok=True)  # of other weights, perhaps
+    return failures
+
+
+def results_file(cfg: AblationConfig, name: str) -> Path:
+    """The records of a variant; finished measurements lie beside it, see `SequenceTask.parts`."""
+    return cfg.run_dir / "results" / f"{name}.json"
 
 
 def weights_of(cfg: AblationConfig, name: str, run: TrainConfig) -> Path | None:
@@ -333,18 +211,39 @@ def _render(cfg: AblationConfig) -> None:
     folder, made = cfg.run_dir / "sequences", cfg.evaluation.generated
     if made is not None:
         folder.mkdir(exist_ok=True)
-        for number, path in enumerate(cfg.evaluation.sequences(folder).values(), made.first):
+        for number, (_, path) in enumerate(made.found(folder).sequences, made.first):
             if not path.is_file():
                 write_clip(path, generated_clip(number, made.frames, made.size))
 
 
-def curve_tasks(cfg: AblationConfig, runs: dict[str, TrainConfig]) -> dict[Path, CurveTask]:
-    """What to measure, by result file, for the variants that have weights."""
-    tasks, videos = {}, cfg.evaluation.sequences(cfg.run_dir / "sequences")
+def write_clip(path: Path, clip: Tensor, frame_rate: int = 25) -> None:
+    """RGB [T, 3, H, W] in [0, 1] as an 8-bit 4:2:0 .y4m (BT.709, full range)."""
+    height, width = clip.shape[2:]
+    color = ColorInfo("bt709", "full", matrix_code=MATRIX_CODES["bt709"])
+    info = VideoInfo(width, height, Fraction(frame_rate), color, "420", 8)
+    with open_writer(path, info) as writer:
+        for picture in clip:
+            writer.write(tensor_to_planes(picture[None], info, "rgb"))
+
+
+def tasks_of(
+    cfg: AblationConfig, runs: dict[str, TrainConfig],
+    tell: Callable[[str], None] = lambda line: None,
+) -> dict[str, list[SequenceTask]]:  # fmt: skip
+    """What to measure of every variant that has weights. Raises ValueError or OSError where a
+    video or a variant's own weights are not what they are to be."""
+    tasks, measured = {}, cfg.evaluation
+    sets = measured.found(cfg.run_dir / "sequences", tell)
     for name, run in runs.items():
-        weights, device = weights_of(cfg, name, run), pick_device(run.device).type
+        weights = weights_of(cfg, name, run)
         if weights is not None:
-            for video, path in videos.items():
-                result = cfg.run_dir / "results" / name / f"{video}.json"
-                tasks[result] = cfg.evaluation.task(weights, device, path)
+            devices = all_devices(run.device)
+            tasks[name] = [
+                task
+                for found in sets
+                for task in Run(
+                    weights, found, measured.qualities, measured.frames, measured.intra_period,
+                    measurement=measured.measurement(),
+                ).tasks(devices, results_file(cfg, name))
+            ]  # fmt: skip
     return tasks

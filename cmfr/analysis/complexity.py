@@ -44,6 +44,15 @@ class PartComplexity:
     decode_kmac_per_pixel: float
 
 
+def facts(intra: Complexity, inter: Complexity) -> dict[str, float]:
+    """Of a codec as results state it: parameters of both, kMAC per pixel of a P-frame."""
+    return {
+        "parameters_m": round(intra.parameters_m + inter.parameters_m, 3),
+        "encode_kmac_per_pixel": inter.encode_kmac_per_pixel,
+        "decode_kmac_per_pixel": inter.decode_kmac_per_pixel,
+    }
+
+
 def _inputs(model: VideoCodec, height: int, width: int) -> Tensor:
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(0)

@@ -38,14 +38,13 @@ def run_diagnose(args: argparse.Namespace) -> None:
     """Raises UserError or OSError with one sentence."""
     from cmfr.analysis.diagnosis import diagnose
     from cmfr.codec.codec import load_codec
-    from cmfr.evaluation.sequences import find_all, load_test_set
+    from cmfr.evaluation.found_sets import find_set
 
     if args.frames is not None and args.frames < 8:
         raise UserError(f"--frames {args.frames}: 8 are needed at least")
-    test = load_test_set(args.test)
-    found = find_all(test.chosen(args.sequences), args.root, args.frames, tell)
+    found = find_set(args.test, args.root, args.sequences, args.frames, tell)
     codec = load_codec(args.model, args.device)
-    read = [_read(codec, sequence, path, args.frames) for sequence, path in found]
+    read = [_read(codec, sequence, path, args.frames) for sequence, path in found.sequences]
     for table in diagnose(codec.model, read):
         print(table, end="\n\n", flush=True)
 

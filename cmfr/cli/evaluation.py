@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cmfr.cli.options import (
-    ListAction,
     add_list,
     add_measurement,
+    add_sources,
     add_stated,
-    existing_paths,
+    check_sources,
     measurement,
     stated,
     tell,
@@ -35,12 +35,7 @@ def add_commands(commands: Commands) -> None:
         "--codec", required=True, choices=FFMPEG_CODECS + REFERENCE_CODECS, help="which encoder"
     )
     anchor.add_argument("--preset", help="of x264, x265 (medium), svt-av1 (6), vp9 (cpu-used 1)")
-    anchor.add_argument("--test", help="test set: a name or a YAML file, see configs/test")
-    anchor.add_argument("--root", type=Path, help="folder of the test set's sequences")
-    anchor.add_argument(
-        "--videos", nargs="+", type=existing_paths, action=ListAction,
-        help="video files, instead of a test set",
-    )  # fmt: skip
+    add_sources(anchor)
     for name, of in (("--crfs", "CRF"), ("--qps", "QP")):
         help = "one point each, as 22 27 32 37 or 22,27,32,37"
         add_list(anchor, name, float, f"{of}s", metavar=of, help=help)
@@ -86,8 +81,7 @@ def add_commands(commands: Commands) -> None:
 
 def run_anchor(args: argparse.Namespace) -> None:
     """Raises UserError or OSError with one sentence."""
-    if bool(args.test) == bool(args.videos) or bool(args.test) != bool(args.root):
-        raise UserError("give either --test with --root, or --videos")
+    check_sources(args)
     if bool(args.crfs) == bool(args.qps):
         raise UserError("give either --crfs or --qps")
     if not args.output.parent.is_dir():
@@ -100,14 +94,13 @@ def run_anchor(args: argparse.Namespace) -> None:
     measured = measurement(args)
     if args.frames is not None and args.frames < 1:
         raise UserError(f"frames must be 1 or more, not {args.frames}")
-    from cmfr.evaluation.anchors import ffmpeg
+    from cmfr.evaluation.anchors import base, ffmpeg
     from cmfr.evaluation.anchors import reference as reference_software
-    from cmfr.evaluation.anchors import sources as anchor_sources
 
     sources = (
-        anchor_sources.test_sources(args.test, args.root, args.frames, tell)
+        base.test_sources(args.test, args.root, args.frames, tell)
         if args.test
-        else anchor_sources.video_sources(args.videos)
+        else base.video_sources(args.videos)
     )
     common = {"frames": args.frames, "intra_period": args.intra_period, "measurement": measured}
     if reference:
@@ -126,39 +119,21 @@ def run_anchor(args: argparse.Namespace) -> None:
 
 def run_bdrate(args: argparse.Namespace) -> int:
     """Raises UserError or OSError; returns 1 if not one BD-rate could be computed."""
-    from cmfr.evaluation.bd_table import (
-        Rule,
-        bd_rates,
-        comma_separated,
-        find_anchor,
-        format_rows,
-        read_codecs,
-    )
     from cmfr.evaluation.records import write_text
+    from cmfr.report.text import as_csv, as_text, bd_tables
     from cmfr.video.info import parse_frame_rate
 
-    rate = None if args.frame_rate is None else parse_frame_rate(args.frame_rate)
-    options = {"dataset": args.dataset, "size": args.size, "frame_rate": rate}
-    options |= {"conditions": stated(args)}
-    codecs = read_codecs(args.files, options)
-    anchor = find_anchor(args.anchor, codecs, options)
-    tested = [records for records in codecs.values() if records is not anchor]
-    if not tested:
-        raise UserError(f"the files hold nothing but the anchor {args.anchor}")
-    tables = []
-    measured = anchor[0].average().quality
-    metrics = args.metric or ["psnr_rgb" if "psnr_rgb" in measured else "psnr_yuv"]
-    for metric in metrics:
+    for metric in args.metric or ["psnr_rgb"]:
         if args.ms_ssim_db and not metric.startswith("ms_ssim"):
             raise UserError(f"--ms-ssim-db is not for {metric}")
-    for metric in metrics:
-        rule = Rule(metric, args.ms_ssim_db, args.method, args.force)
-        rows = [row for records in tested for row in bd_rates(anchor, records, rule)]
-        domain = "dB" if args.ms_ssim_db or metric.startswith("psnr") else "linear"
-        print(f"BD-rate against {anchor[0].codec}, {metric} ({domain}), {args.method}")
-        print(format_rows(rows))
-        same = {"anchor": anchor[0].codec, "metric": metric, "domain": domain}
-        tables.append(({**same, "method": args.method}, rows))
+    rate = None if args.frame_rate is None else parse_frame_rate(args.frame_rate)
+    options = {"dataset": args.dataset, "size": args.size, "frame_rate": rate}
+    metrics = [f"{metric}_db" if args.ms_ssim_db else metric for metric in args.metric]
+    tables = bd_tables(
+        args.files, args.anchor, metrics, args.method, args.force,
+        {**options, "conditions": stated(args)},
+    )  # fmt: skip
+    print("\n".join(map(as_text, tables)))
     if args.csv:
-        write_text(args.csv, comma_separated(tables))
-    return 0 if any(row.bd_rate is not None for _, rows in tables for row in rows) else 1
+        write_text(args.csv, as_csv(tables))
+    return 0 if any(line.bd_rate is not None for t in tables for line in t.lines) else 1

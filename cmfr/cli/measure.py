@@ -11,7 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cmfr.cli.options import add_list, add_measurement, measurement, tell
+from cmfr.cli.options import (
+    add_list,
+    add_measurement,
+    add_sources,
+    check_sources,
+    measurement,
+    tell,
+)
 from cmfr.cli.parser import (
     add_color,
     add_device,
@@ -41,11 +48,8 @@ def _add_evaluate(commands: Commands) -> None:
     )
     evaluate.add_argument("--model", default="cmfr-s", help="model name or weights file (cmfr-s)")
     add_weights(evaluate)
-    evaluate.add_argument(
-        "--test", required=True, help="test set: a name or a YAML file, see configs/test"
-    )
-    evaluate.add_argument("--root", type=Path, required=True, help="folder of its sequences")
-    add_list(evaluate, "--sequences", str, "names", help="only these (default: all)")
+    add_sources(evaluate)
+    add_list(evaluate, "--sequences", str, "names", help="only these of the test set")
     add_list(
         evaluate, "--qualities", quality_index, f"qualities 0..{QUALITIES - 1}",
         default=[0, 21, 42, 63], metavar="Q", help="e.g. 0,21,42,63 (default)",
@@ -110,29 +114,27 @@ def quality_index(text: str) -> int:
 
 def run_evaluate(args: argparse.Namespace) -> int:
     """Raises UserError or OSError with one sentence; 1 when a measurement failed."""
-    import torch
-
+    from cmfr.evaluation.found_sets import find_set, set_of_files
     from cmfr.evaluation.run import Run, evaluate
-    from cmfr.evaluation.sequences import find_all, load_test_set
-    from cmfr.utils.device import pick_device
+    from cmfr.utils.device import all_devices
 
+    check_sources(args)
+    if args.videos and args.sequences:
+        raise UserError("--sequences is for --test")
     if args.refresh_period is not None and not 0 <= args.refresh_period <= 65535:
         raise UserError(f"--refresh-period {args.refresh_period} is not in 0..65535")
     for name in ("frames", "processes", "threads"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f"--{name} {getattr(args, name)} is less than 1")
-    test = load_test_set(args.test)
-    wanted = test.chosen(args.sequences)
-    measured = measurement(args)
-    device = pick_device(args.device).type
-    gpus = torch.cuda.device_count() if device == "cuda" else 0
-    devices = [f"cuda:{i}" for i in range(gpus)] or ["cpu"]
-    sequences = find_all(wanted, args.root, args.frames, tell)
-    names = tuple(s.name for s in test.sequences)
+    measured, devices = measurement(args), all_devices(args.device)
+    if args.videos:
+        found = set_of_files(args.videos, args.frames)
+    else:
+        found = find_set(args.test, args.root, args.sequences, args.frames, tell)
     with _weights_file(args.model, args.weights) as weights:
         run = Run(
-            weights, test.name, sequences, sorted(set(args.qualities)), args.frames,
-            args.intra_period, args.refresh_period, measured, names,
+            weights, found, sorted(set(args.qualities)), args.frames, args.intra_period,
+            args.refresh_period, measured,
         )  # fmt: skip
         failures = evaluate(run, args.output, devices, args.processes, args.threads)
     for where, reason in failures.items():

@@ -10,6 +10,7 @@ from typing import Any
 
 from cmfr.cli.parser import add_color
 from cmfr.evaluation.conditions import Measurement
+from cmfr.utils.errors import UserError
 
 
 class ListAction(argparse.Action):
@@ -90,3 +91,19 @@ def stated(args: argparse.Namespace) -> dict[str, Any]:
 def tell(line: str) -> None:
     """A line beside the results."""
     print(line, file=sys.stderr, flush=True)
+
+
+def add_sources(parser: argparse.ArgumentParser) -> None:
+    """What to code: a test set, or any videos."""
+    parser.add_argument("--test", help="test set: a name or a YAML file, see configs/test")
+    parser.add_argument("--root", type=Path, help="folder of the test set's sequences")
+    parser.add_argument(
+        "--videos", nargs="+", type=existing_paths, action=ListAction,
+        help="videos, folders of PNGs or folders of videos, instead of a test set",
+    )  # fmt: skip
+
+
+def check_sources(args: argparse.Namespace) -> None:
+    """Raises ValueError where those options do not fit together."""
+    if bool(args.test) == bool(args.videos) or bool(args.test) != bool(args.root):
+        raise UserError("give either --test with --root, or --videos")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cmfr.config import QUALITIES
+from cmfr.evaluation.conditions import MATRICES, RANGES
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -79,10 +80,8 @@ def add_info(commands: Commands, run: Run) -> None:
 
 
 def add_color(parser: argparse._ActionsContainer, whose: str) -> None:
-    parser.add_argument(
-        "--matrix", choices=("bt709", "bt601", "bt2020"), help=f"color matrix {whose}"
-    )
-    parser.add_argument("--range", choices=("full", "limited"), help=f"sample range {whose}")
+    parser.add_argument("--matrix", choices=MATRICES, help=f"color matrix {whose}")
+    parser.add_argument("--range", choices=RANGES, help=f"sample range {whose}")
 
 
 def add_weights(parser: argparse.ArgumentParser) -> None:

@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
 
     check_output(Path(args.output))  # before seconds are spent on curves
     benches = [read_bench(path) for path in args.bench]
-    codecs = collect(args.results, args.anchor, args.published, stated(args))
+    codecs = collect(args.results, args.anchor, args.published, {"conditions": stated(args)})
     if not args.results and not args.published:
         raise UserError("nothing to compare: give results files or --published")
     metrics = choose_metrics(args.metric, codecs)

@@ -6,6 +6,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from cmfr.cli.options import tell
+
 if TYPE_CHECKING:
     from cmfr.cli.parser import Commands
 
@@ -30,7 +32,7 @@ def add_commands(commands: Commands) -> None:
     )  # fmt: skip
     ablate.add_argument("--dry-run", action="store_true", help="print variants, runs, what is done")
     ablate.add_argument(
-        "--report-only", action="store_true", help="table and plots of what is done"
+        "--report-only", action="store_true", help="tables and plots of what is done"
     )
     ablate.set_defaults(run=run_ablate)
 
@@ -51,15 +53,17 @@ def run_train(args: argparse.Namespace) -> None:
 
 def run_ablate(args: argparse.Namespace) -> int:
     """1 where a run failed. Raises UserError or OSError with one sentence."""
+    from cmfr.ablation.config import load_ablation
     from cmfr.ablation.report import describe, write_report
-    from cmfr.ablation.run import load_ablation, run
+    from cmfr.ablation.run import run
 
     cfg = load_ablation(args.config, args.overrides)
     if args.dry_run:
         print(describe(cfg))
         return 0
-    failures = {} if args.report_only else run(cfg)
+    failures = {} if args.report_only else run(cfg, tell)
     print(write_report(cfg))
+    print(f"written to {cfg.run_dir / 'report'}")
     for name, reason in failures.items():
         print(f"cmfr ablate: {name}: {reason}", file=sys.stderr)
     return 1 if failures else 0

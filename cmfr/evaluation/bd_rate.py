@@ -76,6 +76,20 @@ def bd_rate(
     return BDResult(float(percent), low, high, overlap)
 
 
+def bd_quality(
+    anchor: Sequence[Point], test: Sequence[Point], method: Method = "pchip"
+) -> float | None:
+    """Mean difference of quality at equal rate (BD-PSNR in dB) of two curves that have a BD-rate;
+    None where no rate is common."""
+    from bjontegaard import bd_psnr
+
+    one, two = sorted(anchor), sorted(test)
+    if max(one[0][0], two[0][0]) >= min(one[-1][0], two[-1][0]):
+        return None
+    columns = [list(column) for side in (one, two) for column in zip(*side, strict=True)]
+    return float(bd_psnr(*columns, method=method, require_matching_points=False, min_overlap=0))
+
+
 def _rising(curve: Sequence[Point], whose: str) -> list[Point]:
     """The points by rising rate. Raises NotComparable."""
     if len(curve) < MIN_POINTS:
@@ -98,7 +112,7 @@ def _range(curve: Sequence[Point]) -> str:
     return f"{curve[0][1]:.4g}..{curve[-1][1]:.4g}"
 
 
-# --- many curves against one
+# --- many of them
 
 
 @dataclass(frozen=True)
@@ -122,47 +136,6 @@ def mean_bd_rate(found: Mapping[str, float | None]) -> Mean:
     values = [value for value in found.values() if value is not None]
     left_out = tuple(name for name, value in found.items() if value is None)
     return Mean(fmean(values) if values else None, len(found), left_out)
-
-
-@dataclass(frozen=True)
-class Table:
-    """BD-rates in percent by (variant, sequence), as far as there are any.
-
-    means: by variant. footnotes: by (variant, sequence), why there is no number, or what to know of
-    it: a number into `notes`, from 1.
-    """
-
-    values: dict[tuple[str, str], float]
-    means: dict[str, Mean]
-    footnotes: dict[tuple[str, str], int]
-    notes: tuple[str, ...]
-
-
-def compare(
-    variants: Mapping[str, Mapping[str, Sequence[Point]]], anchor: str, sequences: Sequence[str]
-) -> Table:
-    """BD-rates of all variants (their curves by sequence) against one of them."""
-    values: dict[tuple[str, str], float] = {}
-    texts: dict[tuple[str, str], str] = {}
-    for sequence in sequences:
-        base = variants[anchor].get(sequence)
-        for name, curves in variants.items():
-            place, names = (name, sequence), (f"{anchor} on {sequence}", f"{name} on {sequence}")
-            try:
-                for curve, whose in zip((base, curves.get(sequence)), names, strict=True):
-                    if curve is None:
-                        raise NotComparable(f"{whose} is not measured")
-                result = bd_rate(base or [], curves[sequence], names=names)
-            except NotComparable as reason:
-                texts[place] = str(reason)
-                continue
-            values[place] = result.percent
-            if result.overlap < SMALL_OVERLAP:
-                texts[place] = f"{names[1]}: {small_overlap(result)}"
-    notes = list(dict.fromkeys(texts.values()))
-    means = {n: mean_bd_rate({s: values.get((n, s)) for s in sequences}) for n in variants}
-    footnotes = {place: notes.index(text) + 1 for place, text in texts.items()}
-    return Table(values, means, footnotes, tuple(notes))
 
 
 def small_overlap(result: BDResult) -> str:

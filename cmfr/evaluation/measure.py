@@ -1,7 +1,7 @@
 """A codec on the sequences of a test set, as records: real bytes, decoded again, frame by frame.
 
-A measurement is a (sequence, quality) pair; `measure_side_by_side` spreads them over processes and
-GPUs. Finished ones are kept under a hash of everything they depend on and are not measured again.
+A measurement is a (sequence, quality) pair; `run.measure` spreads them over processes and GPUs.
+Finished ones are kept under a hash of everything they depend on and are not measured again.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import islice
@@ -19,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cmfr.analysis.complexity import count
+from cmfr.analysis.complexity import count, facts
 from cmfr.codec.bitstream import BitstreamReader, BitstreamWriter
 from cmfr.codec.checkpoint import read_weights, weights_hash
 from cmfr.codec.codec import Codec, CodingReport, load_codec
@@ -61,11 +62,15 @@ class SequenceTask:
 
     def key(self) -> str:
         """Hash of weights, source, conditions and the code that measures: the same key, the same
-        record."""
+        record, whatever other rates and sequences are measured beside it."""
         told = asdict(self) | {
-            "weights": _weights_identity(self.weights), "source": _samples_hash(self),
-            "device": torch.device(self.device).type, "parts": None, "code": code_hash(__name__),
-        }  # fmt: skip
+            "weights": _weights_identity(self.weights, _changed(self.weights)),
+            "source": _samples_hash(self),
+            "device": torch.device(self.device).type,
+            "code": code_hash(__name__),
+        }
+        for name in ("parts", "rate_index", "set_sequences"):
+            del told[name]
         return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 
     def part(self) -> Path | None:
@@ -73,30 +78,41 @@ class SequenceTask:
         return self.parts / f"{self.key()[:24]}.json" if self.parts else None
 
     def finished(self) -> Record | None:
-        """The record, if it was measured before."""
+        """The record, if it was measured before; a damaged file of it counts as none."""
         path = self.part()
-        return read_results(path)[0] if path and path.is_file() else None
+        if path and path.is_file():
+            with suppress(UserError):
+                [record] = read_results(path)
+                index, names = self.rate_index, self.set_sequences
+                return replace(record, rate_index=index, set_sequences=names)
+        return None
 
     def measure(self, on_frame: OnFrame | None = None) -> Record:
         """Code, decode, compare; the record is kept. on_frame: called after each frame, once when
         it is coded and once when it is decoded. Raises ValueError or OSError."""
         record = self.finished()
         if record is None:
-            record = evaluate_sequence(_codec(self.weights, self.device), self, on_frame)
+            codec = _codec(self.weights, _changed(self.weights), self.device)
+            record = evaluate_sequence(codec, self, on_frame)
             if path := self.part():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_results(path, [record])
         return record
 
 
+def _changed(file: Path) -> int:
+    """When: what is known of a file is kept until then."""
+    return file.stat().st_mtime_ns
+
+
 @lru_cache(maxsize=1)
-def _codec(weights: Path, device: str) -> Codec:
+def _codec(weights: Path, changed: int, device: str) -> Codec:
     """One codec per process; the tasks of a run share it."""
     return load_codec(weights, device)
 
 
-@lru_cache(maxsize=16)
-def _weights_identity(path: Path) -> str:
+@lru_cache(maxsize=64)
+def _weights_identity(path: Path, changed: int) -> str:
     """Hash of what a weights file says, however its bytes are ordered."""
     cfg, weights, _ = read_weights(path)
     return weights_hash(weights).hex() + hashlib.sha256(cfg.model_dump_json().encode()).hexdigest()
@@ -114,7 +130,7 @@ def _file_samples_hash(path: Path, sequence: str, frames: int) -> str:
 
 
 @lru_cache(maxsize=16)
-def _file_hash(path: Path) -> str:
+def _file_hash(path: Path, changed: int) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -292,18 +308,12 @@ class _Clock:
 
 @lru_cache(maxsize=1)
 def _complexity(codec: Codec) -> dict[str, float]:
-    """Millions of parameters of both codecs, kMAC per pixel of a P-frame."""
-    intra, inter = count(codec.model)
-    return {
-        "parameters_m": round(intra.parameters_m + inter.parameters_m, 3),
-        "encode_kmac_per_pixel": inter.encode_kmac_per_pixel,
-        "decode_kmac_per_pixel": inter.decode_kmac_per_pixel,
-    }
+    return facts(*count(codec.model))
 
 
 def _metadata(codec: Codec, task: SequenceTask) -> dict[str, object]:
     return {
-        "weights_sha256": _file_hash(task.weights),
+        "weights_sha256": _file_hash(task.weights, _changed(task.weights)),
         "weights_id": codec.weights_id.hex(),
         "model": codec.model.cfg.model_dump(mode="json"),
         "device": str(codec.device),

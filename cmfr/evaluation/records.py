@@ -267,29 +267,19 @@ def malformed(path: Path, what: str) -> Iterator[None]:
 # --- curves
 
 
-def curves(
-    records: Iterable[Record], metric: str, db: bool = False
-) -> dict[tuple[str, str, str], list[Point]]:
-    """{(codec, dataset, sequence): points by rate index}; db: MS-SSIM as -10 log10(1 - x).
-    Raises ValueError where a record lacks the metric, or is there twice.
-    """
-    found: dict[tuple[str, str, str], dict[int, Point]] = {}
-    for r in sorted(records, key=lambda r: r.rate_index):
-        points = found.setdefault((r.codec, r.dataset, r.sequence), {})
-        if r.rate_index in points:
-            raise UserError(f"{r.codec} on {r.sequence} is there twice at rate {r.rate_index}")
-        points[r.rate_index] = (r.bpp, _scaled(r.mean(metric), db))
-    return {key: list(points.values()) for key, points in found.items()}
-
-
 def class_curve(records: Iterable[Record], metric: str, db: bool = False) -> list[Point]:
-    """The curve of one codec on a data set as a whole, as DCVC's comparison makes it: rate and
-    quality of each rate index are means over all frames of all sequences. Raises ValueError unless
-    all sequences have the same rate indices.
+    """The curve of one codec on a sequence, or on a data set as a whole, as DCVC's comparison makes
+    it: rate and quality of each rate index are means over all frames of all sequences. db: MS-SSIM
+    as -10 log10(1 - x). Raises ValueError unless all sequences have the same rate indices, once
+    each, and the metric.
     """
     rates: dict[int, dict[str, Record]] = {}
     for record in records:
-        rates.setdefault(record.rate_index, {})[record.sequence] = record
+        place = rates.setdefault(record.rate_index, {})
+        if record.sequence in place:
+            where = f"{record.codec} on {record.sequence}"
+            raise UserError(f"{where} is there twice at rate {record.rate_index}")
+        place[record.sequence] = record
     sequences = set().union(*rates.values())
     points = []
     for index in sorted(rates):

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from cmfr.evaluation.conditions import Measurement
+from cmfr.evaluation.found_sets import FoundSet
 from cmfr.evaluation.measure import SequenceTask
 from cmfr.evaluation.records import Record, write_results
-from cmfr.evaluation.sequences import TestSequence
-from cmfr.evaluation.videos import begin_measuring
-from cmfr.utils.signals import on_signals
+from cmfr.utils.parallel import Count, outcomes
 
-Progress = Callable[[int], None]  # takes the pixels that were coded or decoded since the last call
-Outcome = tuple[SequenceTask, "Record | Exception"]
+Outcome = Record | Exception  # of a task: its record, or the error that prevented it
 
 
 @dataclass(frozen=True)
@@ -29,28 +24,27 @@ class Run:
     many of every sequence (None: all that its entry lists)."""
 
     weights: Path
-    dataset: str
-    sequences: Sequence[tuple[TestSequence, Path]]
+    found: FoundSet
     qualities: Sequence[int]
     frames: int | None = None
     intra_period: int = -1
     refresh_period: int | None = None
     measurement: Measurement = Measurement()
-    set_sequences: tuple[str, ...] = ()
 
-    def tasks(self, devices: Sequence[str], parts: Path) -> list[SequenceTask]:
-        """A task for each sequence and quality, the devices in turn, slow ones first."""
+    def tasks(self, devices: Sequence[str], output: Path) -> list[SequenceTask]:
+        """A task for each sequence and quality in the order of the results file `output`, the
+        devices in turn."""
         pairs = [
             (sequence, source, index, quality)
-            for sequence, source in self.sequences
+            for sequence, source in self.found.sequences
             for index, quality in enumerate(sorted(self.qualities))
         ]
-        pairs.sort(key=lambda p: -p[0].width * p[0].height * (self.frames or p[0].frames))
         return [
             SequenceTask(
-                self.weights, devices[i % len(devices)], self.dataset, sequence, source, quality,
-                index, self.frames or sequence.frames, self.intra_period, self.refresh_period,
-                self.measurement, self.set_sequences, parts,
+                self.weights, devices[i % len(devices)], self.found.dataset, sequence, source,
+                quality, index, min(self.frames or sequence.frames, sequence.frames),
+                self.intra_period, self.refresh_period, self.measurement, self.found.names,
+                output.with_name(output.name + ".parts"),
             )
             for i, (sequence, source, index, quality) in enumerate(pairs)
         ]  # fmt: skip
@@ -66,31 +60,37 @@ def evaluate(
     """
     if not output.parent.is_dir():
         raise FileNotFoundError(f"no folder {output.parent} to write {output.name} to")
-    tasks = run.tasks(devices, output.with_name(output.name + ".parts"))
-    records: list[Record] = []
-    failures: dict[str, str] = {}
-    waiting = []
-    for task in tasks:
-        record = task.finished()
-        waiting.append(task) if record is None else records.append(record)
-    done = len(records)
-    shown = {"unit": "pixel", "unit_scale": True, "disable": None, "dynamic_ncols": True}
-    total, points = sum(map(_pixels, waiting)), len(tasks)
-    bar = tqdm(total=total, desc=f"{done} of {points} points", **shown)
-    with bar, on_signals(signal.default_int_handler):
-        for task, result in _measured(waiting, processes, threads, bar.update):
-            done += 1
-            bar.set_description(f"{done} of {points} points")
-            if isinstance(result, Record):
-                records.append(result)
-            else:
-                where = f"{task.sequence.name} at quality {task.quality}"
-                failures[where] = " ".join(str(result).split())
-    if not failures:
-        order = {sequence.name: i for i, (sequence, _) in enumerate(run.sequences)}
-        records.sort(key=lambda r: (order[r.sequence], r.rate_index))
+    tasks = run.tasks(devices, output)
+    measured = measure(tasks, processes, threads)
+    records = [outcome for outcome in measured if isinstance(outcome, Record)]
+    if len(records) == len(tasks):
         write_results(output, records)
-    return failures
+    return {
+        f"{task.sequence.name} at quality {task.quality}": " ".join(str(outcome).split())
+        for task, outcome in zip(tasks, measured, strict=True)
+        if not isinstance(outcome, Record)
+    }
+
+
+def measure(
+    tasks: Sequence[SequenceTask], processes: int, threads: int | None = None,
+    tell: Callable[[SequenceTask, Outcome], None] = lambda task, outcome: None,
+) -> list[Outcome]:  # fmt: skip
+    """The outcomes of tasks, in their order; what is measured already is not measured again. A bar
+    goes on frame by frame; `tell` gets what is done anew."""
+    known: dict[SequenceTask, Outcome] = {
+        task: record for task in tasks if (record := task.finished()) is not None
+    }
+    waiting = sorted((task for task in tasks if task not in known), key=_pixels, reverse=True)
+    shown = {"unit": "pixel", "unit_scale": True, "disable": None, "dynamic_ncols": True}
+    total, desc = sum(map(_pixels, waiting)), f"{len(known)} of {len(tasks)} points"
+    with tqdm(total=total, desc=desc, **shown) as bar:
+        with closing(outcomes(_measure, waiting, processes, threads, bar.update)) as results:
+            for task, outcome in results:
+                known[task] = outcome
+                bar.set_description(f"{len(known)} of {len(tasks)} points")
+                tell(task, outcome)
+    return [known[task] for task in tasks]
 
 
 def _pixels(task: SequenceTask) -> int:
@@ -98,62 +98,6 @@ def _pixels(task: SequenceTask) -> int:
     return 2 * task.frames * task.sequence.width * task.sequence.height
 
 
-def _measured(
-    tasks: list[SequenceTask], processes: int, threads: int | None, progress: Progress
-) -> Iterator[Outcome]:
-    """(task, its record or the error that prevented it), as they are done; `progress` is told
-    frame by frame."""
-    if processes > 1:
-        yield from _side_by_side(tasks, processes, threads, progress)
-        return
-    for task in tasks:
-        pixels = task.sequence.width * task.sequence.height
-        try:
-            yield task, task.measure(lambda pixels=pixels: progress(pixels))  # type: ignore[misc]
-        except (ValueError, OSError) as error:
-            yield task, error
-
-
-def _side_by_side(
-    tasks: list[SequenceTask], processes: int, threads: int | None, progress: Progress
-) -> Iterator[Outcome]:
-    spawn = multiprocessing.get_context("spawn")
-    counter, told = spawn.Value("Q", 0), 0
-    pool = ProcessPoolExecutor(processes, spawn, _begin, (threads, counter))
-    try:
-        futures = {pool.submit(_measure_here, task): task for task in tasks}
-        while futures:
-            finished, _ = wait(futures, timeout=0.5, return_when=FIRST_COMPLETED)
-            progress(counter.value - told)
-            told = counter.value
-            for future in finished:
-                task = futures.pop(future)
-                try:
-                    yield task, future.result()
-                except (ValueError, OSError, RuntimeError) as error:
-                    yield task, error
-    except BaseException:
-        for process in multiprocessing.active_children():
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-_counter: Any = None  # in a measuring process: the pixels of all of them, shared
-
-
-def _begin(threads: int | None, counter: Any) -> None:
-    global _counter
-    begin_measuring(threads)
-    _counter = counter
-
-
-def _measure_here(task: SequenceTask) -> Record:
+def _measure(task: SequenceTask, count: Count) -> Record:
     pixels = task.sequence.width * task.sequence.height
-
-    def on_frame() -> None:
-        with _counter.get_lock():
-            _counter.value += pixels
-
-    return task.measure(on_frame)
+    return task.measure(lambda: count(pixels))

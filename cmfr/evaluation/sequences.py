@@ -7,7 +7,7 @@ lie in one folder, each as a raw .yuv file, a folder of numbered PNGs or a video
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -16,16 +16,17 @@ from typing import Annotated, Literal
 
 import av
 import av.error
-import yaml
 from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, model_validator
 
 from cmfr.config import Strict
 from cmfr.evaluation.clip_lists import ClipLists, Positive, Track, check_clips
+from cmfr.utils.config_files import find_config
 from cmfr.utils.errors import UserError, unknown
+from cmfr.utils.yaml_config import faults, read_tree
 from cmfr.video.info import RAW_FORMATS, ColorInfo, VideoInfo, parse_frame_rate, parse_raw_name
 from cmfr.video.reader import VideoReader, open_video
 
-VIDEO_SUFFIXES = (".mkv", ".mp4", ".y4m")
+NAMED_SUFFIXES = (".mkv", ".mp4", ".y4m")  # of a sequence's file, in this order
 FrameRate = Annotated[
     Fraction, PlainValidator(parse_frame_rate), PlainSerializer(str, return_type=str)
 ]
@@ -104,40 +105,16 @@ class TestSet(Strict):
         return tuple(s for s in self.sequences if not names or s.name in names)
 
 
-def shipped_sets() -> Path:
-    """Where the shipped sets are: inside the installed package, or beside it in a checkout."""
-    inside = Path(__file__).parents[1] / "configs" / "test"
-    return inside if inside.is_dir() else Path(__file__).parents[2] / "configs" / "test"
-
-
 def load_test_set(name_or_path: str | Path) -> TestSet:
     """A shipped set by its name ("hevc_d"), or one from a YAML file.
 
     Raises FileNotFoundError or ValueError, each with one sentence that says what is wrong.
     """
-    path = Path(name_or_path)
-    if path.suffix.lower() not in (".yaml", ".yml"):
-        folder = shipped_sets()
-        path = folder / f"{name_or_path}.yaml"
-        if not path.is_file():
-            known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
-            raise UserError(f"no test set {str(name_or_path)!r}: it is none of {known}")
-    if not path.is_file():
-        raise FileNotFoundError(f"no test set file {path}")
+    path = find_config("test", name_or_path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is not a YAML file that can be read: {reason}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} does not describe a test set")
-    try:
-        return TestSet.model_validate(content)
+        return TestSet.model_validate(read_tree(path, []))
     except ValidationError as error:
-        faults = (
-            f"{'.'.join(map(str, e['loc'])) or 'the set'}: {e['msg']}" for e in error.errors()
-        )
-        raise UserError(f"{path}: {'; '.join(faults)}") from error
+        raise UserError(f"{path}: {faults(error, TestSet, ())}") from error
 
 
 def find_sequence(root: Path, sequence: TestSequence) -> Path:
@@ -159,7 +136,7 @@ def find_sequence(root: Path, sequence: TestSequence) -> Path:
         return raw
     if (root / name).is_dir():
         return root / name
-    videos = [root / f"{name}{suffix}" for suffix in VIDEO_SUFFIXES]
+    videos = [root / f"{name}{suffix}" for suffix in NAMED_SUFFIXES]
     for path in videos:
         if path.is_file():
             return path
@@ -212,30 +189,6 @@ class SequenceCheck:
     path: Path | None
     found: str = ""
     faults: tuple[str, ...] = ()
-
-
-def find_all(
-    sequences: Sequence[TestSequence], root: Path, frames: int | None, tell: Callable[[str], None]
-) -> list[tuple[TestSequence, Path]]:
-    """Each sequence with its file, of which the first `frames` (None: all that are listed) are
-    wanted. All are held against their entries first, and `tell` gets a line for each.
-
-    Raises FileNotFoundError for a folder that is not there, ValueError where a sequence has not so
-    many frames, is missing, or is not what its entry says.
-    """
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root} is no folder")
-    for sequence in sequences:
-        if frames is not None and frames > sequence.frames:
-            raise UserError(f"{sequence.name} has {sequence.frames} frames, not {frames}")
-    checks = [check_sequence(root, s, wanted=frames) for s in sequences]
-    for check in checks:
-        tell("; ".join(check.faults) or check.found)
-    if bad := [check.sequence.name for check in checks if check.faults]:
-        raise UserError(
-            f"{', '.join(bad)}: not what the test set says, see above; nothing was coded"
-        )
-    return [(check.sequence, check.path) for check in checks if check.path is not None]
 
 
 def check_sequence(
@@ -310,7 +263,7 @@ def _check_video(
             f"{path}: expected {expected[0]} samples of {expected[1]} bit, "
             f"found {found[0]} of {found[1]} bit"
         )
-    frames = _count_packets(path) if info.frame_count is None or not pictures else info.frame_count
+    frames = count_frames(path, info)
     if not _count_fits(frames, sequence, wanted):
         faults.append(f"{path}: expected {sequence.frames} frames, found {frames}")
     if pictures and (gaps := _missing_numbers(path)):
@@ -339,8 +292,10 @@ def _count_fits(frames: int, sequence: TestSequence, wanted: int | None) -> bool
     return least <= frames and (frames <= most or sequence.may_be_longer)
 
 
-def _count_packets(path: Path) -> int:
-    """Frames that are really in a file, without decoding: headers of cut files say too many."""
+def count_frames(path: Path, info: VideoInfo) -> int:
+    """Frames that are really there, without decoding: headers of cut files say too many."""
+    if info.frame_count is not None and (path.is_dir() or path.suffix.lower() == ".yuv"):
+        return info.frame_count
     try:
         with av.open(str(path)) as container:
             return sum(packet.size > 0 for packet in container.demux(container.streams.video[0]))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cmfr.evaluation.conditions import DifferentConditions, advice, not_stated
 from cmfr.evaluation.conditions import differences as differences_of
-from cmfr.evaluation.published import published, published_names, read_any
+from cmfr.evaluation.published import dataset_name, published, published_names, read_any
 from cmfr.evaluation.records import DATASET_MEAN, Record
 from cmfr.utils.errors import UserError
 
@@ -23,11 +24,25 @@ SHOWN = 3  # of many names or differences in one sentence
 class Codec:
     """All records of one codec by (data set, sequence), by rising rate index.
 
-    published: not measured by the reader, but shipped with this package."""
+    published: not measured by the reader, but shipped with this package. complexity: numbers on
+    parameters and operations, where the records' metadata are not to say them."""
 
     name: str
     places: Mapping[tuple[str, str], tuple[Record, ...]]
     published: bool = False
+    complexity: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, name: str, records: Iterable[Record], complexity: Mapping[str, float] | None = None
+    ) -> Codec:
+        """Of records in any order."""
+        places: dict[tuple[str, str], tuple[Record, ...]] = {}
+        for record in records:
+            place = (record.dataset, record.sequence)
+            both = (*places.get(place, ()), record)
+            places[place] = tuple(sorted(both, key=lambda r: r.rate_index))
+        return cls(name, places, name.endswith(PUBLISHED), complexity or {})
 
     @property
     def records(self) -> list[Record]:
@@ -69,92 +84,97 @@ def some(names: Iterable[str]) -> str:
 
 
 def collect(
-    results: Sequence[str],
+    results: Sequence[str | Path],
     anchor: str,
     published_codecs: Sequence[str] = (),
-    conditions: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> list[Codec]:
-    """All codecs, the anchor first, the others in the order given.
+    """All codecs, the anchor first, the others in the order given. A codec of which two files have
+    one point gets the files' names behind its own; data sets keep their first spelling.
 
-    anchor: a codec of the results, a results file of one codec, or a published codec; conditions:
-    see published.read_any. Raises FileNotFoundError, ValueError.
+    anchor: a codec of the results, a results file of one codec, or a published codec; options: see
+    published.read_any. Raises FileNotFoundError, ValueError.
     """
-
-    def read(path: Path) -> list[Record]:
-        return read_any(path, conditions=conditions)
-
-    found: dict[str, dict[tuple[str, str], list[Record]]] = {}
-    by_file: dict[Path, list[str]] = {}
+    by_file: dict[Path, list[Record]] = {}
     for path in map(Path, results):
         if path.resolve() not in by_file:
-            by_file[path.resolve()] = _add(found, read(path), path)
+            by_file[path.resolve()] = _read(path, options)
+    alone = Path(anchor)
+    if alone.is_file() and anchor not in {r.codec for read in by_file.values() for r in read}:
+        by_file.setdefault(alone.resolve(), _read(alone, options))
+        names = list(dict.fromkeys(r.codec for r in by_file[alone.resolve()]))
+        if len(names) != 1:
+            raise UserError(f"{alone} holds several codecs, {some(names)}: name one as the anchor")
+    _tell_apart(by_file)
+    found: dict[str, list[Record]] = {}
+    spelled: dict[str, str] = {}
+    for record in (record for read in by_file.values() for record in read):
+        name = spelled.setdefault(dataset_name(record.dataset), record.dataset)
+        found.setdefault(record.codec, []).append(replace(record, dataset=name))
     for name in published_codecs:
         _add_published(found, name)
-    anchor = _anchor(found, by_file, anchor, read)
-    return [
-        Codec(
-            name,
-            {
-                place: tuple(sorted(records, key=lambda r: r.rate_index))
-                for place, records in places.items()
-            },
-            name.endswith(PUBLISHED),
-        )
-        for name, places in sorted(found.items(), key=lambda item: item[0] != anchor)
-    ]
+    if anchor not in found:
+        if alone.resolve() in by_file:
+            anchor = by_file[alone.resolve()][0].codec
+        elif anchor in published_names():
+            anchor = _add_published(found, anchor)
+        else:
+            known = some(found) if found else "none"
+            raise UserError(
+                f"the anchor {anchor!r} is no codec of the results (they have {known}), no file "
+                f"and no published codec (those are {', '.join(published_names())})"
+            )
+    order = sorted(found, key=lambda name: name != anchor)
+    return [Codec.of(name, found[name]) for name in order]
 
 
-def _add(
-    found: dict[str, dict[tuple[str, str], list[Record]]], records: list[Record], path: Path
-) -> list[str]:
-    """Sorts the records of a file in; returns its codecs."""
+def _read(path: Path, options: Mapping[str, Any] | None) -> list[Record]:
+    """The records of a file. Raises FileNotFoundError, ValueError."""
+    records = read_any(path, **(options or {}))
     if not records:
         raise UserError(f"{path} holds no results")
-    for record in records:
-        if record.codec.endswith(PUBLISHED):
-            raise UserError(f"{path}: a codec called {record.codec!r} would be taken for others'")
-        place = found.setdefault(record.codec, {}).setdefault((record.dataset, record.sequence), [])
-        if any(other.rate_index == record.rate_index for other in place):
+    held = Counter(map(_place, records))
+    for r in records:
+        if r.codec.endswith(PUBLISHED):
+            raise UserError(f"{path}: a codec called {r.codec!r} would be taken for others'")
+        if held[_place(r)] > 1:
             raise UserError(
-                f"{path}: {record.codec} on {record.dataset}/{record.sequence} is there twice at "
-                f"rate index {record.rate_index}"
+                f"{path}: {r.codec} on {r.dataset}/{r.sequence} is there twice at rate index "
+                f"{r.rate_index}"
             )
-        place.append(record)
-    return list(dict.fromkeys(record.codec for record in records))
+    return records
 
 
-def _add_published(found: dict[str, dict[tuple[str, str], list[Record]]], name: str) -> str:
+def _place(record: Record) -> tuple[str, str, str, int]:
+    return record.codec, dataset_name(record.dataset), record.sequence, record.rate_index
+
+
+def _tell_apart(by_file: dict[Path, list[Record]]) -> None:
+    """Rename codecs of which two files have one point. Raises ValueError where the files' names
+    do not tell them apart."""
+    held = Counter(_place(r) for records in by_file.values() for r in records)
+    twice = {place[0] for place, number in held.items() if number > 1}
+    named: dict[str, Path] = {}
+    for path, records in by_file.items():
+        for i, r in enumerate(records):
+            if r.codec in twice:
+                name = f"{r.codec} ({path.stem})"
+                if named.setdefault(name, path) != path:
+                    raise UserError(f"two files give results of {name}: give them different names")
+                records[i] = replace(r, codec=name)
+
+
+def _add_published(found: dict[str, list[Record]], name: str) -> str:
     shown = f"{name}{PUBLISHED}"
     if shown not in found:
-        found[shown] = {}
-        for record in published(name):
-            place = found[shown].setdefault((record.dataset, record.sequence), [])
-            place.append(replace(record, codec=shown))
+        spelled = {
+            dataset_name(r.dataset): r.dataset for records in found.values() for r in records
+        }
+        found[shown] = [
+            replace(r, codec=shown, dataset=spelled.get(r.dataset, r.dataset))
+            for r in published(name)
+        ]
     return shown
-
-
-def _anchor(
-    found: dict[str, dict[tuple[str, str], list[Record]]],
-    by_file: Mapping[Path, list[str]],
-    anchor: str,
-    read: Callable[[Path], list[Record]],
-) -> str:
-    """The name of the codec that is the anchor, which is read if it is not there yet."""
-    if anchor in found:
-        return anchor
-    path = Path(anchor)
-    if path.is_file():
-        names = by_file.get(path.resolve()) or _add(found, read(path), path)
-        if len(names) != 1:
-            raise UserError(f"{path} holds several codecs, {some(names)}: name one as the anchor")
-        return names[0]
-    if anchor in published_names():
-        return _add_published(found, anchor)
-    known = some(found) if found else "none"
-    raise UserError(
-        f"the anchor {anchor!r} is no codec of the results (they have {known}), no file and no "
-        f"published codec (those are {', '.join(published_names())})"
-    )
 
 
 # --- what is compared
@@ -166,10 +186,11 @@ def scope(codecs: Sequence[Codec]) -> dict[str, tuple[str, ...]]:
     They are those of the reader's own codecs: the anchor, which is the first, and published curves
     are restricted to them, so that all numbers of a column are over the same sequences.
     """
-    own = [codec for codec in codecs[1:] if not codec.published]
+    others = [codec for codec in codecs[1:] if codec.places]
+    own = [codec for codec in others if not codec.published]
     known = {dataset for dataset, _ in codecs[0].places}
     found: dict[str, dict[str, None]] = {}
-    for codec in own or codecs[1:] or codecs:
+    for codec in own or others or codecs:
         for dataset, sequence in codec.places:
             if not own and dataset not in known:
                 continue

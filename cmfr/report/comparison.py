@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
+from statistics import fmean
 from typing import Any
 
 from cmfr.evaluation.bd_rate import (
@@ -12,11 +14,13 @@ from cmfr.evaluation.bd_rate import (
     BDResult,
     Method,
     NotComparable,
+    bd_quality,
     bd_rate,
     mean_bd_rate,
 )
+from cmfr.evaluation.conditions import DifferentConditions, check_comparable, not_stated
 from cmfr.evaluation.published import published_ms_ssim_table
-from cmfr.evaluation.records import DATASET_MEAN, Json, Point, Record, class_curve, curves
+from cmfr.evaluation.records import DATASET_MEAN, Json, Point, Record, class_curve
 from cmfr.evaluation.whole_sets import part_of, whole_set
 from cmfr.report.collect import (
     Codec,
@@ -36,12 +40,16 @@ WHOLE = ""  # in place of a sequence: the curve of the whole data set
 @dataclass(frozen=True)
 class Cell:
     """A BD-rate in percent, or None. note: why there is none, or what to know of the number; over:
-    of a mean, how many places it is over ("4 of 5 sequences")."""
+    of a mean, how many places it is over ("4 of 5 sequences"). quality: the difference of quality
+    at equal rate, in the metric's unit. conditions: where they differ (by force) or are not stated.
+    """
 
     value: float | None
     note: str = ""
     result: BDResult | None = None
     over: str = ""
+    quality: float | None = None
+    conditions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,8 @@ class Report:
     """All that the files of a report are made of. codecs: the anchor first. sets: sequences by data
     set, all that are in the report; whole: all that the set has. differences: of conditions, which
     were overridden by `force`; unstated: conditions that someone leaves open. printed: a published
-    table of BD-rates to show beside the measured ones. benches: what `cmfr bench` wrote."""
+    table of BD-rates to show beside the measured ones. benches: what `cmfr bench` wrote. notes:
+    what else is to be known. detailed: the tables have BD-rates by sequence and complexity too."""
 
     title: str
     codecs: Sequence[Codec]
@@ -74,6 +83,8 @@ class Report:
     unstated: Sequence[str] = ()
     printed: Mapping[str, Any] | None = None
     benches: Sequence[Json] = ()
+    notes: Sequence[str] = ()
+    detailed: bool = False
     tables: Mapping[str, BDTable] = field(default_factory=dict)
 
     @property
@@ -99,15 +110,19 @@ def build(
     force: bool = False,
     paper_table: bool = False,
     benches: Sequence[Json] = (),
+    notes: Sequence[str] = (),
+    detailed: bool = False,
+    partial: bool = False,
 ) -> Report:
     """The report of codecs of which the first is the anchor; force: compare across different
-    conditions, and make class curves of parts of data sets.
+    conditions, and make class curves of parts of data sets; partial: where conditions differ there
+    is no number, and the rest is compared.
 
-    Raises DifferentConditions unless `force`, and ValueError for a table of MS-SSIM where that is
-    no metric.
+    Raises DifferentConditions unless `force` or `partial`, and ValueError for a table of MS-SSIM
+    where that is no metric.
     """
     sets = scope(codecs)
-    if not force:
+    if not (force or partial):
         refuse(codecs, sets)
     if paper_table and not any(m.startswith("ms_ssim") for m in metrics):
         raise UserError("the published table is of MS-SSIM, which is none of the metrics")
@@ -116,7 +131,7 @@ def build(
     report = Report(
         title, codecs, sets, metrics, method, {name: whole_set(name, records) for name in sets},
         force, differences(codecs, sets), unstated(codecs, sets),
-        published_ms_ssim_table() if paper_table else None, benches,
+        published_ms_ssim_table() if paper_table else None, benches, notes, detailed,
     )  # fmt: skip
     tables = {metric: _table(report, metric) for metric in metrics}
     return Report(**{**vars(report), "tables": tables})
@@ -125,11 +140,15 @@ def build(
 # --- curves
 
 
-def records_of(report: Report, codec: Codec, dataset: str, sequence: str) -> list[Record]:
-    """The records a curve is made of. Raises NotComparable if a sequence is not measured, and for
-    the curve of a set of which the report has a part, unless forced; where no sequence is measured,
-    the mean of the whole data set stands for it, if it is known."""
-    sets = report.sets[dataset]
+def records_of(
+    report: Report, codec: Codec, dataset: str, sequence: str, only: Sequence[str] | None = None
+) -> list[Record]:
+    """The records a curve is made of; only: a class curve of these sequences.
+
+    Raises NotComparable if a sequence is not measured, and for the curve of a set of which the
+    report has a part, unless forced; where no sequence is measured, the mean of the whole data set
+    stands for it, if it is known."""
+    sets = report.sets[dataset] if only is None else only
     if sequence != WHOLE:
         if found := codec.places.get((dataset, sequence)):
             return list(found)
@@ -160,12 +179,13 @@ def records_in(codec: Codec, report: Report, dataset: str | None = None) -> list
 
 def curve(report: Report, codec: Codec, dataset: str, sequence: str, metric: str) -> list[Point]:
     """The points of a codec, by rate index. Raises NotComparable where there are none."""
-    records = records_of(report, codec, dataset, sequence)
-    name, db = split_metric(metric)
+    return points(records_of(report, codec, dataset, sequence), metric)
+
+
+def points(records: Sequence[Record], metric: str) -> list[Point]:
+    """Of one sequence or the class curve of several. Raises NotComparable."""
     try:
-        if sequence == WHOLE:
-            return class_curve(records, name, db)
-        return next(iter(curves(records, name, db).values()))
+        return class_curve(records, *split_metric(metric))
     except ValueError as error:  # the metric is not known, or not all rates are
         raise NotComparable(str(error)) from error
 
@@ -230,28 +250,45 @@ def _mean(cells: Mapping[str, Cell], what: str, parts: Mapping[str, Cell] | None
     notes = [f"over {over}, without {some(mean.left_out)}"] if mean.left_out else []
     if noted := [name for name, c in (parts or {}).items() if c.value is not None and c.note]:
         notes.append(f"see what is noted on {some(noted)}")
-    return Cell(mean.percent, "; ".join(notes), over=over)
+    qualities = [cell.quality for cell in cells.values() if cell.value is not None]
+    known = [quality for quality in qualities if quality is not None]
+    gain = fmean(known) if len(known) == len(qualities) else None
+    return Cell(mean.percent, "; ".join(notes), over=over, quality=gain)
 
 
 def _cell(report: Report, codec: Codec, dataset: str, sequence: str, metric: str) -> Cell:
-    place = sequence or f"{dataset} as a whole"
+    place, both = sequence or f"{dataset} as a whole", (report.anchor, codec)
     names = (f"{report.anchor.name} on {place}", f"{codec.name} on {place}")
     try:
-        base, test = (curve(report, c, dataset, sequence, metric) for c in (report.anchor, codec))
+        only = _common(report, codec, dataset) if sequence == WHOLE else None
+        one, two = (records_of(report, c, dataset, sequence, only) for c in both)
+        said: dict[str, None] = {}
+        for a, b in product(one, two):
+            if a.sequence == b.sequence or DATASET_MEAN in (a.sequence, b.sequence):
+                said |= dict.fromkeys(check_comparable(a, b, report.force))
+                said |= dict.fromkeys(not_stated(a, b))
+        base, test = (points(records, metric) for records in (one, two))
         result = bd_rate(base, test, report.method, names)
-    except NotComparable as reason:
+    except (NotComparable, DifferentConditions) as reason:
         return Cell(None, str(reason))
     notes = [FEW_SHARED] if result.overlap < SMALL_OVERLAP else []
-    means = [
-        c.name
-        for c in (report.anchor, codec)
-        if sequence == WHOLE and records_of(report, c, dataset, WHOLE)[0].sequence == DATASET_MEAN
-    ]
-    if sequence == WHOLE and (part := report.part(dataset)):
-        notes.insert(0, part)
+    means = [c.name for c, r in zip(both, (one, two), strict=True) if r[0].sequence == DATASET_MEAN]
+    if sequence == WHOLE:
+        measured = report.sets[dataset] if only is None else only
+        if part := part_of(dataset, measured, report.whole[dataset]) if measured else "":
+            notes.insert(0, part)
     if means and report.sets[dataset]:
         notes.append(
             f"{' and '.join(dict.fromkeys(means))} on {dataset}: known as a mean only; that it is "
             "of the same sequences is not checked"
         )
-    return Cell(result.percent, "; ".join(notes), result)
+    quality = bd_quality(base, test, report.method)
+    return Cell(result.percent, "; ".join(notes), result, quality=quality, conditions=tuple(said))
+
+
+def _common(report: Report, codec: Codec, dataset: str) -> list[str] | None:
+    """Where a class curve of a part is forced: the sequences that the anchor has, too."""
+    both = (report.anchor, codec)
+    if not report.force or any((dataset, DATASET_MEAN) in c.places for c in both):
+        return None
+    return [s for s in report.sets[dataset] if all((dataset, s) in c.places for c in both)] or None

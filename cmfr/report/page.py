@@ -196,6 +196,8 @@ def _speed(report: Report) -> str:
 def _conditions(report: Report) -> str:
     head, lines = conditions_table(report)
     parts = [_table(head, _text_rows(lines), "Conditions", ' class="words"')]
+    if report.notes:
+        parts.append(f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in report.notes)}</ul>")
     for codec in report.codecs:
         here = " Not measured here, but taken from its source." if codec.published else ""
         parts.append(f"<h3>{escape(codec.name)}</h3>")

@@ -62,10 +62,10 @@ def bench_conditions(bench: Json) -> str:
 
 
 def complexity_table(report: Report) -> tuple[Line, list[Line]]:
-    """Head and lines of the numbers on parameters and operations in the metadata, and the highest
-    peak memory of the records."""
+    """Head and lines of the numbers on parameters and operations (the codec's, or those in the
+    metadata), and the highest peak memory of the records."""
     found = {
-        codec.name: {
+        codec.name: codec.complexity or {
             path: value
             for record in records_in(codec, report)[:1]
             for path, value in _leaves(record.metadata)

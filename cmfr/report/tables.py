@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from cmfr.report.collect import Codec, describe, metric_title, some
 from cmfr.report.comparison import WHOLE, Cell, Report, records_in
+from cmfr.report.speed import complexity_table
 
 KINDS = {"whole": "class curve", "mean": "mean of sequences"}
 KIND_MEANING = {
@@ -155,6 +156,7 @@ def statements(report: Report) -> list[str]:
     ]
     said += [f"{codec.name}: {measured_on(codec, report)}." for codec in report.codecs]
     said += [f"{text[0].upper()}{text[1:]}." for text in report.unstated]
+    said += report.notes
     return said + [f"{text}." for text in warnings(report)]
 
 
@@ -174,7 +176,7 @@ def measured_on(codec: Codec, report: Report) -> str:
 def markdown(report: Report) -> str:
     parts = [f"# {_plain(report.title)}\n"]
     parts.append("".join(f"- {_plain(text)}\n" for text in statements(report)))
-    parts += [_markdown_sheet(sheet) for sheet in _summaries(report)]
+    parts += [_markdown_sheet(sheet) for sheet in _sheets(report)]
     notes = {c.name: c.records[0].metadata["note"] for c in report.codecs if c.published}
     if notes:
         lines = (f"- {_plain(f'{name}: {note}')}\n" for name, note in notes.items())
@@ -182,8 +184,16 @@ def markdown(report: Report) -> str:
     return "\n".join(parts)
 
 
-def _summaries(report: Report) -> Iterable[Sheet]:
-    return (summary(report, metric, kind) for metric in report.metrics for kind in KINDS)
+def _sheets(report: Report) -> Iterable[Sheet]:
+    """The summaries; of a detailed report all tables."""
+    for metric in report.metrics:
+        yield from (summary(report, metric, kind) for kind in KINDS)
+        if report.detailed:
+            yield from (by_sequence(report, metric, dataset) for dataset in report.sets)
+    head, lines = complexity_table(report)
+    if report.detailed and lines:
+        rows = [Row(name, [Entry(text) for text in texts]) for name, *texts in lines]
+        yield Sheet("Complexity", head, rows, ())
 
 
 def _markdown_sheet(sheet: Sheet) -> str:
@@ -234,6 +244,14 @@ def comma_separated(report: Report) -> str:
     return file.getvalue()
 
 
+def complexity_csv(report: Report) -> str:
+    """Parameters and operations of every codec."""
+    file = io.StringIO()
+    head, lines = complexity_table(report)
+    csv.writer(file, lineterminator="\n").writerows([head, *lines])
+    return file.getvalue()
+
+
 def sequences_csv(report: Report) -> str:
     """A line per codec, data set, sequence and metric."""
     file = io.StringIO()
@@ -262,7 +280,7 @@ def _number(value: float | None) -> str:
 def latex(report: Report) -> str:
     """A `tabular` for the booktabs package for each summary; what is to be known as comments."""
     lines = [f"% {_one_line(text)}\n" for text in (report.title, *statements(report))]
-    for sheet in _summaries(report):
+    for sheet in _sheets(report):
         lines.append(f"\n% {_one_line(sheet.caption)}\n")
         lines.append(f"\\begin{{tabular}}{{l{'r' * (len(sheet.head) - 1)}}}\n\\toprule\n")
         lines.append(" & ".join(map(escape_latex, sheet.head)) + " \\\\\n\\midrule\n")

@@ -10,10 +10,18 @@ from pathlib import Path
 from cmfr.report.comparison import Report
 from cmfr.report.page import page
 from cmfr.report.plots import write_plots
-from cmfr.report.tables import comma_separated, latex, markdown, sequences_csv
+from cmfr.report.tables import (
+    comma_separated,
+    complexity_csv,
+    latex,
+    markdown,
+    sequences_csv,
+)
 from cmfr.utils.errors import UserError
 
-OURS = re.compile(r"index\.html|bd_rate(_sequences)?\.(csv|md|tex)|rd_.*\.(png|svg)")
+OURS = re.compile(
+    r"index\.html|bd_rate(_sequences)?\.(csv|md|tex)|complexity\.csv|rd_.*\.(png|svg)"
+)
 
 
 def check_output(folder: Path) -> None:
@@ -37,12 +45,15 @@ def write_report(report: Report, folder: str | Path) -> list[str]:
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as space:
         made = Path(space) / "new"
         made.mkdir()
-        for name, text in {
+        texts = {
             "bd_rate.csv": comma_separated(report),
             "bd_rate_sequences.csv": sequences_csv(report),
             "bd_rate.md": markdown(report),
             "bd_rate.tex": latex(report),
-        }.items():
+        }
+        if report.detailed:
+            texts["complexity.csv"] = complexity_csv(report)
+        for name, text in texts.items():
             (made / name).write_text(text, encoding="utf-8", newline="\n")
         for _ in write_plots(report, made):
             pass

@@ -22,7 +22,7 @@ Rate = Fraction | float | str
 
 UNSPECIFIED = "unspecified"
 MATRIX_CODES = {"rgb": 0, "bt709": 1, UNSPECIFIED: 2, "bt601": 6, "bt2020": 9}
-RANGES = ("full", "limited", UNSPECIFIED)
+RANGE_CODES = {"full": 2, "limited": 1, UNSPECIFIED: 0}  # FFmpeg's
 
 # H.273 matrix coefficients by name; 5 (bt470bg) and 6 (smpte170m) have the same numbers.
 # Codes that are absent (FCC, SMPTE 240M, YCgCo, ...) are kept as codes, under no name.
@@ -127,8 +127,8 @@ def check_frame(frame: Frame, info: VideoInfo) -> None:
 def color_from_codes(matrix: int, range_code: int, primaries: int, transfer: int) -> ColorInfo:
     """ColorInfo from H.273 code points and FFmpeg's range (1 limited, 2 full, else unknown)."""
     name = _MATRIX_NAMES.get(matrix, UNSPECIFIED)
-    color_range = {1: "limited", 2: "full"}.get(range_code, UNSPECIFIED)
-    return ColorInfo(name, color_range, primaries, transfer, matrix)
+    ranges = {code: text for text, code in RANGE_CODES.items()}
+    return ColorInfo(name, ranges.get(range_code, UNSPECIFIED), primaries, transfer, matrix)
 
 
 def matrix_code(color: ColorInfo) -> int:
@@ -156,8 +156,8 @@ def resolve_color(
         if matrix != color.matrix or matrix == UNSPECIFIED:  # bt601 may stay code 5
             color = replace(color, matrix=matrix, matrix_code=MATRIX_CODES[matrix])
     if range is not None:
-        if range not in RANGES:
-            raise UserError(f"color range {range!r} is not one of {', '.join(RANGES)}")
+        if range not in RANGE_CODES:
+            raise UserError(f"color range {range!r} is not one of {', '.join(RANGE_CODES)}")
         color = replace(color, range=range)
     return replace(info, color=color)
 

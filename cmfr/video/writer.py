@@ -24,6 +24,7 @@ from PIL import Image
 from cmfr.utils.errors import UserError
 from cmfr.video.color import planes_to_tensor, tensor_to_planes
 from cmfr.video.info import (
+    RANGE_CODES,
     RGB_COLOR,
     UNSPECIFIED,
     Frame,
@@ -38,7 +39,6 @@ _LOSSLESS = {
     "libx264": {"qp": "0", "preset": "veryfast"},
     "libx265": {"x265-params": "lossless=1:log-level=error", "preset": "veryfast"},
 }
-_FFMPEG_RANGES = {UNSPECIFIED: 0, "limited": 1, "full": 2}
 
 
 class VideoWriter:
@@ -316,7 +316,7 @@ class _ContainerSink(_Sink):
         context.time_base = self.stream.time_base = 1 / self.info.frame_rate
         self.tags = {
             "colorspace": matrix_code(color),
-            "color_range": _FFMPEG_RANGES[color.range],
+            "color_range": RANGE_CODES[color.range],
             "color_primaries": color.primaries,
             "color_trc": color.transfer,
         }
@@ -324,25 +324,12 @@ class _ContainerSink(_Sink):
             setattr(context, name, value)
 
     def write(self, frame: Frame, number: int) -> None:
-        picture = self._picture(frame)
+        picture = av_picture(frame, self.pix_fmt)
         picture.pts = number
         picture.time_base = 1 / self.info.frame_rate
         for name, value in self.tags.items():  # the encoder must see no difference to convert
             setattr(picture, name, value)
         self.container.mux(self.stream.encode(picture))
-
-    def _picture(self, frame: Frame) -> av.VideoFrame:
-        if self.pix_fmt == "rgb24":
-            return av.VideoFrame.from_ndarray(np.stack(frame.planes, axis=-1), format="rgb24")
-        picture = av.VideoFrame(self.info.width, self.info.height, self.pix_fmt)
-        order = (1, 2, 0) if self.pix_fmt == "gbrp" else (0, 1, 2)
-        for plane, index in zip(picture.planes, order, strict=True):
-            samples = frame.planes[index]
-            height, width = samples.shape
-            lines = np.frombuffer(memoryview(plane), samples.dtype)
-            lines = lines.reshape(-1, plane.line_size // samples.itemsize)
-            lines[:height, :width] = samples
-        return picture
 
     def finish(self) -> None:
         self.container.mux(self.stream.encode(None))
@@ -353,3 +340,20 @@ class _ContainerSink(_Sink):
             self.container.close()
         except (OSError, ValueError, av.error.FFmpegError):  # the trailer may find no place
             pass
+
+
+def av_picture(frame: Frame, pixels: str) -> av.VideoFrame:
+    """FFmpeg's picture of a frame; pixels: its format, of the frame's layout. Without time and
+    colors."""
+    if pixels == "rgb24":
+        return av.VideoFrame.from_ndarray(np.stack(frame.planes, axis=-1), format=pixels)
+    height, width = frame.planes[0].shape
+    picture = av.VideoFrame(width, height, pixels)
+    order = (1, 2, 0) if pixels == "gbrp" else (0, 1, 2)
+    for plane, index in zip(picture.planes, order, strict=True):
+        samples = frame.planes[index]
+        height, width = samples.shape
+        lines = np.frombuffer(memoryview(plane), samples.dtype)
+        lines = lines.reshape(-1, plane.line_size // samples.itemsize)
+        lines[:height, :width] = samples
+    return picture

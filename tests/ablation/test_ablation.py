@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,17 +11,21 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from conftest import lively, write_yuv
 
+from cmfr.ablation.config import common_run, load_ablation, resolve
 from cmfr.ablation.report import describe
-from cmfr.ablation.run import common_run, load_ablation, resolve, standing
+from cmfr.ablation.run import standing, write_clip
 from cmfr.cli.main import main
 from cmfr.codec.checkpoint import read_weights, save_weights
-from cmfr.evaluation.bd_rate import compare
+from cmfr.evaluation.records import read_results
 from cmfr.models.video_model import VideoCodec
 from cmfr.nn.densities import weights_of
 from cmfr.training.config import load_train_config
 from cmfr.utils.yaml_config import differences, plain
+from cmfr.video.reader import open_video
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "ablation"
 SMOKE = CONFIGS / "smoke.yaml"
@@ -106,6 +111,9 @@ def test_the_paper_has_every_residual_and_every_method():
         (["base.stages.3.init=[{file: x}]"], "stage inter loads an intra codec"),
         (["base.stages.2.stepz=1"], r"stages.2.stepz: no key .* did you mean steps\?"),
         (["evaluation.videos=[x]"], "give either videos or generated"),
+        (["evaluation.sets={hevc_d: x}"], "give either videos or generated or sets"),
+        (["evaluation.matrix=bt601"], "are for --color rgb"),
+        (["variants.full.title=without the proposed methods"], "two have the title 'without"),
         (["evaluation.qualities=[21, 0]"], "do not rise"),
         (["evaluation.intra_period=0"], "intra_period 0 is neither"),
     ],
@@ -124,32 +132,6 @@ def test_one_frozen_intra_codec_and_none():
     assert common_run(cfg) is None and not resolve(cfg)["base"].init
 
 
-def test_means_are_over_the_sequences_that_have_a_number():
-    def curve(factor, shift=0.0):
-        return [(factor * 2.0**i, 30 + 2.0 * i + shift) for i in range(4)]
-
-    curves = {
-        "a": {"x": curve(1), "y": curve(1), "z": curve(1)},
-        "b": {"x": curve(0.9), "y": curve(0.8), "z": curve(0.5, shift=5)},
-        "c": {"x": curve(1.1), "y": curve(1)[:3], "z": curve(1.2, shift=4)},
-        "d": {},
-    }
-    table = compare(curves, "a", ["x", "y", "z"])
-    assert {name: mean.over for name, mean in table.means.items()} == {
-        "a": "3 of 3", "b": "2 of 3", "c": "2 of 3", "d": "0 of 3",
-    }  # fmt: skip
-    assert table.means["b"].percent == pytest.approx(-15) and table.means["d"].percent is None
-    assert table.values["b", "y"] == pytest.approx(-20) and ("c", "y") not in table.values
-    texts = {place: table.notes[number - 1] for place, number in table.footnotes.items()}
-    assert texts["c", "y"] == "c on y has 3 points, and BD-rate needs 4"
-    assert texts["d", "z"] == "d on z is not measured" and "d on x" in texts["d", "x"]
-    assert "overlap by 16.7% of the shorter one only" in texts["b", "z"]
-    assert texts["c", "z"].startswith("c on z: over 33% of the shorter curve's quality range only")
-    other = compare(curves, "c", ["y"])
-    assert {m.percent for m in other.means.values()} == {None} and len(other.footnotes) == 4
-    assert other.notes[0] == texts["c", "y"] and other.footnotes["a", "y"] == 1
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("ablation")
@@ -163,6 +145,7 @@ def snapshot(folder):
     """Everything that was trained, generated or measured, with its time."""
     kinds = ("*.pt", "*.safetensors", "*.json", "*.y4m", "train.*")
     files = [path for kind in kinds for path in folder.rglob(kind)]
+    files = [path for path in files if path.parent.name != "results"]  # made of its .parts
     return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
@@ -181,59 +164,81 @@ def test_smoke(folder, capsys):
     assert ablate(folder) == 1
     out, err = capsys.readouterr()
     assert err.startswith("cmfr ablate: refiner: cmfr train:") and "no readable" in err
-    assert err.count("\n") == 1 and "base: trained" in out and "base on scene1001: measured" in out
-    assert "refiner: training is not finished (damaged)" in (folder / "ablation.md").read_text()
+    assert err.count("\n") == 1 and "base: trained" in out
+    assert "base on scene1001 at quality 63: measured" in out
+    table = folder / "report" / "bd_rate.md"
+    assert "refiner: training is not finished (damaged)" in plain_text(table)
+    assert "+ 100 % Motion_Refiner is not measured on generated" in plain_text(table)
     first = snapshot(folder)
     results = folder / "results"
-    assert len(list(results.rglob("*.json"))) == 2  # the anchor's
+    assert [path.name for path in results.glob("*.json")] == ["base.json"]
+    parts = {}
+    for path in (results / "base.json.parts").iterdir():
+        [record] = read_results(path)
+        parts[record.sequence, record.label] = path
+    assert len(parts) == 8
 
-    lost = results / "base" / "scene1001.json"
+    lost = parts["scene1001", 21]
     lost.unlink()
     assert ablate(folder, "--report-only") == 0 and not lost.exists()
-    assert "base on scene1001 is not measured" in (folder / "ablation.md").read_text()
+    assert "Motion_Refiner is not measured on scene1000" in plain_text(table)
+    assert "generated (1 of 2 sequences)" in plain_text(table)
     broken.unlink()
+    capsys.readouterr()
     assert ablate(folder) == 0
     out = capsys.readouterr().out
-    assert "base: trained" not in out and "base on scene1000: measured" not in out
+    assert "base: trained" not in out and out.count("base on") == 1
+    assert "base on scene1001 at quality 21: measured" in out
     second = snapshot(folder)
     kept = {path for path in first if "refiner" not in path.parts and path != lost}
     assert {path: second[path] for path in kept} == {path: first[path] for path in kept}
-    assert len(list(results.rglob("*.json"))) == 4
+    assert sorted(path.name for path in results.glob("*.json")) == ["base.json", "refiner.json"]
     check_files(folder)
 
-    made = [*folder.glob("ablation.*"), *folder.glob("rd_*")]
-    tables = {path: path.read_bytes() for path in made}
+    tables = {path: path.read_bytes() for path in (folder / "report").iterdir()}
     assert ablate(folder) == 0 and snapshot(folder) == second
     assert {path: path.read_bytes() for path in tables} == tables
-    assert len(tables) == 3 + 6
+    assert len(tables) == 6 + 6
+
+
+def plain_text(path):
+    """Markdown without its escapes."""
+    return re.sub(r"\\(.)", r"\1", path.read_text())
 
 
 def check_files(folder):
-    text = (folder / "ablation.md").read_text()
-    rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("|")]
-    assert len(rows) == 4 and len({len(row) for row in rows}) == 1 and len(rows[0]) == 6
-    assert rows[0][3].strip() == "scene1000" and rows[3][0].strip() == "+ 100 % Motion_Refiner"
+    report = folder / "report"
+    text = plain_text(report / "bd_rate.md")
     assert "trained once for 2 steps (intra 2)" in text and "seed 0" in text
     assert "motion_refiner = true" in text and "DIFFER" not in text and "not finished" not in text
-    with (folder / "ablation.csv").open() as file:
-        table = {row["variant"]: row for row in csv.DictReader(file)}
-    assert float(table["refiner"]["parameters_m"]) > float(table["base"]["parameters_m"])
-    assert float(table["refiner"]["decode_kmac_per_pixel"]) > 1
-    assert {"bd_rate_scene1000", "bd_rate_scene1001", "bd_rate_mean"} <= table["base"].keys()
-    latex = (folder / "ablation.tex").read_text()
+    assert "## Complexity" in text and "| scene1001 |" in text and "Qualities 0, 21, 42, 63" in text
+    with (report / "complexity.csv").open() as file:
+        rows = {row["codec"]: row for row in csv.DictReader(file)}
+    base, refiner = rows["plain"], rows["+ 100 % Motion_Refiner"]
+    assert float(refiner["parameters, M"]) > float(base["parameters, M"])
+    assert float(refiner["decode, kMAC/pixel"]) > 1
+    with (report / "bd_rate_sequences.csv").open() as file:
+        found = {(row["codec"], row["sequence"]) for row in csv.DictReader(file)}
+    assert {(codec, f"scene100{i}") for codec in rows for i in range(2)} < found
+    latex = (report / "bd_rate.tex").read_text()
     assert r"+ 100 \% Motion\_Refiner &" in latex and r"\toprule" in latex
-    for name in ("rd_scene1000", "rd_scene1001", "rd_mean"):
-        assert (folder / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
-        assert "<svg" in (folder / f"{name}.svg").read_text()
+    assert r"% base: weights" not in latex and r"encode, kMAC/pixel" in latex
+    page = (report / "index.html").read_text()
+    assert "motion_refiner = true" in page and "+ 100 % Motion_Refiner" in page
+    for name in ("rd_generated", "rd_generated_scene1000", "rd_generated_scene1001"):
+        assert (report / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+        assert "<svg" in (report / f"{name}.svg").read_text()
     intra = []
     for name in ("base", "refiner"):
         _, weights, head = read_weights(folder / "variants" / name / "weights.safetensors")
         intra.append({k: v for k, v in weights.items() if k.startswith("intra.")})
         assert head["steps"] == "8"
     assert all(bool((value == intra[1][key]).all()) for key, value in intra[0].items())
-    result = json.loads((folder / "results" / "base" / "scene1000.json").read_text())
-    assert [p["quality"] for p in result["points"]] == [0, 21, 42, 63]
-    assert {p["frames"] for p in result["points"]} == {3}
+    records = read_results(folder / "results" / "base.json")
+    assert [(r.sequence, r.label) for r in records] == [
+        (f"scene100{i}", quality) for i in range(2) for quality in (0, 21, 42, 63)
+    ]
+    assert {(r.codec, r.average().frames) for r in records} == {("plain", 3)}
 
 
 def test_another_configuration_is_refused_and_other_conditions_are_measured(folder, capsys):
@@ -254,7 +259,7 @@ def test_given_weights_are_taken(tmp_path, capsys):
         options.append(f"variants.{name}.weights={tmp_path / name}.safetensors")
     folder = tmp_path / "run"
     assert ablate(folder, *options) == 0
-    text = (folder / "ablation.md").read_text()
+    text = plain_text(folder / "report" / "bd_rate.md")
     assert not (folder / "variants").exists() and not (folder / "common").exists()
     assert "base: weights taken from base.safetensors" in text
     assert "has 2 points, and BD-rate needs 4" in text
@@ -288,3 +293,40 @@ def test_an_interrupted_ablation_saves(tmp_path, capsys):
     where = standing(common_run(load_ablation(SMOKE, options)))
     assert where.startswith("stopped after step ") and "of stage intra" in where
     assert yaml.safe_load((tmp_path / "common" / "train.yaml").read_text())["seed"] == 0
+
+
+def test_test_sets_rgb_and_ms_ssim(tmp_path, capsys):
+    """What `cmfr evaluate` can measure an ablation can."""
+    sequence = {"name": "pan", "width": 176, "height": 168, "frame_rate": 25, "frames": 2}
+    tree = {"name": "own", "title": "Own", "source": "here", "sequences": [sequence]}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(tree))
+    write_yuv(tmp_path / "pan.yuv", 2, 168, 176)
+    options = [f"run_dir={tmp_path / 'run'}", "evaluation.generated=null", "parallel=2",
+               f"evaluation.sets={{{tmp_path / 'own.yaml'}: {tmp_path}}}",
+               "evaluation.qualities=[10, 50]", "evaluation.color=rgb"]  # fmt: skip
+    for name, run in resolve(load_ablation(SMOKE, SHORT)).items():
+        save_weights(tmp_path / f"{name}.safetensors", weights_of(lively(run.model)), run.model)
+        options.append(f"variants.{name}.weights={tmp_path / name}.safetensors")
+    assert main(["ablate", str(SMOKE), *SHORT, *options]) == 0
+    out, err = capsys.readouterr()
+    assert (
+        "pan.yuv: 176x168, 4:2:0, 8 bit" in err and "refiner on pan at quality 50: measured" in out
+    )
+    records = read_results(tmp_path / "run" / "results" / "refiner.json")
+    assert [set(r.average().quality) for r in records] == [{"psnr_rgb", "ms_ssim_rgb"}] * 2
+    assert {r.dataset for r in records} == {"own"} and records[0].set_sequences == ("pan",)
+    text = plain_text(tmp_path / "run" / "report" / "bd_rate.md")
+    assert "PSNR-RGB, dB" in text and "MS-SSIM-RGB, linear" in text
+    (tmp_path / "pan.yuv").write_bytes(b"")
+    assert main(["ablate", str(SMOKE), *SHORT, *options]) == 1
+    assert "not what the test set says" in capsys.readouterr().err
+
+
+def test_a_clip_becomes_a_video_of_its_colors(tmp_path):
+    clip = torch.zeros(3, 3, 32, 48)
+    clip[:, 0] = 1  # red
+    write_clip(tmp_path / "red.y4m", clip)
+    with open_video(tmp_path / "red.y4m") as reader:
+        frames = list(reader)
+    assert len(frames) == 3 and (reader.info.width, reader.info.height) == (48, 32)
+    assert [int(plane[0, 0]) for plane in frames[2].planes] == [54, 98, 255]  # BT.709, full range

@@ -251,7 +251,7 @@ def test_check_of_septuplets(run, tmp_path):
 
 def test_check_of_an_unknown_set(run, tmp_path):
     code, _, error = run("check", "hevc_x", tmp_path)
-    assert code == 1 and error.startswith("cmfr data: no test set 'hevc_x'")
+    assert code == 1 and error.startswith("cmfr data: no test configuration is called 'hevc_x'")
 
 
 # --- yuv2png

@@ -19,11 +19,11 @@ from conftest import SHARED, write_yuv
 from test_published import command
 
 import cmfr.evaluation.anchors.ffmpeg as anchors
-from cmfr.evaluation.anchors.ffmpeg import ENCODERS, Settings, code, frame_quality
-from cmfr.evaluation.anchors.sources import Source, video_sources
-from cmfr.evaluation.bd_table import CLASS, MEAN
+from cmfr.evaluation.anchors.base import Source, frame_quality, video_sources
+from cmfr.evaluation.anchors.ffmpeg import ENCODERS, Settings, code
 from cmfr.evaluation.conditions import DifferentConditions, Measurement, check_comparable
 from cmfr.evaluation.records import read_results
+from cmfr.report.text import CLASS, MEAN
 from cmfr.video.info import ColorInfo, Frame, VideoInfo
 from cmfr.video.metrics import plane_psnr
 from cmfr.video.reader import VideoReader, open_video

@@ -8,12 +8,11 @@ from fractions import Fraction
 from statistics import fmean
 
 import pytest
-from conftest import SHARED
+from conftest import SHARED, bd_rates
 from test_records import record
 
 from cmfr.cli.evaluation import add_commands
 from cmfr.evaluation.bd_rate import bd_rate
-from cmfr.evaluation.bd_table import CLASS, MEAN, Rule, bd_rates, find_anchor
 from cmfr.evaluation.conditions import Conditions
 from cmfr.evaluation.published import (
     FOLDER,
@@ -23,9 +22,11 @@ from cmfr.evaluation.published import (
     published_names,
     read_any,
 )
-from cmfr.evaluation.records import class_curve, curves, write_results
+from cmfr.evaluation.records import class_curve, write_results
 from cmfr.evaluation.sequences import load_test_set
 from cmfr.evaluation.whole_sets import whole_set
+from cmfr.report.collect import Codec
+from cmfr.report.text import CLASS, MEAN
 
 VECTORS = SHARED / "parity" / "bdrate_vectors.json"
 
@@ -46,7 +47,7 @@ GOLDEN = {
 
 @pytest.mark.parametrize("codec", ["dcvc-dc", "hm"])
 def test_golden_bd_rates_of_the_class_curves(codec):
-    rows = bd_rates(published("vtm"), published(codec), Rule("psnr_rgb"))
+    rows = bd_rates(published("vtm"), published(codec), "psnr_rgb")
     found = {row.dataset: row.bd_rate for row in rows if row.sequence == CLASS}
     for dataset, expected in GOLDEN.items():
         assert found[dataset] == pytest.approx(expected[codec], abs=0.06), dataset
@@ -55,7 +56,7 @@ def test_golden_bd_rates_of_the_class_curves(codec):
 def test_mean_of_sequences_is_another_number():
     """-17.9 % on UVG, where the class curve says -25.9 %: sequences with many bits weigh more in a
     curve of averages."""
-    rows = bd_rates(published("vtm"), published("dcvc-dc"), Rule("psnr_rgb"))
+    rows = bd_rates(published("vtm"), published("dcvc-dc"), "psnr_rgb")
     [mean] = [row for row in rows if (row.dataset, row.sequence) == ("uvg", MEAN)]
     assert mean.bd_rate == pytest.approx(-17.9, abs=0.06)
     assert mean.note == "over 7 of 7 sequences"
@@ -65,7 +66,8 @@ def test_bd_rate_of_the_published_curves_by_hand():
     """Past `bd_rates`: plain unweighted averages of the seven UVG sequences, all of 96 frames."""
     sides = []
     for name in ("vtm", "dcvc-dc"):
-        found = [p for k, p in curves(published(name), "psnr_rgb").items() if k[1] == "uvg"]
+        places = Codec.of(name, published(name)).places.items()
+        found = [class_curve(p, "psnr_rgb") for (dataset, _), p in places if dataset == "uvg"]
         points = zip(*found, strict=True)
         sides.append([tuple(fmean(x) for x in zip(*p, strict=True)) for p in points])
     assert bd_rate(*sides).percent == pytest.approx(-25.9, abs=0.06)
@@ -102,11 +104,12 @@ def test_published_curves_rise():
     for name in published_names():
         for metric in ("psnr_rgb", "psnr_yuv"):
             records = [r for r in published(name) if metric in r.average().quality]
-            for key, points in curves(records, metric).items():
+            for key, place in Codec.of(name, records).places.items():
+                points = class_curve(place, metric)
                 assert points == sorted(points), key
                 qualities = [quality for _, quality in points]
                 if sorted(set(qualities)) != qualities:
-                    falling.add(key)
+                    falling.add((name, *key))
     assert falling == {("eem", "mcl_jcv", "videoSRC06_1920x1080_25")}
 
 
@@ -291,13 +294,13 @@ def test_a_part_is_not_taken_for_the_whole(tmp_path, capsys):
     csv_file = tmp_path / "t.csv"
     assert bdrate(tmp_path / "mine.json", "--anchor", "vtm", "--csv", csv_file) == 0
     shown = capsys.readouterr().out
-    assert shown.count("not measured for mine") == 3
+    assert shown.count("mine is not measured on") == 3
     with csv_file.open() as file:
         rows = {row["sequence"]: row for row in csv.DictReader(file)}
     assert list(rows) == [s.name for s in load_test_set("hevc_d").sequences] + [MEAN, CLASS]
     assert rows[MEAN]["bd_rate"] == rows["BQSquare_416x240_60"]["bd_rate"] != ""
     assert rows[MEAN]["note"] == "over 1 of 4 sequences" and rows[CLASS]["bd_rate"] == ""
-    assert "mine has 1 of 4 sequences of hevc_d; a class curve needs" in rows[CLASS]["note"]
+    assert "only 1 of 4 sequences of hevc_d: a class curve needs" in rows[CLASS]["note"]
     assert bdrate(tmp_path / "mine.json", "--anchor", "vtm", "--csv", csv_file, "--force") == 0
     with csv_file.open() as file:
         rows = {row["sequence"]: row for row in csv.DictReader(file)}
@@ -358,28 +361,30 @@ def test_ms_ssim_in_db_and_other_methods_are_other_numbers(tmp_path, capsys):
 
 def test_a_published_mean_is_compared_with_the_class_curve():
     """CompressAI publishes UVG as one curve; x264 over x265 there."""
-    rows = bd_rates(published("x265-zerolatency"), published("x264-zerolatency"), Rule("psnr_rgb"))
+    rows = bd_rates(published("x265-zerolatency"), published("x264-zerolatency"), "psnr_rgb")
     assert [row.sequence for row in rows] == [CLASS]
     assert rows[0].bd_rate is not None and rows[0].bd_rate > 0
     ours = [replace(r, codec="ours") for r in published("dcvc-dc") if r.dataset == "uvg"]
-    [row] = bd_rates(published("x265-zerolatency"), ours, Rule("psnr_rgb"))
+    [row] = bd_rates(published("x265-zerolatency"), ours, "psnr_rgb")
     assert "the intra period is not stated for x265-zerolatency and 32 for ours" in row.note
     assert row.bd_rate is None
 
 
 def test_anchors_are_found_by_codec_publication_or_file(tmp_path):
     path = published_file(tmp_path, "dcvc-dc", "mine")
-    with pytest.raises(ValueError, match="no anchor 'h266': .* none of the codecs mine, and not"):
+    with pytest.raises(
+        ValueError, match="anchor 'h266' is no codec of the results .they have mine., no file"
+    ):
         bdrate(path, "--anchor", "h266")
     with pytest.raises(ValueError, match="nothing but the anchor mine"):
         bdrate(path, "--anchor", "mine")
     table = tmp_path / "two.csv"
     table.write_text("dataset,codec,sequence,bpp,psnr_rgb\nuvg,a,s,1,1\nuvg,b,s,1,1\n")
-    with pytest.raises(ValueError, match="has several codecs .a, b., so name one"):
-        find_anchor(str(table), {}, {})
+    with pytest.raises(ValueError, match="two.csv holds several codecs, a, b: name one"):
+        bdrate(path, "--anchor", table)
     other = [replace(r, dataset="other") for r in published("hm")]
     with pytest.raises(ValueError, match="have no sequence in common"):
-        bd_rates(published("vtm"), other, Rule("psnr_rgb"))
+        bd_rates(published("vtm"), other, "psnr_rgb")
 
 
 def test_one_codec_of_two_files_is_told_apart_by_their_names(tmp_path, capsys):
@@ -388,6 +393,40 @@ def test_one_codec_of_two_files_is_told_apart_by_their_names(tmp_path, capsys):
     two.write_text(one.read_text())
     assert bdrate(one, two, "--anchor", "mine (later)") == 0
     assert "mine (mine) on uvg" in capsys.readouterr().out
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "later.json").write_text(one.read_text())
+    with pytest.raises(ValueError, match=r"two files give results of mine .later.: give them"):
+        bdrate(two, tmp_path / "more" / "later.json", "--anchor", "vtm")
+
+
+def test_one_codec_of_two_files_on_different_sets_is_one(tmp_path, capsys):
+    for dataset in ("uvg", "hevc_b"):
+        mine = [replace(r, codec="mine") for r in published("hm") if r.dataset == dataset]
+        mine = [replace(r, dataset=r.dataset.upper()) for r in mine]  # as DCVC writes them
+        write_results(tmp_path / f"{dataset}.json", mine)
+    assert bdrate(tmp_path / "uvg.json", tmp_path / "hevc_b.json", "--anchor", "vtm") == 0
+    shown = capsys.readouterr().out
+    assert "mine on UVG" in shown and "mine on HEVC_B" in shown
+    assert "over 7 of 7 sequences" in shown and "over 5 of 5 sequences" in shown
+
+
+def test_a_forced_class_curve_is_of_what_both_have(tmp_path, capsys):
+    """The codec has all of HEVC D, the anchor a part."""
+    some = [replace(r, codec="some") for r in published("hm") if "RaceHorses_416" in r.sequence]
+    mine = [replace(r, codec="mine") for r in published("dcvc-dc") if r.dataset == "hevc_d"]
+    for name, records in (("some", some), ("mine", mine)):
+        write_results(tmp_path / f"{name}.json", records)
+    arguments = (tmp_path / "mine.json", tmp_path / "some.json", "--anchor", "some")
+    for force in ([], ["--force"]):
+        assert bdrate(*arguments, "--csv", tmp_path / "t.csv", *force) == 0
+        with (tmp_path / "t.csv").open() as file:
+            rows = {row["sequence"]: row for row in csv.DictReader(file)}
+        assert "some is not measured on BQSquare_416x240_60" == rows["BQSquare_416x240_60"]["note"]
+        if force:
+            assert rows[CLASS]["bd_rate"] == rows["RaceHorses_416x240_30"]["bd_rate"] != ""
+            assert "1 of 4 sequences of hevc_d" in rows[CLASS]["note"]
+        else:
+            assert rows[CLASS]["bd_rate"] == "" and "some is not measured" in rows[CLASS]["note"]
 
 
 @pytest.mark.parametrize(

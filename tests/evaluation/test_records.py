@@ -23,10 +23,10 @@ from cmfr.evaluation.records import (
     Record,
     Times,
     class_curve,
-    curves,
     read_results,
     write_results,
 )
+from cmfr.report.collect import Codec
 
 
 def yuv_frame(kind, bits, y, **more):
@@ -231,15 +231,16 @@ def test_torch_is_not_needed():
 
 def test_curves_are_by_codec_and_sequence_in_order_of_rate():
     records = [record(rate, name) for rate in (2, 0, 1) for name in ("a", "b")]
-    found = curves(records, "psnr_y")
-    assert list(found) == [("ours", "set", "a"), ("ours", "set", "b")]
-    points = found["ours", "set", "a"]
+    places = Codec.of("ours", records).places
+    assert list(places) == [("set", "a"), ("set", "b")]
+    points = class_curve(places["set", "a"], "psnr_y")
     assert points == sorted(points) and len(points) == 3
-    assert points[0] == (records[2].bpp, records[2].mean("psnr_y"))
-    db = curves(records, "ms_ssim_y", db=True)["ours", "set", "a"][0][1]
+    assert points == class_curve(places["set", "a"][::-1], "psnr_y")
+    assert points[0] == pytest.approx((records[2].bpp, records[2].mean("psnr_y")), rel=1e-15)
+    db = class_curve(places["set", "a"], "ms_ssim_y", db=True)[0][1]
     assert db == pytest.approx(-10 * math.log10(1 - 0.8), abs=1e-9)
     with pytest.raises(ValueError, match="ours on a is there twice at rate 0"):
-        curves([record(), record()], "psnr_y")
+        class_curve([record(), record()], "psnr_y")
 
 
 def test_class_curve_weighs_sequences_by_their_frames():

@@ -254,6 +254,24 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+def test_any_videos_are_measured_as_a_test_set_is(place, tmp_path):
+    """The same bits and quality under the files' names."""
+    assert evaluate(place, tmp_path / "set.json", "--sequences", "small") == 0
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    shutil.copy(place / "small.yuv", folder / "own_80x48_25.yuv")
+    common = ["evaluate", "--model", str(place / "nano.safetensors"), "--qualities", "40,5",
+              "--intra-period", "3", "--frames", "4", "--device", "cpu"]  # fmt: skip
+    output = tmp_path / "videos.json"
+    assert main([*common, "--videos", str(folder), "-o", str(output)]) == 0
+    there, here = read_results(tmp_path / "set.json"), read_results(output)
+    assert [(r.dataset, r.sequence, r.label) for r in here] == [
+        ("videos", "own_80x48_25", 5), ("videos", "own_80x48_25", 40),
+    ]  # fmt: skip
+    assert [r.frames for r in here] == [r.frames for r in there]
+    assert [r.conditions for r in here] == [r.conditions for r in there]
+
+
 def test_side_by_side_gives_the_same(place, tmp_path, bars, one_thread):
     """With as many threads each: convolutions round differently with another number of them."""
     assert evaluate(place, tmp_path / "one.json") == 0
@@ -334,6 +352,15 @@ def test_a_measurement_is_kept_for_its_code_and_samples(place, tmp_path, monkeyp
     assert replace(task, source=tmp_path / "other.yuv").key() == key
     other = replace(task, frames=3), replace(task, measurement=Measurement("rgb", "bt601"))
     assert key not in {t.key() for t in other}
+    # Other rates and sequences beside it change nothing but its place.
+    beside = replace(task, rate_index=7, set_sequences=("small", "large"), frames=2, quality=5)
+    beside = replace(beside, parts=tmp_path / "parts", measurement=Measurement())
+    record = beside.measure()
+    first = replace(beside, rate_index=0, set_sequences=())
+    assert first.key() == beside.key()
+    assert first.finished() == replace(record, rate_index=0, set_sequences=())
+    beside.part().write_text("{")  # damaged: not measured
+    assert beside.finished() is None
     monkeypatch.setattr("cmfr.evaluation.measure.code_hash", lambda module: "corrected")
     assert task.key() != key
 
@@ -417,7 +444,8 @@ def test_mistakes_are_named_before_anything_is_measured(place, tmp_path, capsys)
     for options, expected in (
         (["--root", str(tmp_path)], "small.yuv is missing"),
         (["--sequences", "tiny"], "made has no sequence called 'tiny'; there are "),
-        (["--test", "nowhere"], "no test set 'nowhere'"),
+        (["--videos", "x.mp4"], "give either --test with --root, or --videos"),
+        (["--test", "nowhere"], "no test configuration is called 'nowhere'"),
         (["--processes", "0"], "--processes 0 is less than 1"),
         (["-o", str(tmp_path / "absent" / "x.json")], "no folder"),
     ):

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import write_yuv
 from PIL import Image
 from training.data.test_prepare_clips import scene
 
 from cmfr.evaluation.clip_lists import ClipLists
+from cmfr.evaluation.found_sets import set_of_files
 from cmfr.evaluation.sequences import (
     TestSequence,
     TestSet,
@@ -16,12 +18,13 @@ from cmfr.evaluation.sequences import (
     find_sequence,
     load_test_set,
     open_sequence,
-    shipped_sets,
 )
+from cmfr.utils.config_files import shipped
 from cmfr.video.info import RGB_COLOR, ColorInfo, Frame, VideoInfo
+from cmfr.video.reader import open_video
 from cmfr.video.writer import open_writer
 
-NAMES = sorted(path.stem for path in shipped_sets().glob("*.yaml"))
+NAMES = sorted(path.stem for path in shipped("test").glob("*.yaml"))
 
 
 def sequence(**changes: object) -> TestSequence:
@@ -297,15 +300,19 @@ LINE = "  - {name: A, width: 16, height: 16, frame_rate: 25, frames: 2}\n"
         (GOOD + LINE + LINE, "a sequence is there twice: A"),
         (GOOD + LINE.replace("frames: 2", "frames: 0"), "sequences.0.frames"),
         (GOOD + LINE.replace("frame_rate: 25", "frame_rate: x"), "'x' is not a frame rate"),
-        (GOOD + LINE.replace("width", "widht"), "sequences.0.widht"),
+        (
+            GOOD + LINE.replace("width", "widht"),
+            "sequences.0.widht: no key is called 'widht'; there",
+        ),
         ("name: own\ntitle: Own\nsource: here\n", "either sequences or clips"),
-        ("- 1\n", "does not describe a test set"),
-        ("name: [\n", "not a YAML file"),
+        ("- 1\n", "holds no mapping of keys to values"),
+        ("name: [\n", "not valid YAML"),
+        ("name: \udcff\n", "not valid YAML"),  # no UTF-8
     ],
 )
 def test_a_wrong_file_is_said_in_one_sentence(tmp_path, text, message):
     path = tmp_path / "own.yaml"
-    path.write_text(text)
+    path.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(ValueError) as caught:
         load_test_set(path)
     assert message in str(caught.value) and str(path) in str(caught.value)
@@ -313,12 +320,60 @@ def test_a_wrong_file_is_said_in_one_sentence(tmp_path, text, message):
 
 
 def test_unknown_names():
-    with pytest.raises(ValueError, match="'hevc_x': it is none of devtest, hevc_a, hevc_b"):
+    with pytest.raises(ValueError, match="'hevc_x'; there are devtest, hevc_a, hevc_b"):
         load_test_set("hevc_x")
-    with pytest.raises(FileNotFoundError, match="no test set file no/such.yaml"):
+    with pytest.raises(FileNotFoundError, match="no configuration file no/such.yaml"):
         load_test_set("no/such.yaml")
 
 
 def test_a_set_survives_json(tmp_path):
     test_set = one(sequence(frame_rate="30000/1001"))
     assert TestSet.model_validate_json(test_set.model_dump_json()) == test_set
+
+
+def test_files_are_a_test_set(tmp_path, yuv_file):
+    """Files, folders of videos, folders of PNGs: by name, with the shape and frames they have."""
+    folder, pictures = tmp_path / "set", tmp_path / "pictures.v2"
+    folder.mkdir()
+    write_yuv(folder / "b_32x16_50.yuv", 3, 16, 32)
+    (folder / "notes.txt").touch()
+    with open_video(yuv_file, frames=4) as source:
+        with open_writer(folder / "a.mkv", source.info) as writer:
+            for frame in source:
+                writer.write(frame)
+    with open_video(yuv_file, frames=2, matrix="bt709", range="full") as source:
+        with open_writer(f"{pictures}/", source.info) as writer:
+            for frame in source:
+                writer.write(frame)
+    found = set_of_files([yuv_file, folder, pictures])
+    shapes = {
+        s.name: (path, s.width, s.height, float(s.frame_rate), s.frames, s.chroma)
+        for s, path in found.sequences
+    }
+    assert shapes == {
+        "moving_80x48_25": (yuv_file, 80, 48, 25, 6, "420"),
+        "a": (folder / "a.mkv", 80, 48, 25, 4, "420"),
+        "b_32x16_50": (folder / "b_32x16_50.yuv", 32, 16, 50, 3, "420"),
+        "pictures.v2": (pictures, 80, 48, 30, 2, "rgb"),
+    }
+    assert found.names == tuple(shapes) and found.dataset == "videos"
+    for sequence, path in found.sequences:
+        with open_sequence(path, sequence) as reader:
+            assert sum(1 for _ in reader) == sequence.frames
+    limited = set_of_files([folder], frames=3).sequences
+    assert [sequence.frames for sequence, _ in limited] == [3, 3]
+
+
+def test_files_that_are_no_test_set(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "set").mkdir()
+    write_yuv(tmp_path / "set" / "a_32x16.yuv", 2, 16, 32)
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    for paths, reason in (
+        (["x.mp4"], "x.mp4 does not exist"),
+        (["empty"], "empty holds no videos"),
+        (["set/a_32x16.yuv", "set"], "two videos are called a_32x16"),
+        (["bad.mp4"], "bad.mp4"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=reason):
+            set_of_files([tmp_path / path for path in paths])

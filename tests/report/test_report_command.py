@@ -12,11 +12,11 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
+from conftest import bd_rates
 
 from cmfr.cli.main import main
 from cmfr.cli.report import add_commands
-from cmfr.evaluation.bd_rate import NotComparable, bd_rate, compare
-from cmfr.evaluation.bd_table import MEAN, Rule, bd_rates
+from cmfr.evaluation.bd_rate import NotComparable, bd_rate
 from cmfr.evaluation.conditions import Conditions, DifferentConditions
 from cmfr.evaluation.published import published
 from cmfr.evaluation.records import (
@@ -28,7 +28,9 @@ from cmfr.evaluation.records import (
     class_curve,
     write_results,
 )
-from cmfr.report.collect import metric_title
+from cmfr.report.collect import Codec, metric_title
+from cmfr.report.comparison import build
+from cmfr.report.text import MEAN
 
 SETS = {"class_d": ["Pass_416x240", "Bubbles_416x240"], "talk": ["Four & <People>_%"]}
 QPS = (37, 32, 27, 22, 17)
@@ -235,7 +237,7 @@ def test_the_mean_is_over_what_there_is_and_says_so(tmp_path, results):
     assert "without" not in means[GOOD]["notes"] and float(means[GOOD]["average"]) < 0
 
 
-def test_bdrate_report_and_ablation_have_one_mean(tmp_path, results):
+def test_bdrate_and_report_have_one_mean(tmp_path, results):
     """Of the same curves, of which one has no BD-rate."""
     mine = make("mine", rate=0.9, sets={"class_d": SETS["class_d"]})
     mine += [record("mine", "class_d", "far", i, shift=40.0) for i in range(5)]
@@ -245,16 +247,45 @@ def test_bdrate_report_and_ablation_have_one_mean(tmp_path, results):
     report(tmp_path / "mine.json", "--anchor", tmp_path / "base.json", "--metric", "psnr_yuv",
            "-o", tmp_path / "out")  # fmt: skip
     in_report = table(tmp_path / "out", of="mean of sequences")["mine"]
-    [row] = [r for r in bd_rates(base, mine, Rule("psnr_yuv")) if r.sequence == MEAN]
-    sequences = [*SETS["class_d"], "far"]
-    curves = {
-        name: {s: points([r for r in records if r.sequence == s]) for s in sequences}
-        for name, records in (("base", base), ("mine", mine))
-    }
-    in_ablation = compare(curves, "base", sequences).means["mine"]
+    [row] = [r for r in bd_rates(base, mine, "psnr_yuv") if r.sequence == MEAN]
     assert float(in_report["class_d"]) == pytest.approx(row.bd_rate, abs=1e-4)
-    assert row.bd_rate == pytest.approx(in_ablation.percent) and in_ablation.over == "2 of 3"
     assert "over 2 of 3 sequences" in in_report["notes"] and row.note == "over 2 of 3 sequences"
+
+
+def test_means_are_over_the_sequences_that_have_a_number():
+    """What of each is told, also of a codec that is not measured at all, and of a bad anchor."""
+
+    def curves(name, of):
+        quality = {"ms_ssim_y": 0.5}
+        return Codec.of(name, [
+            Record("set", sequence, name, i, None, 64, 48, None, Conditions(
+                "yuv420", intra_period=-1, frames=2, rounding="8bit"), averages={"all": Average(
+                    2, factor * 2.0**i, {**quality, "psnr_yuv": 30 + 2.0 * i + shift})})
+            for sequence, (factor, shift, points) in of.items() for i in range(points)
+        ])  # fmt: skip
+
+    a = curves("a", {"x": (1, 0, 4), "y": (1, 0, 4), "z": (1, 0, 4)})
+    b = curves("b", {"x": (0.9, 0, 4), "y": (0.8, 0, 4), "z": (0.5, 5, 4)})
+    c = curves("c", {"x": (1.1, 0, 4), "y": (1, 0, 3), "z": (1.2, 4, 4)})
+    d = curves("d", {})
+    found = build([a, b, c, d], ["psnr_yuv"]).tables["psnr_yuv"]
+    means = {name: cell for (name, _), cell in found.means.items()}
+    assert {name: cell.over for name, cell in means.items()} == {
+        "a": "3 of 3 sequences", "b": "2 of 3 sequences", "c": "2 of 3 sequences",
+        "d": "0 of 3 sequences",
+    }  # fmt: skip
+    assert means["b"].value == pytest.approx(-15) and means["d"].value is None
+    cells = {(name, sequence): cell for (name, _, sequence), cell in found.sequences.items()}
+    assert cells["b", "y"].value == pytest.approx(-20) and cells["c", "y"].value is None
+    assert cells["c", "y"].note == "c on y has 3 points, and BD-rate needs 4"
+    assert cells["d", "z"].note == "d is not measured on z"
+    assert "overlap by 16.7% of the shorter one only" in cells["b", "z"].note
+    assert cells["c", "z"].value is not None and cells["c", "z"].result.overlap < 0.34
+    assert "less than 50% of the shorter curve's quality range" in cells["c", "z"].note
+    other = build([c, a, b, d], ["psnr_yuv"]).tables["psnr_yuv"]
+    reasons = {name: other.sequences[name, "set", "y"] for name in "abcd"}
+    assert {cell.value for cell in reasons.values()} == {None}
+    assert reasons["a"].note == cells["c", "y"].note and "d is not" in reasons["d"].note
 
 
 def test_ms_ssim_of_luma_is_shown_by_default(tmp_path, results):

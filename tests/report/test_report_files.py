@@ -95,7 +95,8 @@ def test_page_shows_complexity_memory_and_versions(folder):
     [
         (["absent.json", "--anchor", "vtm"], "no results file"),
         (["GOOD", "--anchor", "nothing"], "no codec of the results .* no file .* dcvc-dc"),
-        (["GOOD", "GOOD2", "--anchor", "vtm"], "is there twice"),
+        (["TWICE", "--anchor", "vtm"], "is there twice at rate index 0"),
+        (["GOOD", "GOOD2", "--anchor", GOOD], "they have cmfr-s .1., cmfr-s .copy."),
         (["GOOD", "--anchor", GOOD, "--metric", "psnr_rgb"], "no codec has psnr_rgb, only psnr_y"),
         (["GOOD", "--anchor", GOOD, "--metric", "psnr_y_db"], "only MS-SSIM"),
         (["GOOD", "--anchor", GOOD, "--paper-table", "--metric", "psnr_y"], "is of MS-SSIM"),
@@ -105,7 +106,10 @@ def test_page_shows_complexity_memory_and_versions(folder):
 )
 def test_bad_input_is_one_sentence_and_writes_nothing(results, tmp_path, arguments, reason):
     (tmp_path / "copy.json").write_text(results[GOOD].read_text())
+    head = "dataset,sequence,bpp,psnr_y,rate_index\n"
+    (tmp_path / "twice.csv").write_text(head + "d,s,1,30,0\nd,s,2,31,0\n")
     places = {"GOOD": results[GOOD], "GOOD2": tmp_path / "copy.json"}
+    places["TWICE"] = tmp_path / "twice.csv"
     out = tmp_path / "out"
     with pytest.raises((ValueError, FileNotFoundError), match=reason):
         report(*(places.get(a, a) for a in arguments), "-o", out)

@@ -15,34 +15,32 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import av
 import av.error
-import numpy as np
 from av.bitstream import BitStreamFilterContext
 
-from cmfr.evaluation.anchors.sources import (
+from cmfr.evaluation.anchors.base import (
+    Code,
     Source,
-    finished,
-    request,
+    check_rates,
+    code_all,
+    compare_videos,
+    conditions,
     require_420,
-    source_hash,
-    unreached,
 )
-from cmfr.evaluation.conditions import Conditions, Measurement
-from cmfr.evaluation.records import FrameResult, Record, Times, write_results
+from cmfr.evaluation.conditions import Measurement
+from cmfr.evaluation.records import FrameResult, Record, Times
 from cmfr.utils.errors import UserError
-from cmfr.video.color import planes_to_tensor, yuv_to_rgb
-from cmfr.video.info import Frame, VideoInfo, matrix_code, resolve_color
-from cmfr.video.metrics import rgb_quality, stored_quality
+from cmfr.video.info import RANGE_CODES, Frame, VideoInfo, matrix_code
 from cmfr.video.reader import VideoReader, open_video
+from cmfr.video.writer import av_picture
 
 _SPEEDS = tuple("ultrafast superfast veryfast faster fast medium slow slower veryslow".split())
-_RANGES = {"limited": 1, "full": 2}  # FFmpeg's; 0: unspecified
 _NEVER = 2**30  # an intra period that no video reaches
 
 
@@ -135,87 +133,17 @@ class Settings:
         return {**options, "qmin": value, "qmax": value} if self.mode == "qp" else options
 
 
-def check_rates(rates: Sequence[float], intra_period: int, frames: int | None) -> None:
-    """Raises ValueError for what no encoder can take."""
-    if not rates or len(set(rates)) < len(rates) or min(rates) < 0:
-        raise UserError(f"rates {[f'{r:g}' for r in rates]} are to be different, not negative")
-    if intra_period != -1 and intra_period < 1:
-        raise UserError(f"the intra period {intra_period} is neither -1 nor at least 1")
-    if frames is not None and frames < 1:
-        raise UserError(f"frames must be 1 or more, not {frames}")
-
-
-# --- quality
-
-
-def frame_quality(
-    source: Frame, decoded: Frame, info: VideoInfo, measurement: Measurement
-) -> dict[str, float]:
-    """Metrics by name: of the stored samples, and where RGB is measured of what both become in RGB.
-
-    The source then is the 8-bit picture that RGB networks are fed and judged against too; the
-    decoded samples are not rounded unless `measurement` says so.
-    """
-    quality = stored_quality(source, decoded, info)
-    if measurement.color == "rgb":
-        info = resolve_color(info, measurement.matrix, measurement.range)
-        x = planes_to_tensor(source, info, "rgb")
-        rounded = measurement.round_8bit
-        y = planes_to_tensor(decoded, info, "rgb") if rounded else yuv_to_rgb(decoded, info)
-        quality |= rgb_quality(x, y)
-    return quality
-
-
-def conditions(source: Source, info: VideoInfo, settings: Any, frames: int) -> Conditions:
-    """As results state them; settings: of a program that codes 4:2:0 samples as they are stored."""
-    measured, period = settings.measurement, settings.intra_period
-    note = "coded as stored, in 4:2:0" if measured.color == "rgb" else ""
-    samples = source_hash(source, settings.frames or source.frames)
-    return measured.conditions(info, period, frames, samples, note)
-
-
-def compare_videos(
-    source: VideoReader, decoded: VideoReader, frames: int, measurement: Measurement
-) -> list[dict[str, float]]:
-    """Quality of the first `frames` frames. Raises ValueError if `decoded` is another video."""
-    one, other = source.info, decoded.info
-    if (one.plane_shapes, one.bit_depth) != (other.plane_shapes, other.bit_depth):
-        raise UserError(f"{source.path} was coded, but {other.width}x{other.height} decoded")
-    pairs = zip(islice(source, frames), decoded, strict=True)
-    return [frame_quality(a, b, one, measurement) for a, b in pairs]
-
-
 # --- coding
 
 
 def run(sources: Sequence[Source], settings: Settings, output: Path) -> list[Record]:
-    """Code all sequences at all rates; the results file grows by each record that is done, and
-    what it holds already, from the same command, is not coded again.
+    """Code all sequences at all rates: see base.run."""
 
-    Raises ValueError for an encoder that is not there, for videos that it cannot take and for an
-    `output` with other results; OSError.
-    """
-    before = finished(output, settings.name)
-    records: list[Record] = []
-    for source in sources:
-        told = request(settings, source, "rates", __name__)
-        for index, rate in enumerate(sorted(settings.rates, reverse=True)):
-            known = before.get((source.dataset, source.name, rate))
-            if known is None or known.metadata.get("request") != told:
-                known = code(source, settings, rate, index)
-                known.metadata["request"] = told
-                print(describe(known), flush=True)
-            records.append(replace(known, rate_index=index))
-            write_results(output, records + unreached(before, records))
-    return records
+    @contextmanager
+    def coder(source: Source) -> Iterator[Code]:
+        yield lambda rate, index: code(source, settings, rate, index)
 
-
-def describe(record: Record) -> str:
-    """One line for the terminal."""
-    mean = record.average()
-    shown = [f"{mean.bpp:.5f} bpp"]
-    shown += [f"{k} {v:.4f}" for k, v in mean.quality.items() if k.endswith(("_yuv", "_rgb", "_y"))]
-    return f"{record.sequence} {record.codec} {record.label}: {', '.join(shown)}"
+    return code_all(sources, settings, output, coder, __name__)
 
 
 def code(source: Source, settings: Settings, rate: float, rate_index: int) -> Record:
@@ -273,7 +201,7 @@ def _encode(
         context = stream.codec_context
         context.time_base, context.thread_count = 1 / info.frame_rate, settings.threads
         context.colorspace = matrix_code(info.color)
-        context.color_range = _RANGES.get(info.color.range, 0)
+        context.color_range = RANGE_CODES[info.color.range]
         tidy = BitStreamFilterContext(encoder.filter, stream) if encoder.filter else None
         frames = enumerate(islice(reader, count))
         pictures = (_picture(frame, info, pixels, number) for number, frame in frames)
@@ -313,14 +241,10 @@ def same_scheduling() -> Iterator[Callable[[], None]]:
 
 
 def _picture(frame: Frame, info: VideoInfo, pixels: str, number: int) -> av.VideoFrame:
-    picture = av.VideoFrame(info.width, info.height, pixels)
-    for plane, samples in zip(picture.planes, frame.planes, strict=True):
-        lines = np.frombuffer(memoryview(plane), samples.dtype)
-        lines = lines.reshape(-1, plane.line_size // samples.itemsize)
-        lines[: samples.shape[0], : samples.shape[1]] = samples
+    picture = av_picture(frame, pixels)
     picture.pts, picture.time_base = number, 1 / info.frame_rate
     picture.colorspace = matrix_code(info.color)
-    picture.color_range = _RANGES.get(info.color.range, 0)
+    picture.color_range = RANGE_CODES[info.color.range]
     return picture
 
 

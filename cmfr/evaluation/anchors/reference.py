@@ -10,21 +10,24 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from cmfr.evaluation.anchors.ffmpeg import (
+from cmfr.evaluation.anchors.base import (
+    Code,
+    Source,
     check_rates,
+    code_all,
     compare_videos,
     conditions,
-    describe,
+    require_420,
 )
-from cmfr.evaluation.anchors.sources import Source, finished, request, require_420, unreached
 from cmfr.evaluation.conditions import Measurement
-from cmfr.evaluation.records import Average, FrameResult, Record, Times, write_results
+from cmfr.evaluation.records import Average, FrameResult, Record, Times
 from cmfr.utils.errors import UserError
 from cmfr.video.info import RAW_FORMATS, VideoInfo
 from cmfr.video.reader import VideoReader, open_video
@@ -39,24 +42,29 @@ _PICTURE = re.compile(r"^POC\s+(\d+)\b.*?\b([IPB])-SLICE[^)]*\)\s+(\d+) bits", r
 @dataclass(frozen=True)
 class ReferenceSettings:
     """What to run. codec: "hm" or "vtm", the name in results; binary: its encoder; config: its
-    low-delay configuration file; the rest as in `ffmpeg.Settings`. Raises ValueError and
-    FileNotFoundError."""
+    low-delay configuration file; rates: QPs; the rest as in `ffmpeg.Settings`. Raises ValueError
+    and FileNotFoundError."""
 
     codec: str
     binary: Path
     config: Path
-    qps: tuple[int, ...]
+    rates: tuple[int, ...]
     frames: int | None = None
     intra_period: int = -1
     measurement: Measurement = Measurement()
 
     def __post_init__(self) -> None:
-        check_rates(self.qps, self.intra_period, self.frames)
+        check_rates(self.rates, self.intra_period, self.frames)
         if self.codec not in CODECS:
             raise UserError(f"codec {self.codec!r} is not one of {', '.join(CODECS)}")
         for what, path in (("encoder", self.binary), ("configuration", self.config)):
             if not path.is_file():
                 raise FileNotFoundError(f"the {what} {path} of {self.codec} does not exist")
+
+    @property
+    def name(self) -> str:
+        """Of the codec in results."""
+        return self.codec
 
     def parameters(self, info: VideoInfo, frames: int, qp: int) -> list[str]:
         """All of the command line but the paths. Both programs know these words."""
@@ -77,29 +85,22 @@ class ReferenceSettings:
 
 
 def run(sources: Sequence[Source], settings: ReferenceSettings, output: Path) -> list[Record]:
-    """Code all sequences at all QPs; the results file grows by each record that is done,
-    and what it holds already, from the same command, is not coded again.
+    """Code all sequences at all QPs: see base.run. Raises ValueError too where the encoder fails
+    (with the last line that it says) or its files do not fit."""
 
-    Raises ValueError where the encoder fails (with the last line that it says) or its files do not
-    fit, and for videos that are not 4:2:0; OSError.
-    """
-    before = finished(output, settings.codec)
-    records: list[Record] = []
-    for source in sources:
-        told = request(settings, source, "qps", __name__)
+    @contextmanager
+    def coder(source: Source) -> Iterator[Code]:
         with tempfile.TemporaryDirectory() as folder, source.open() as reader:
             require_420(reader.info, source.name)
             raw = Path(folder) / "source.yuv"
-            for index, qp in enumerate(sorted(settings.qps, reverse=True)):
-                known = before.get((source.dataset, source.name, qp))
-                if known is None or known.metadata.get("request") != told:
-                    frames = _write_raw(source, raw, settings.frames or source.frames)
-                    known = _code(source, reader, raw, frames, settings, qp, index)
-                    known.metadata["request"] = told
-                    print(describe(known), flush=True)
-                records.append(replace(known, rate_index=index))
-                write_results(output, records + unreached(before, records))
-    return records
+
+            def code(qp: float, index: int) -> Record:
+                frames = _write_raw(source, raw, settings.frames or source.frames)
+                return _code(source, reader, raw, frames, settings, int(qp), index)
+
+            yield code
+
+    return code_all(sources, settings, output, coder, __name__)
 
 
 def _write_raw(source: Source, path: Path, frames: int | None) -> int:

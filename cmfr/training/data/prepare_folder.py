@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import multiprocessing
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from cmfr.codec.checkpoint import atomic_write
@@ -22,6 +20,7 @@ from cmfr.training.data.prepare_clips import (
     require_scene_detector,
 )
 from cmfr.utils.errors import UserError
+from cmfr.utils.parallel import Count, outcomes
 from cmfr.video.reader import VIDEO_SUFFIXES
 
 SOURCE_COLUMNS = "source bytes settings clips".split()
@@ -103,35 +102,18 @@ def prepare_clips(
     record = _Record(out_dir, settings, sizes)
     todo = [source for source in sizes if source not in record.done]
     failures, written = {}, 0
-    outcomes = _outcomes(todo, root, out_dir, settings, workers)
-    for source, outcome in tqdm(outcomes, total=len(todo), unit="video", disable=None):
-        if isinstance(outcome, Exception):
-            failures[source] = str(outcome)
-        else:
-            record.add(source, sizes[source], outcome)
-            written += len(outcome)
+    work, threads = partial(_prepare, root, out_dir, settings), 1 if workers > 1 else None
+    with closing(outcomes(work, todo, workers, threads)) as results:
+        for source, outcome in tqdm(results, total=len(todo), unit="video", disable=None):
+            if isinstance(outcome, Exception):
+                failures[source] = str(outcome)
+            else:
+                record.add(source, sizes[source], outcome)
+                written += len(outcome)
     return len(sizes) - len(todo), written, failures
 
 
-def _outcomes(
-    sources: list[str], root: Path, out_dir: Path, settings: ClipSettings, workers: int
-) -> Iterator[tuple[str, list[Row] | Exception]]:
-    """(source, its lines of the manifest or what went wrong), in the order they are finished."""
-    if workers == 1:
-        for source in sources:
-            try:
-                yield source, prepare_source(root, source, out_dir, settings)
-            except (ValueError, OSError) as error:
-                yield source, error
-        return
-    spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (1,))
-    try:
-        jobs = {pool.submit(prepare_source, root, s, out_dir, settings): s for s in sources}
-        for job in as_completed(jobs):
-            try:
-                yield jobs[job], job.result()
-            except (ValueError, OSError, BrokenExecutor) as error:
-                yield jobs[job], error
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _prepare(
+    root: Path, out_dir: Path, settings: ClipSettings, source: str, count: Count
+) -> list[Row]:
+    return prepare_source(root, source, out_dir, settings)
