@@ -30,13 +30,14 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from cmfr.codec.checkpoint import load_training_state, read_weights
-from cmfr.config import FAMILIES, AnyModelConfig, Strict, parse_model
+from cmfr.config import Strict
 from cmfr.evaluation.videos import (
     CurveTask,
     EvaluationConfig,
     measure_curves,
     write_clip,
 )
+from cmfr.models.registry import FAMILIES, AnyModelConfig, parse_model
 from cmfr.training.config import (
     InitConfig,
     StageConfig,
