@@ -6,9 +6,9 @@ is needed to build the model again.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cmfr.utils.errors import UserError
 
@@ -156,9 +156,15 @@ class CodecConfig(Strict):
     """
 
     name: str
+    family: str
     color: Literal["ycbcr", "rgb"] = "ycbcr"
     hierarchy: HierarchyConfig = HierarchyConfig()
     refresh_period: int = Field(32, ge=0)
+
+    @property
+    def frame_multiple(self) -> int:
+        """Frames are padded to a multiple of so many pixels, the coarsest latent's stride."""
+        return LATENT_STRIDE
 
     @property
     def flat_chroma(self) -> bool:
@@ -169,16 +175,15 @@ class CodecConfig(Strict):
 class ModelConfig(CodecConfig):
     """CMFR: everything that decides the network. The four ablation switches come first.
 
-    residual: what is subtracted before the context encoder (design: CMFR is ``masked_feature``).
+    residual: what is subtracted before the context encoder: a name of `RESIDUAL_MODES` in
+    models/cmfr/residual_modes.py (design: CMFR is ``masked_feature``).
     fusion: how contexts enter the context encoder and decoder. reference: what the next frame's
     context is mined from. feature_stride: resolution of the features (1 = full, 2 = half, 4).
     block: residual block type. bottleneck: middle width of a residual block over its width.
     """
 
     family: Literal["cmfr"] = "cmfr"
-    residual: Literal["masked_feature", "feature", "masked_pixel", "pixel", "none"] = (
-        "masked_feature"
-    )
+    residual: str = "masked_feature"
     fusion: Literal["sff", "concat"] = "sff"
     motion_refiner: bool = True
     reference: Literal["reconstructed_feature", "frame"] = "reconstructed_feature"
@@ -258,23 +263,3 @@ class DCVCConfig(CodecConfig):
         if self.generation == "fm" and self.quality_gains != "ends":
             raise UserError("quality_gains: DCVC-FM has only two stored gains, its ends")
         return self
-
-
-def _family(value: Any) -> str:
-    # Weights files from before there was more than one family do not name it.
-    if isinstance(value, dict):
-        return str(value.get("family", "cmfr"))
-    return str(getattr(value, "family", "cmfr"))
-
-
-FAMILIES = ("cmfr", "dcvc")
-AnyModelConfig = Annotated[
-    Annotated[ModelConfig, Tag("cmfr")] | Annotated[DCVCConfig, Tag("dcvc")],
-    Discriminator(_family),
-]
-_ANY_MODEL: TypeAdapter[ModelConfig | DCVCConfig] = TypeAdapter(AnyModelConfig)
-
-
-def parse_model(value: Any) -> ModelConfig | DCVCConfig:
-    """The configuration of either family from plain values. Raises ValidationError."""
-    return _ANY_MODEL.validate_python(value)

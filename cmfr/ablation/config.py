@@ -8,10 +8,11 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from cmfr.config import FAMILIES, QUALITIES, AnyModelConfig, Strict, parse_model
+from cmfr.config import QUALITIES, Strict
 from cmfr.evaluation.conditions import Color, Measurement
 from cmfr.evaluation.found_sets import FoundSet, find_set, set_of_files
 from cmfr.evaluation.sequences import TestSequence
+from cmfr.models.registry import FAMILIES, AnyModelConfig, parse_model
 from cmfr.training.config import (
     InitConfig,
     StageConfig,

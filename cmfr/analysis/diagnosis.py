@@ -15,6 +15,7 @@ from torch import Tensor
 from cmfr.analysis.diagnosis_table import DiagnosedSequence, Table
 from cmfr.config import QUALITIES
 from cmfr.models.cmfr.inter import CMFR
+from cmfr.models.cmfr.residual_modes import FeatureResidual
 from cmfr.models.state import FrameOutput, FrameSize, ReferenceState
 from cmfr.models.video_model import VideoCodec
 from cmfr.nn.entropy_coder import BitEstimator, Unquantized
@@ -299,10 +300,11 @@ def untrained(model: VideoCodec, sequences: Sequence[DiagnosedSequence]) -> Tabl
 def _equal_features(inter: CMFR, x: Tensor) -> float:
     """How far below the features of a frame is what is left of them when the same frame predicts
     them, dB; NaN where no feature residual is coded."""
-    if inter.predicted_features is None:
+    mode = inter.residual_mode
+    if not isinstance(mode, FeatureResidual):
         return float("nan")
     target = inter.feature_extractor(x)
-    left = target - inter.predicted_features(x, inter.adaptor.of_frame(x))
+    left = target - mode.predicted_features(x, inter.adaptor.of_frame(x))
     return float(10 * (target.square().mean() / left.square().mean().clamp(min=1e-20)).log10())
 
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from cmfr.config import LATENT_STRIDE
-from cmfr.nn.layers import pad_to_multiple
+from cmfr.models.video_model import VideoCodec
 
 
 @dataclass(frozen=True)
@@ -20,10 +19,10 @@ class DiagnosedSequence:
     size: tuple[int, int]
 
     @classmethod
-    def of(cls, name: str, frames: Iterable[Tensor]) -> DiagnosedSequence:
+    def of(cls, name: str, frames: Iterable[Tensor], model: VideoCodec) -> DiagnosedSequence:
         unpadded = list(frames)
         height, width = unpadded[0].shape[2:]
-        padded = [pad_to_multiple(frame, LATENT_STRIDE) for frame in unpadded]
+        padded = [model.padded(frame) for frame in unpadded]
         return cls(name, padded, (height, width))
 
     def psnr(self, a: Tensor, b: Tensor) -> tuple[float, float]:

@@ -32,7 +32,8 @@ from cmfr.video.info import VideoInfo
 from cmfr.video.metrics import compare
 from cmfr.video.reader import open_video
 
-FEATURES = ("feature_extractor", "predicted_features")  # of a P-frame codec: target, prediction
+# Of a P-frame codec: the target's and the prediction's.
+FEATURES = ("feature_extractor", "residual_mode.predicted_features")
 Paint = Callable[[Tensor, float, float], Tensor]
 
 
@@ -107,9 +108,15 @@ def inspect_video(
             features.clear()
 
         codec.encode_video(
-            video, Path(scratch) / "a.cmfr", quality=quality, intra_period=intra_period,
-            frames=frames, on_frame=on_frame, **source_options,
-        )  # fmt: skip
+            video,
+            Path(scratch) / "a.cmfr",
+            quality=quality,
+            intra_period=intra_period,
+            frames=frames,
+            on_frame=on_frame,
+            estimate=True,
+            **source_options,
+        )
     if not seen:
         raise UserError(f"{video} has frames 0..{len(rows) - 1}, not {number}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -138,23 +145,20 @@ def describe(row: FrameRow, info: VideoInfo) -> str:
 
 @contextmanager
 def watched(codec: Codec) -> Iterator[dict[str, Tensor]]:
-    """While the codec encodes within, bits by position are estimated beside the bytes, and the
-    outputs of the last frame's feature extractors are in the dictionary (see `Seen`)."""
+    """While the codec encodes within, the outputs of the last frame's feature extractors are in the
+    dictionary (see `Seen`)."""
     outputs: dict[str, Tensor] = {}
-    model, hooks = codec.model, []
-    for name in FEATURES:
-        module = getattr(model.inter, name, None)  # DCVC codes no residual
-        if module is not None:
+    hooks = []
+    for name, module in codec.model.inter.named_modules():
+        if name in FEATURES:  # DCVC codes no residual
             hooks.append(
                 module.register_forward_hook(
                     lambda *call, name=name: outputs.__setitem__(name, call[2])
                 )
             )
-    model.intra.estimates = model.inter.estimates = True
     try:
         yield outputs
     finally:
-        model.intra.estimates = model.inter.estimates = False
         for hook in hooks:
             hook.remove()
 

@@ -62,4 +62,4 @@ def _read(
         info = resolve_color(reader.info, "bt709", "full") if color == "rgb" else reader.info
         read = islice(reader, sequence.frames if frames is None else frames)
         tensors = (planes_to_tensor(frame, info, color, codec.device) for frame in read)
-        return DiagnosedSequence.of(sequence.name, tensors)
+        return DiagnosedSequence.of(sequence.name, tensors, codec.model)

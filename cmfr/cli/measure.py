@@ -27,7 +27,7 @@ from cmfr.cli.parser import (
     add_weights,
     frame_size,
 )
-from cmfr.config import LATENT_STRIDE, QUALITIES
+from cmfr.config import QUALITIES
 from cmfr.models.presets import PRESETS
 from cmfr.utils.errors import UserError
 
@@ -207,7 +207,6 @@ def run_bench(args: argparse.Namespace) -> None:
     from cmfr.analysis.complexity import count, count_parts, table
     from cmfr.codec.checkpoint import read_weights
     from cmfr.codec.model_files import find_weights
-    from cmfr.nn.layers import pad_to_multiple
     from cmfr.utils.device import pick_device
 
     if args.frames < 2 or min(args.size) < 16:
@@ -224,7 +223,7 @@ def run_bench(args: argparse.Namespace) -> None:
         if not args.complexity:
             width, height = args.size
             clip = [torch.rand(1, 3, height, width, device=device) for _ in range(args.frames)]
-            padded = [pad_to_multiple(x, LATENT_STRIDE) for x in clip]
+            padded = [model.padded(x) for x in clip]
             speed += time_frames(model, padded)
             files = files or time_files(clip, model.cfg.color)
             if args.profile:

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from cmfr.config import AnyModelConfig, parse_model
+from cmfr.models.registry import AnyModelConfig, parse_model, with_present_names
 from cmfr.nn.densities import drop_tables, weights_of
 from cmfr.utils.errors import UserError
 
@@ -128,11 +128,11 @@ def read_weights(path: Path) -> tuple[AnyModelConfig, dict[str, Tensor], dict[st
     except (KeyError, ValueError, ValidationError) as error:
         raise UserError(f"{path}: its model configuration cannot be read: {error}") from error
     # Files from before the id was stored are known by the hash of what they hold, under the names
-    # that they hold it by: whoever renames parameters must do so after this.
+    # that they hold it by: they get their present names after this.
     metadata.setdefault(WEIGHTS_ID, weights_hash(weights).hex())
     if not re.fullmatch("[0-9a-f]{16}", metadata[WEIGHTS_ID]):
         raise UserError(f"{path}: {metadata[WEIGHTS_ID]!r} is no weights id of 16 hex digits")
-    return cfg, weights, metadata
+    return cfg, with_present_names(weights, cfg.family), metadata
 
 
 def weights_id_of(metadata: dict[str, str]) -> bytes:

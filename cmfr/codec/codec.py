@@ -22,12 +22,11 @@ from cmfr.codec.bitstream import (
 from cmfr.codec.checkpoint import atomic_write, load_weights
 from cmfr.codec.header import StreamHeader
 from cmfr.codec.model_files import read_model
-from cmfr.config import LATENT_STRIDE, QUALITIES
+from cmfr.config import QUALITIES
 from cmfr.models.base import FrameSize
 from cmfr.models.state import FrameOutput, ReferenceState
 from cmfr.models.video_model import VideoCodec
 from cmfr.nn.entropy_coder import DecodeMismatch, make_tables
-from cmfr.nn.layers import pad_to_multiple
 from cmfr.utils.device import exact_arithmetic, full_precision, pick_device
 from cmfr.utils.errors import UserError
 from cmfr.video.color import planes_to_tensor, tensor_to_planes
@@ -101,14 +100,16 @@ class Codec:
         start: int = 0,
         frames: int | None = None,
         on_frame: FrameCallback | None = None,
+        estimate: bool = False,
         **source_options: Any,
     ) -> CodingReport:
         """Code a video file, raw .yuv or folder of PNGs into a `.cmfr` file.
 
         quality 0 (smallest) .. 63 (best); intra_period -1 codes only the first frame as intra;
         refresh_period: frames between temporal feature refreshes, 0 = never (default: the model's);
-        `start` and `frames` choose a part; `source_options` as for `reader.open_video`. The file
-        appears under its name when it is complete. Raises ValueError or OSError with one sentence.
+        `start` and `frames` choose a part; estimate: bits are estimated too, for `on_frame`;
+        `source_options` as for `reader.open_video`. The file appears under its
+        name when it is complete. Raises ValueError or OSError with one sentence.
         """
         target = Path(target)
         check_request(source, target, quality, intra_period, refresh_period)
@@ -125,7 +126,7 @@ class Codec:
             def write(temporary: Path) -> None:
                 with temporary.open("w+b") as file:
                     writer = BitstreamWriter(file, header)
-                    for coded in self.encode_frames(reader, info, header, writer):
+                    for coded in self.encode_frames(reader, info, header, writer, estimate):
                         report.frames += 1
                         if on_frame is not None:
                             on_frame(coded)
@@ -159,6 +160,7 @@ class Codec:
         info: VideoInfo,
         header: StreamHeader,
         writer: BitstreamWriter,
+        estimate: bool = False,
     ) -> Iterator[CodedFrame]:
         """Code `frames` of a video one by one into an open stream, as its header says; see
         `encode_video`."""
@@ -171,7 +173,7 @@ class Codec:
             with exact_arithmetic():
                 x = planes_to_tensor(frame, info, self.model.cfg.color, self.device)
                 payload, frame_quality, output = self.model.encode_frame(
-                    pad_to_multiple(x, LATENT_STRIDE), header.quality, past, header.refresh_period
+                    x, header.quality, past, header.refresh_period, estimate
                 )
                 picture = self._picture(output.x_hat, info)
             size = writer.write_frame(intra, frame_quality, payload)
@@ -223,7 +225,6 @@ class Codec:
         self, reader: BitstreamReader, info: VideoInfo, report: CodingReport, keep_going: bool
     ) -> Iterator[CodedFrame]:
         """Frames of an open stream in order; see `decode_video`."""
-        height, width = (-(-n // LATENT_STRIDE) * LATENT_STRIDE for n in (info.height, info.width))
         past: ReferenceState | None = None
         last: CodedFrame | None = None
         waiting: list[int] = []  # lost frames before the first good one
@@ -233,7 +234,7 @@ class Codec:
                 if packet is None:
                     return
                 last = self._decode_packet(
-                    packet, FrameSize(height, width), past, info, reader.header
+                    packet, FrameSize(info.height, info.width), past, info, reader.header
                 )
             except DamagedFrame as damage:
                 if not keep_going:

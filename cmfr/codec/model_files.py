@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from cmfr.codec.checkpoint import read_weights, save_weights, weights_hash, weights_id_of
-from cmfr.config import AnyModelConfig, DCVCConfig
-from cmfr.models.dcvc.published import read_official
 from cmfr.models.presets import PRESETS
+from cmfr.models.registry import FAMILIES, AnyModelConfig
+from cmfr.models.video_model import VideoCodec
+from cmfr.nn.densities import weights_of
 from cmfr.utils.errors import UserError, unknown
 
 
@@ -25,7 +26,7 @@ def read_model(
     if not paths:
         paths = [find_weights(model)]
     elif any(path.suffix != ".safetensors" for path in paths):
-        published, tensors = read_official(paths, str(model))
+        published, tensors = read_published(paths, str(model))
         return published, tensors, weights_hash(tensors), str(paths[0])
     if len(paths) > 1:
         raise UserError(f"{paths[1]}: a weights file holds a whole model; give one")
@@ -60,12 +61,31 @@ def find_weights(model: str | Path) -> Path:
     raise FileNotFoundError(f"no weights are shipped for {name}: {hint}")
 
 
+def read_published(
+    paths: list[Path], model: str, **changes: Any
+) -> tuple[AnyModelConfig, dict[str, Tensor]]:
+    """Checkpoints that the authors of a preset published -> configuration and weights.
+
+    changes: to the configuration. Raises FileNotFoundError or UserError.
+    """
+    preset = PRESETS.get(model)
+    reader = FAMILIES[preset.family].published if preset else None
+    if reader is None:
+        raise UserError(f"published checkpoints are of dcvc-dc and dcvc-fm, not of {model}")
+
+    def expected(cfg: AnyModelConfig) -> dict[str, Tensor]:
+        with torch.device("meta"):
+            return weights_of(VideoCodec(cfg))
+
+    return reader(paths, preset, expected, **changes)
+
+
 def convert_files(
     paths: list[Path], model: str, output: Path, **changes: Any
-) -> tuple[DCVCConfig, int]:
-    """`read_official` into a weights file, in float32 as published: the configuration and the
+) -> tuple[AnyModelConfig, int]:
+    """`read_published` into a weights file, in float32 as published: the configuration and the
     number of parameters."""
-    cfg, weights = read_official(paths, model, **changes)
+    cfg, weights = read_published(paths, model, **changes)
     source = ", ".join(path.name for path in paths)
     save_weights(output, weights, cfg, {"source": source}, torch.float32)
     return cfg, sum(value.numel() for value in weights.values())

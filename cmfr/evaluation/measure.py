@@ -207,26 +207,21 @@ def _encode(
     """(type, bits, estimated bits) of each frame; seconds by kind of work."""
     clock = _Clock()
     coded = []
-    model = codec.model
-    model.intra.estimates = model.inter.estimates = True
-    try:
-        with open_pictures(codec, task) as reader, stream.open("w+b") as file:
-            header = codec.header(reader.info, task.quality, task.intra_period, task.refresh_period)
-            writer = BitstreamWriter(file, header)
-            frames = clock.reading(islice(reader, task.frames))
-            for frame in codec.encode_frames(frames, reader.info, header, writer):
-                clock.hold()
-                assert frame.output is not None
-                clock.entropy += frame.output.coder_seconds
-                clock.held += frame.output.estimate_seconds
-                estimate = float(frame.output.total_bits)
-                coded.append(("I" if frame.intra else "P", float(frame.bits), estimate))
-                if on_frame is not None:
-                    on_frame()
-                clock.go_on()
-            writer.close()
-    finally:
-        model.intra.estimates = model.inter.estimates = False
+    with open_pictures(codec, task) as reader, stream.open("w+b") as file:
+        header = codec.header(reader.info, task.quality, task.intra_period, task.refresh_period)
+        writer = BitstreamWriter(file, header)
+        frames = clock.reading(islice(reader, task.frames))
+        for frame in codec.encode_frames(frames, reader.info, header, writer, estimate=True):
+            clock.hold()
+            assert frame.output is not None
+            clock.entropy += frame.output.coder_seconds
+            clock.held += frame.output.estimate_seconds
+            estimate = float(frame.output.total_bits)
+            coded.append(("I" if frame.intra else "P", float(frame.bits), estimate))
+            if on_frame is not None:
+                on_frame()
+            clock.go_on()
+        writer.close()
     if not coded:
         raise UserError(f"{task.source} holds no frames")
     if len(coded) < task.frames:

@@ -25,7 +25,7 @@ from cmfr.models.state import (
     MotionPictures,
     ReferenceState,
 )
-from cmfr.nn.entropy_coder import BitEstimator, BitReader, BitWriter, EntropyCoder, TrainingNoise
+from cmfr.nn.entropy_coder import BitEstimator, BitReader, BitWriter, EntropyCoder
 from cmfr.nn.latent_coder import LatentCoder
 
 Past = TypeVar("Past", FrameSize, ReferenceState)
@@ -60,11 +60,6 @@ class TimedEstimator(BitEstimator):
 class FrameCodec(nn.Module, ABC, Generic[Past]):
     """Base of the I-frame codecs (past: the frame size) and of `InterCodec`."""
 
-    # Training only: how noise stands for rounding.
-    noise: TrainingNoise = TrainingNoise()
-    # `encode` estimates bits too, beside the bytes.
-    estimates: bool = False
-
     @abstractmethod
     def _code(
         self, coder: EntropyCoder, x: Tensor | None, quality: Tensor, past: Past
@@ -81,19 +76,24 @@ class FrameCodec(nn.Module, ABC, Generic[Past]):
     ) -> FrameOutput:
         """x [B, 3, H, W] in [0, 1], quality [B] integers -> output with bits per sample.
 
-        coder: counts the bits another way than training or coding does, for diagnosis.
+        coder: counts the bits; by default as training does, or coding in eval mode.
         """
-        coder = coder or BitEstimator(self.training, self.noise)
+        coder = coder or BitEstimator(self.training)
         output = self._code(coder, x, quality, past)
         output.bits.update(coder.bits)
         output.bit_maps.update(coder.maps)
         return output
 
     @torch.no_grad()
-    def encode(self, x: Tensor, quality: Tensor, past: Past) -> tuple[bytes, FrameOutput]:
-        """x [1, 3, H, W], quality [1] -> payload and what the decoder will have."""
+    def encode(
+        self, x: Tensor, quality: Tensor, past: Past, estimate: bool = False
+    ) -> tuple[bytes, FrameOutput]:
+        """x [1, 3, H, W], quality [1] -> payload and what the decoder will have.
+
+        estimate: estimate the bits too, beside the bytes.
+        """
         assert not self.training, "encode needs eval()"
-        estimator = TimedEstimator(x.device) if self.estimates else None
+        estimator = TimedEstimator(x.device) if estimate else None
         coder = BitWriter(estimator)
         output = self._code(coder, x, quality, past)
         payload = coder.finish()
@@ -137,7 +137,11 @@ class CodedMotion:
 
 
 class InterCodec(FrameCodec[ReferenceState]):
-    """Base of the P-frame codecs, `CMFR` and `DCVC`."""
+    """Base of the P-frame codecs."""
+
+
+class MotionInterCodec(InterCodec):
+    """Base of the P-frame codecs that code motion, `CMFR` and `DCVC`."""
 
     @abstractmethod
     def _code_motion(
@@ -149,12 +153,15 @@ class InterCodec(FrameCodec[ReferenceState]):
     def _no_latents(self, frame: Tensor) -> LatentReference:
         """Zeros where there was no P-frame yet."""
 
-    def estimate_motion(self, x: Tensor, quality: Tensor, past: ReferenceState) -> FrameOutput:
+    def estimate_motion(
+        self, x: Tensor, quality: Tensor, past: ReferenceState, coder: BitEstimator | None = None
+    ) -> FrameOutput:
         """The motion half alone, for training stages: x_hat is the prediction, bits the motion's.
 
         The state holds what the next frame's motion needs, with the prediction as the frame.
+        coder: as of `forward`.
         """
-        coder = BitEstimator(self.training, self.noise)
+        coder = coder or BitEstimator(self.training)
         previous = past.latents or self._no_latents(past.frame)
         motion = self._code_motion(coder, x, quality, past)
         pictures = motion.pictures

@@ -7,13 +7,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from cmfr.config import QUALITIES, DCVCConfig, ModelConfig
+from cmfr.config import QUALITIES, CodecConfig
 from cmfr.models.base import FrameCodec, FrameSize, InterCodec
-from cmfr.models.cmfr.inter import CMFR
-from cmfr.models.cmfr.intra import IntraCodec
-from cmfr.models.dcvc.inter import DCVC
-from cmfr.models.dcvc.intra import DCVCIntra
+from cmfr.models.registry import FAMILIES
 from cmfr.models.state import FrameOutput, ReferenceState
+from cmfr.nn.entropy_coder import BitEstimator
+from cmfr.nn.layers import pad_to_multiple
 
 
 class VideoCodec(nn.Module):
@@ -22,13 +21,11 @@ class VideoCodec(nn.Module):
     intra: FrameCodec[FrameSize]
     inter: InterCodec
 
-    def __init__(self, cfg: ModelConfig | DCVCConfig) -> None:
+    def __init__(self, cfg: CodecConfig) -> None:
         super().__init__()
         self.cfg = cfg
-        if isinstance(cfg, DCVCConfig):
-            self.intra, self.inter = DCVCIntra(cfg), DCVC(cfg)
-        else:
-            self.intra, self.inter = IntraCodec(cfg), CMFR(cfg)
+        family = FAMILIES[cfg.family]
+        self.intra, self.inter = family.intra(cfg), family.inter(cfg)
 
     def frame_quality(self, quality: Tensor, position: int) -> Tensor:
         """Quality index [B] of the frame `position` frames after its I-frame.
@@ -53,14 +50,30 @@ class VideoCodec(nn.Module):
             return replace(past, feature=None)
         return past
 
-    def code_intra(self, x: Tensor, quality: Tensor) -> FrameOutput:
-        """Estimate an I-frame: x [B, 3, H, W] in [0, 1], quality [B]."""
-        return self.intra(x, quality, FrameSize(x.shape[2], x.shape[3]))
+    def padded_size(self, height: int, width: int) -> FrameSize:
+        """What a frame of this size is coded as: the next multiples that the latents need."""
+        multiple = self.cfg.frame_multiple
+        return FrameSize(-(-height // multiple) * multiple, -(-width // multiple) * multiple)
 
-    def code_inter(self, x: Tensor, quality: Tensor, past: ReferenceState) -> FrameOutput:
+    def padded(self, x: Tensor) -> Tensor:
+        """x [B, 3, h, w] of any size, its right and bottom border repeated -> [B, 3, H, W]."""
+        return pad_to_multiple(x, self.cfg.frame_multiple)
+
+    def code_intra(
+        self, x: Tensor, quality: Tensor, coder: BitEstimator | None = None
+    ) -> FrameOutput:
+        """Estimate an I-frame: x [B, 3, H, W] in [0, 1], padded; quality [B].
+
+        coder: counts the bits; by default as training does, or coding in eval mode.
+        """
+        return self.intra(x, quality, FrameSize(x.shape[2], x.shape[3]), coder)
+
+    def code_inter(
+        self, x: Tensor, quality: Tensor, past: ReferenceState, coder: BitEstimator | None = None
+    ) -> FrameOutput:
         """Estimate the P-frame after `past`; `quality` [B] is the stream's, not the frame's."""
         quality = self.frame_quality(quality, past.position + 1)
-        return self.inter(x, quality, self.refreshed(past))
+        return self.inter(x, quality, self.refreshed(past), coder)
 
     def forward(self, clip: Tensor, quality: Tensor) -> list[FrameOutput]:
         """Estimate a whole clip [B, T, 3, H, W], first frame intra, gradients through all."""
@@ -70,29 +83,43 @@ class VideoCodec(nn.Module):
         return outputs
 
     def encode_frame(
-        self, x: Tensor, quality: int, past: ReferenceState | None,
+        self,
+        x: Tensor,
+        quality: int,
+        past: ReferenceState | None,
         refresh_period: int | None = None,
-    ) -> tuple[bytes, int, FrameOutput]:  # fmt: skip
-        """x [1, 3, H, W], stream quality -> payload, the frame's own quality, output.
+        estimate: bool = False,
+    ) -> tuple[bytes, int, FrameOutput]:
+        """x [1, 3, h, w] of any size, stream quality -> payload, the frame's own quality, output.
 
-        `past` None makes an I-frame; refresh_period as of `refreshed`.
+        past: None makes an I-frame.
+        refresh_period: as of `refreshed`.
+        estimate: the output has estimated bits too.
         """
-        base = torch.tensor([quality], device=x.device)
+        x, base = self.padded(x), torch.tensor([quality], device=x.device)
         if past is None:
-            payload, output = self.intra.encode(x, base, FrameSize(x.shape[2], x.shape[3]))
+            size = FrameSize(x.shape[2], x.shape[3])
+            payload, output = self.intra.encode(x, base, size, estimate)
             return payload, quality, output
         frame_quality = self.frame_quality(base, past.position + 1)
         past = self.refreshed(past, refresh_period)
-        payload, output = self.inter.encode(x, frame_quality, past)
+        payload, output = self.inter.encode(x, frame_quality, past, estimate)
         return payload, int(frame_quality), output
 
     def decode_frame(
-        self, payload: bytes, quality: int, past: ReferenceState | FrameSize,
+        self,
+        payload: bytes,
+        quality: int,
+        past: ReferenceState | FrameSize,
         refresh_period: int | None = None,
-    ) -> FrameOutput:  # fmt: skip
-        """Payload and the frame's own quality -> output. A `FrameSize` as past: an I-frame."""
+    ) -> FrameOutput:
+        """Payload and the frame's own quality -> output, padded.
+
+        past: the frame's size, padded or not, makes an I-frame.
+        refresh_period: as of `refreshed`.
+        """
         device = next(self.parameters()).device
         index = torch.tensor([quality], device=device)
         if isinstance(past, FrameSize):
-            return self.intra.decode(payload, index, past)
+            return self.intra.decode(payload, index, self.padded_size(*past))
         return self.inter.decode(payload, index, self.refreshed(past, refresh_period))

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from cmfr.config import FAMILIES, QUALITIES, AnyModelConfig, CodecConfig, Strict
+from cmfr.config import QUALITIES, CodecConfig, Strict
 from cmfr.models.presets import PRESETS
+from cmfr.models.registry import FAMILIES, AnyModelConfig
 from cmfr.utils.config_files import find_config
 from cmfr.utils.errors import UserError, unknown
 from cmfr.utils.yaml_config import faults, merged, read_tree

@@ -24,6 +24,7 @@ from cmfr.codec.checkpoint import (
     save_training_state,
     save_weights,
 )
+from cmfr.models.registry import with_present_names
 from cmfr.training.config import TrainConfig
 from cmfr.utils.errors import UserError
 from cmfr.utils.yaml_config import differences, plain
@@ -102,4 +103,7 @@ class RunDir:
             return None
         # Read to the CPU: a GPU would take the optimizer's step counts along, and then wait for
         # each of them in every step.
-        return load_training_state(self.state_file, torch.device("cpu"))
+        state = load_training_state(self.state_file, torch.device("cpu"))
+        for part in ("model", "ema"):
+            state[part] = with_present_names(state[part], self.cfg.model.family)
+        return state

@@ -15,13 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from cmfr.models.base import MotionInterCodec
 from cmfr.models.cmfr.motion_estimation import MotionEstimation
 from cmfr.models.state import FrameOutput, ReferenceState, detached
 from cmfr.models.video_model import VideoCodec
-from cmfr.nn.entropy_coder import TrainingNoise
+from cmfr.nn.entropy_coder import BitEstimator, TrainingNoise
 from cmfr.training.config import LossConfig, StageConfig
 from cmfr.training.flow_loss import flow_loss
 from cmfr.training.losses import FrameLoss, LossTerms
+from cmfr.utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,9 @@ class StageModel(nn.Module):
         super().__init__()
         self.codec, self.stage, self.bf16 = codec, stage, bf16
         self.loss = FrameLoss(loss, stage, codec.cfg.color)
+        self.noise = TrainingNoise()
+        if stage.objective == "motion" and not isinstance(codec.inter, MotionInterCodec):
+            raise UserError(f"stage {stage.name}: {codec.cfg.name} codes no motion")
         self.weights = stage.frame_weights or codec.cfg.hierarchy.weights
         for name, parameter in codec.named_parameters():
             parameter.requires_grad_(learns(stage, name))
@@ -80,8 +85,7 @@ class StageModel(nn.Module):
 
     def share_noise(self, first: int, total: int) -> None:
         """The next batch is samples `first`, ... of a global batch of `total`."""
-        noise = TrainingNoise(self.stage.quantization == "noise", first, total)
-        self.codec.intra.noise = self.codec.inter.noise = noise
+        self.noise = TrainingNoise(self.stage.quantization == "noise", first, total)
 
     @torch.no_grad()
     def reference(self, x: Tensor, quality: Tensor, position: int) -> ReferenceState | None:
@@ -131,12 +135,15 @@ class StageModel(nn.Module):
         return Result(loss, output, {"loss": loss.detach(), "psnr": psnr})
 
     def _code(self, x: Tensor, quality: Tensor, past: ReferenceState | None) -> FrameOutput:
+        inter = self.codec.inter
+        coder = BitEstimator((self.codec.intra if past is None else inter).training, self.noise)
         if past is None:
-            return self.codec.code_intra(x, quality)
+            return self.codec.code_intra(x, quality, coder)
         if self.stage.objective == "motion":
+            assert isinstance(inter, MotionInterCodec)
             frame_quality = self.codec.frame_quality(quality, past.position + 1)
-            return self.codec.inter.estimate_motion(x, frame_quality, past)
-        return self.codec.code_inter(x, quality, past)
+            return inter.estimate_motion(x, frame_quality, past, coder)
+        return self.codec.code_inter(x, quality, past, coder)
 
     def _remember_less(self, code: Callable[..., FrameOutput], *arguments: object) -> FrameOutput:
         """`code`, computed again in the backward pass where the stage asks for that."""

@@ -19,7 +19,7 @@ SIZE = 48, 80
 
 @pytest.fixture(scope="module")
 def sequence():
-    return DiagnosedSequence.of("moving", moving_clip(8, *SIZE).unbind(1))
+    return DiagnosedSequence.of("moving", moving_clip(8, *SIZE).unbind(1), VideoCodec(NANO))
 
 
 def tables(model, *sequences):
@@ -66,7 +66,7 @@ def test_a_part_that_does_nothing_shows(sequence):
 def test_what_cannot_be_diagnosed(sequence):
     with pytest.raises(ValueError, match="dcvc-dc-nano is no CMFR"):
         tables(lively_dcvc(PRESETS["dcvc-dc-nano"]), sequence)
-    short = DiagnosedSequence.of("short", moving_clip(7, *SIZE).unbind(1))
+    short = DiagnosedSequence.of("short", moving_clip(7, *SIZE).unbind(1), VideoCodec(NANO))
     with pytest.raises(ValueError, match="short: 8 frames are needed, 7 given"):
         tables(lively(NANO), short)
 

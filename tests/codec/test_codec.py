@@ -145,11 +145,10 @@ def test_streams_of_version_1_still_decode(tmp_path):
 def test_a_p_frame_costs_few_bytes_besides_its_symbols(tmp_path):
     """Length, checksums, and what the last byte has left; I-frames likewise."""
     codec = load_codec(DATA / "version1.safetensors", "cpu")
-    codec.model.intra.estimates = codec.model.inter.estimates = True
     besides = []
     codec.encode_video(
         DATA / "version1_64x48_25.yuv", tmp_path / "a.cmfr", quality=40, intra_period=4,
-        on_frame=lambda c: besides.append((c.bits - float(c.output.total_bits)) / 8),
+        estimate=True, on_frame=lambda c: besides.append((c.bits - float(c.output.total_bits)) / 8),
     )  # fmt: skip
     assert len(besides) == 6 and 5 < min(besides) and max(besides) < 8.2
     assert sum(besides) / 6 < 8

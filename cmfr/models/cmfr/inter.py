@@ -5,24 +5,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from cmfr.config import ModelConfig
-from cmfr.models.base import CodedMotion, InterCodec
+from cmfr.models.base import CodedMotion, MotionInterCodec
 from cmfr.models.cmfr.context import FeatureAdaptor, TemporalContext
-from cmfr.models.cmfr.features import (
-    FeatureExtractor,
-    FrameStem,
-    MaskPredictor,
-    PredictedFeatureExtractor,
-)
+from cmfr.models.cmfr.features import FeatureExtractor, FrameStem
 from cmfr.models.cmfr.motion import BlendedMotion, MotionCodec, MotionRefiner
 from cmfr.models.cmfr.motion_estimation import MotionEstimation
 from cmfr.models.cmfr.residual import FrameGenerator, ResidualCodec
+from cmfr.models.cmfr.residual_modes import RESIDUAL_MODES
 from cmfr.models.state import FrameOutput, LatentReference, MotionPictures, ReferenceState
 from cmfr.nn.entropy_coder import EntropyCoder
 from cmfr.nn.layers import half_samples
+from cmfr.utils.errors import UserError, unknown
+
+# What the beginnings of weights' names were in earlier versions, and are.
+RENAMED = (
+    ("inter.predicted_features.", "inter.residual_mode.predicted_features."),
+    ("inter.mask_predictor.", "inter.residual_mode.mask_predictor."),
+)
+
+
+def checked_switches(cfg: ModelConfig) -> ModelConfig:
+    """The same, or UserError for a switch that there is not."""
+    if cfg.residual not in RESIDUAL_MODES:
+        raise UserError(unknown("residual: there is no", cfg.residual, RESIDUAL_MODES))
+    return cfg
 
 
 @dataclass(frozen=True)
@@ -32,7 +41,7 @@ class CMFRMotion(CodedMotion):
     blended: BlendedMotion
 
 
-class CMFR(InterCodec):
+class CMFR(MotionInterCodec):
     """Conditional masked feature residual codec.
 
     Of the modules below only those exist that the config's switches use.
@@ -54,13 +63,7 @@ class CMFR(InterCodec):
         )
         self.temporal_context = TemporalContext(cfg)
         self.feature_extractor = FeatureExtractor(cfg)
-        masked = cfg.residual.startswith("masked")
-        self.predicted_features = (
-            PredictedFeatureExtractor(cfg) if masked or cfg.residual == "feature" else None
-        )
-        in_pixels = cfg.residual == "masked_pixel"
-        outputs = self.stride**2 if in_pixels else cfg.context_channels[0]
-        self.mask_predictor = MaskPredictor(cfg, outputs) if masked else None
+        self.residual_mode = RESIDUAL_MODES[checked_switches(cfg).residual](cfg)
         self.residual_codec = ResidualCodec(cfg)
         self.frame_generator = FrameGenerator(cfg)
 
@@ -70,29 +73,30 @@ class CMFR(InterCodec):
         previous = past.latents or self._no_latents(past.frame)
         motion = self._code_motion(coder, x, quality, past)
         contexts = self.temporal_context(motion.reference, motion.blended)
-        in_features, in_pixels, mask = self._subtrahends(motion.pictures.prediction, contexts[0])
+        # f_p with its mask, or what the `residual` switch puts in its place
+        predicted = self.residual_mode(motion.pictures.prediction, contexts[0])
 
-        # r = f_x - m * f_p, or what the `residual` switch puts in its place
-        residual = None
+        residual = None  # r = f_x - m * f_p
         if x is not None:
-            residual = self.feature_extractor(x if in_pixels is None else x - in_pixels)
-            if in_features is not None:
-                residual = residual - in_features
+            target = x if predicted.pixels is None else x - predicted.pixels
+            residual = self.feature_extractor(target)
+            if predicted.features is not None:
+                residual = residual - predicted.features
         reconstructed, residual_latent = self.residual_codec(
             coder, residual, contexts, quality, previous.residual
         )
-        if in_features is not None:
-            reconstructed = reconstructed + in_features
+        if predicted.features is not None:
+            reconstructed = reconstructed + predicted.features
         frame = self.frame_generator(reconstructed, contexts[0])
-        if in_pixels is not None:
-            frame = frame + in_pixels
+        if predicted.pixels is not None:
+            frame = frame + predicted.pixels
 
         x_hat = self._shown(frame)
         latents = LatentReference(
             residual_latent, motion.latent, motion.feature, motion.pictures.refined
         )
         state = ReferenceState(x_hat, reconstructed, latents, past.position + 1)
-        return FrameOutput(x_hat, state, motion=replace(motion.pictures, mask=mask))
+        return FrameOutput(x_hat, state, motion=replace(motion.pictures, mask=predicted.mask))
 
     def _code_motion(
         self, coder: EntropyCoder, x: Tensor | None, quality: Tensor, past: ReferenceState
@@ -112,29 +116,6 @@ class CMFR(InterCodec):
             prediction = blended.resized(self.stride).warp(samples, 2)
         pictures = MotionPictures(decoded, blended.mean, warped, prediction)
         return CMFRMotion(pictures, latent, motion_feature, feature, blended)
-
-    def _subtrahends(
-        self, prediction: Tensor, context: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """What is subtracted in the encoder and added back in the decoder.
-
-        Returns (in features [B, C0, h, w], in pixels [B, 3, H, W], mask): at most one of the
-        first two. Both ends compute it from decoded data alone.
-        """
-        rule = self.cfg.residual
-        if rule == "none":
-            return None, None, None
-        if rule == "pixel":
-            return None, prediction, None
-        assert self.predicted_features is not None
-        predicted = self.predicted_features(prediction, context)
-        if self.mask_predictor is None:
-            return predicted, None, None
-        mask = self.mask_predictor(predicted, context)
-        if rule == "masked_feature":
-            return mask * predicted, None, mask
-        mask = F.pixel_shuffle(mask, self.stride) if self.stride > 1 else mask
-        return None, mask * prediction, mask
 
     def _no_latents(self, frame: Tensor) -> LatentReference:
         motion, residual = self.cfg.motion, self.cfg.inter

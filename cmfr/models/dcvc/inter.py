@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cmfr.config import LATENT_STRIDE, DCVCConfig
-from cmfr.models.base import CodedMotion, InterCodec
+from cmfr.models.base import CodedMotion, MotionInterCodec
 from cmfr.models.cmfr.context import FeatureAdaptor
 from cmfr.models.cmfr.features import FrameStem
 from cmfr.models.cmfr.motion_estimation import SpyNet
@@ -126,7 +126,7 @@ class FrameGenerator(nn.Module):
         return feature, self.tail(feature)
 
 
-class DCVC(InterCodec):
+class DCVC(MotionInterCodec):
     """Conditional coding under temporal contexts; the frame itself, not a residual, is coded."""
 
     def __init__(self, cfg: DCVCConfig) -> None:

@@ -8,6 +8,7 @@ all of them on every name, and every name must become one of ours, with its shap
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,6 @@ import torch
 from torch import Tensor
 
 from cmfr.config import DCVCConfig
-from cmfr.models.presets import PRESETS
-from cmfr.models.video_model import VideoCodec
-from cmfr.nn.densities import weights_of
 from cmfr.utils.errors import UserError
 
 # (pattern, replacement): first the modules of the I-frame network, then of the P-frame network,
@@ -125,14 +123,16 @@ def translated(part: str, name: str) -> str:
 
 
 def convert_state_dicts(
-    intra: dict[str, Tensor], inter: dict[str, Tensor], cfg: DCVCConfig
+    intra: dict[str, Tensor],
+    inter: dict[str, Tensor],
+    cfg: DCVCConfig,
+    expected: dict[str, Tensor],
 ) -> dict[str, Tensor]:
-    """Both published state dicts -> weights of `VideoCodec(cfg)`, float32.
+    """Both published state dicts -> weights of a model of this configuration, float32.
 
-    Raises ValueError that names what does not fit.
+    expected: the model's weights; their shapes count. Raises UserError that names what does not
+    fit.
     """
-    with torch.device("meta"):
-        expected = weights_of(VideoCodec(cfg))
     weights: dict[str, Tensor] = {}
     for part, state in (("intra", intra), ("inter", inter)):
         for name, value in state.items():
@@ -203,17 +203,22 @@ def _kind(path: Path, state: dict[str, Tensor]) -> tuple[str, str]:
 
 
 def read_official(
-    paths: list[Path], model: str, **changes: Any
+    paths: list[Path],
+    preset: DCVCConfig,
+    expected: Callable[[DCVCConfig], dict[str, Tensor]],
+    **changes: Any,
 ) -> tuple[DCVCConfig, dict[str, Tensor]]:
     """Published checkpoints (I-frame and P-frame, in any order) -> configuration and weights.
 
-    model: ``dcvc-dc`` or ``dcvc-fm``; `changes` to its configuration, e.g. color="ycbcr". DCVC-DC
-    has checkpoints for RGB and for YCbCr: where no color is given, the files' names tell (the
-    published ones for YCbCr have "yuv" in them). Raises FileNotFoundError or ValueError.
+    preset: of ``dcvc-dc`` or ``dcvc-fm``.
+    expected: the weights, or their shapes, that a model of a configuration has.
+    changes: to the configuration, e.g. color="ycbcr". DCVC-DC has checkpoints for RGB and for
+    YCbCr: where no color is given, the files' names tell (the published ones for YCbCr have "yuv"
+    in them).
+
+    Raises FileNotFoundError or UserError.
     """
-    preset = PRESETS.get(model)
-    if not isinstance(preset, DCVCConfig):
-        raise UserError(f"published checkpoints are of dcvc-dc and dcvc-fm, not of {model}")
+    model = preset.name
     states: dict[str, dict[str, Tensor]] = {}
     for path in paths:
         state = read_checkpoint(path)
@@ -232,4 +237,4 @@ def read_official(
             raise UserError("one checkpoint is for YCbCr and one for RGB, by their names")
         changes = {**changes, "color": "ycbcr" if all(yuv) else "rgb"}
     cfg = DCVCConfig.model_validate({**preset.model_dump(), **changes})
-    return cfg, convert_state_dicts(states["intra"], states["inter"], cfg)
+    return cfg, convert_state_dicts(states["intra"], states["inter"], cfg, expected(cfg))

@@ -20,6 +20,7 @@ from cmfr.models.base import FrameSize
 from cmfr.models.dcvc.published import convert_state_dicts
 from cmfr.models.presets import PRESETS
 from cmfr.models.video_model import VideoCodec
+from cmfr.nn.densities import weights_of
 from cmfr.nn.layers import pad_to_multiple
 
 DATA = Path(__file__).parents[2] / "data"
@@ -31,7 +32,8 @@ def network(request):
     formulas, told, states = published(request.param)
     cfg = PRESETS[f"dcvc-{request.param}"]
     model = VideoCodec(cfg).eval()
-    load_weights(model, convert_state_dicts(states["image"], states["video"], cfg), "formula")
+    weights = convert_state_dicts(states["image"], states["video"], cfg, weights_of(model))
+    load_weights(model, weights, "formula")
     return model, formulas, told, np.load(DATA / f"dcvc_{request.param}.npz")
 
 

@@ -8,7 +8,8 @@ import torch
 from cmfr.cli.main import main
 from cmfr.codec.checkpoint import read_weights, weights_hash
 from cmfr.codec.codec import load_codec
-from cmfr.models.dcvc.published import NAMES, read_checkpoint, read_official, translated
+from cmfr.codec.model_files import read_published
+from cmfr.models.dcvc.published import NAMES, read_checkpoint, translated
 from cmfr.models.presets import PRESETS
 from cmfr.models.video_model import VideoCodec
 from cmfr.nn.densities import weights_of
@@ -83,7 +84,7 @@ def test_no_rule_of_the_table_is_idle():
 )
 def test_published_files_are_read_however_they_are_wrapped(checkpoints, files, model, color):
     paths = [checkpoints / f"{name}.pth.tar" for name in files]
-    cfg, weights = read_official(paths, model)
+    cfg, weights = read_published(paths, model)
     assert (cfg.name, cfg.color) == (model, color)
     with torch.device("meta"):
         expected = weights_of(VideoCodec(cfg))
@@ -115,9 +116,9 @@ def test_what_does_not_fit_is_named(checkpoints, tmp_path):
     ]
     for paths, words in cases:
         with pytest.raises((ValueError, FileNotFoundError), match=words):
-            read_official(paths, "dcvc-dc")
+            read_published(paths, "dcvc-dc")
     with pytest.raises(ValueError, match="not of cmfr-s"):
-        read_official([image, video], "cmfr-s")
+        read_published([image, video], "cmfr-s")
 
 
 @pytest.mark.parametrize(
@@ -136,7 +137,7 @@ def test_conversion_is_strict(checkpoints, tmp_path, change, words):
     path = tmp_path / "image.pth.tar"
     torch.save(image, path)
     with pytest.raises(ValueError, match=words):
-        read_official([path, checkpoints / "cvpr2023_video_psnr.pth.tar"], "dcvc-dc")
+        read_published([path, checkpoints / "cvpr2023_video_psnr.pth.tar"], "dcvc-dc")
 
 
 class Payload:

@@ -1,0 +1,103 @@
+"""What the `residual` switch puts in place of the target frame: one class a mode.
+
+A mode says what is subtracted from the target before the context encoder, and added back after
+the decoder. A new one is a class here and an entry of `RESIDUAL_MODES`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cmfr.config import ModelConfig
+from cmfr.models.cmfr.features import MaskPredictor, PredictedFeatureExtractor
+
+
+@dataclass(frozen=True)
+class Subtrahend:
+    """What is subtracted in the encoder and added back in the decoder.
+
+    features: [B, C0, h, w], subtracted from the target's features, or None.
+    pixels: [B, 3, H, W], subtracted from the target before its features are extracted, or None.
+    mask: what was multiplied with the prediction, for the eye; or None.
+    """
+
+    features: Tensor | None = None
+    pixels: Tensor | None = None
+    mask: Tensor | None = None
+
+
+class ResidualMode(nn.Module, ABC):
+    """Makes the subtrahend from decoded data alone, as both ends must."""
+
+    def __init__(self, cfg: ModelConfig) -> None:
+        super().__init__()
+
+    @abstractmethod
+    def forward(self, prediction: Tensor, context: Tensor) -> Subtrahend:
+        """prediction: frame [B, 3, H, W]; context: the finest, [B, C0, h, w]."""
+
+
+class NoResidual(ResidualMode):
+    """Conditional coding: the contexts alone carry the prediction."""
+
+    def forward(self, prediction: Tensor, context: Tensor) -> Subtrahend:
+        return Subtrahend()
+
+
+class PixelResidual(ResidualMode):
+    """x - prediction."""
+
+    def forward(self, prediction: Tensor, context: Tensor) -> Subtrahend:
+        return Subtrahend(pixels=prediction)
+
+
+class FeatureResidual(ResidualMode):
+    """f_x - f_p."""
+
+    def __init__(self, cfg: ModelConfig) -> None:
+        super().__init__(cfg)
+        self.predicted_features = PredictedFeatureExtractor(cfg)
+
+    def forward(self, prediction: Tensor, context: Tensor) -> Subtrahend:
+        return Subtrahend(features=self.predicted_features(prediction, context))
+
+
+class MaskedFeatureResidual(FeatureResidual):
+    """f_x - m * f_p (paper: claim 1)."""
+
+    def __init__(self, cfg: ModelConfig) -> None:
+        super().__init__(cfg)
+        self.mask_predictor = MaskPredictor(cfg, cfg.context_channels[0])
+
+    def forward(self, prediction: Tensor, context: Tensor) -> Subtrahend:
+        predicted = self.predicted_features(prediction, context)
+        mask = self.mask_predictor(predicted, context)
+        return Subtrahend(features=mask * predicted, mask=mask)
+
+
+class MaskedPixelResidual(FeatureResidual):
+    """x - m * prediction, a mask value a pixel."""
+
+    def __init__(self, cfg: ModelConfig) -> None:
+        super().__init__(cfg)
+        self.stride = cfg.feature_stride
+        self.mask_predictor = MaskPredictor(cfg, self.stride**2)
+
+    def forward(self, prediction: Tensor, context: Tensor) -> Subtrahend:
+        predicted = self.predicted_features(prediction, context)
+        mask = self.mask_predictor(predicted, context)
+        mask = F.pixel_shuffle(mask, self.stride) if self.stride > 1 else mask
+        return Subtrahend(pixels=mask * prediction, mask=mask)
+
+
+RESIDUAL_MODES: dict[str, type[ResidualMode]] = {
+    "masked_feature": MaskedFeatureResidual,
+    "feature": FeatureResidual,
+    "masked_pixel": MaskedPixelResidual,
+    "pixel": PixelResidual,
+    "none": NoResidual,
+}
