@@ -26,7 +26,7 @@ from cmfr.config import LATENT_STRIDE, QUALITIES
 from cmfr.models.base import FrameSize
 from cmfr.models.state import FrameOutput, ReferenceState
 from cmfr.models.video_model import VideoCodec
-from cmfr.nn.entropy_coder import DecodeMismatch, make_tables
+from cmfr.nn.entropy_coder import BadPayload, make_tables
 from cmfr.nn.layers import pad_to_multiple
 from cmfr.utils.device import exact_arithmetic, full_precision, pick_device
 from cmfr.utils.errors import UserError
@@ -280,7 +280,7 @@ class Codec:
                     packet.payload, packet.quality, reference, header.refresh_period
                 )
                 picture = self._picture(output.x_hat, info)
-        except DecodeMismatch as error:
+        except BadPayload as error:
             raise DamagedFrame(packet.number, f"{error} (made by: {header.producer})") from error
         return CodedFrame(
             packet.number, packet.intra, packet.quality, 8 * packet.size, picture, output

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import lively, write_yuv
 
-from cmfr.codec.bitstream import BitstreamReader, DamagedFrame
+from cmfr.codec.bitstream import BitstreamReader, BitstreamWriter, DamagedFrame
 from cmfr.codec.codec import Codec, load_codec
 from cmfr.config import ModelConfig
 from cmfr.models.presets import PRESETS
@@ -198,6 +198,18 @@ def test_keep_going_fills_frames_lost_at_the_start(codec, tmp_path, yuv_file):
     assert report.damaged == [0, 1, 2]
     frames = frames_of(tmp_path / "b_80x48.yuv")
     assert len(frames) == 6 and same(frames[:3], [frames[3]] * 3)
+
+
+@pytest.mark.parametrize("size", [1026, 4098, 1000002])
+def test_a_hostile_payload_is_a_damaged_frame(codec, tmp_path, yuv_file, size):
+    """All checksums of the file are right; the payload is one that no encoder writes."""
+    with open_video(yuv_file) as reader, (tmp_path / "a.cmfr").open("w+b") as file:
+        writer = BitstreamWriter(file, codec.header(reader.info, 40, -1))
+        writer.write_frame(True, 40, b"\xff" * size)
+        writer.close()
+    with pytest.raises(DamagedFrame, match="frame 0 is damaged"):
+        codec.decode_video(tmp_path / "a.cmfr", tmp_path / "b.yuv")
+    assert not (tmp_path / "b.yuv").exists()
 
 
 def test_the_input_is_never_overwritten(codec, tmp_path, yuv_file):
