@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from cmfr.cli.parser import add_decode, add_encode, add_info
 from cmfr.utils.errors import UserError
+from cmfr.utils.files import check_distinct
 
 if TYPE_CHECKING:
     from cmfr.cli.parser import Commands
@@ -35,10 +36,13 @@ def run_encode(args: argparse.Namespace) -> None:
     with open_video(args.input, start=args.start, frames=args.frames, **options) as reader:
         info = reader.info
     # Before seconds are spent on loading.
+    read = (args.input, args.model, *(args.weights or ()))
+    check_distinct(args.output, *read)
     check_request(args.input, args.output, args.quality, args.intra_period, args.refresh_period)
-    for path in (args.input, args.output):
-        if args.reconstruction and Path(path).resolve() == Path(args.reconstruction).resolve():
-            raise UserError(f"--reconstruction {path} would overwrite the input or the output")
+    if args.reconstruction:
+        check_distinct(args.reconstruction, *read)
+        if Path(args.output).resolve() == Path(args.reconstruction).resolve():
+            raise UserError(f"--reconstruction {args.output} would overwrite the output")
     codec = load_codec(args.model, args.device, args.weights)
     common = {
         "quality": args.quality, "intra_period": args.intra_period,
@@ -66,6 +70,7 @@ def run_decode(args: argparse.Namespace) -> int:
 
     with _open_stream(args.input) as file:
         header = BitstreamReader(file).header
+    check_distinct(args.output, args.input, args.model or header.model, *(args.weights or ()))
     codec = load_codec(args.model or header.model, args.device, args.weights)
     pixels = header.width * header.height
     with _Progress("decode", header.frame_count, pixels, args.quiet) as progress:

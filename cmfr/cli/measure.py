@@ -23,6 +23,7 @@ from cmfr.cli.parser import (
 from cmfr.config import LATENT_STRIDE, QUALITIES
 from cmfr.models.presets import PRESETS
 from cmfr.utils.errors import UserError
+from cmfr.utils.files import check_distinct
 
 if TYPE_CHECKING:
     from cmfr.cli.parser import Commands
@@ -186,6 +187,7 @@ def run_inspect(args: argparse.Namespace) -> None:
     from cmfr.codec.codec import load_codec
     from cmfr.video.reader import open_video
 
+    check_distinct(args.output, args.input)
     codec = load_codec(args.model, args.device, args.weights)
     rows = inspect_video(
         codec, args.input, args.frame, args.output, quality=args.quality,

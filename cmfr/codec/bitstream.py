@@ -89,13 +89,14 @@ class BitstreamWriter:
         self._count += 1
         return len(packet)
 
-    def close(self) -> None:
-        """Write index and trailer and fill in the frame count. Leaves the file open, at its end.
+    def close(self) -> int:
+        """Write index and trailer and fill in the frame count; the size of the stream in bytes.
+        Leaves the file open, at its end.
 
         Without it the file counts as cut off.
         """
         if self._closed:
-            return
+            return self._at
         self._closed = True
         at = self._at
         entries = b"".join(_ENTRY.pack(*entry) for entry in self._intra)
@@ -106,6 +107,7 @@ class BitstreamWriter:
             self._file.write(replace(self._header, frame_count=self._count).to_bytes())
             self._file.seek(self._base + self._at)
         self._file.flush()
+        return self._at
 
     def _write(self, data: bytes) -> None:
         self._file.write(data)

@@ -11,59 +11,37 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from cmfr.config import AnyModelConfig, parse_model
 from cmfr.nn.densities import drop_tables, weights_of
 from cmfr.utils.errors import UserError
+from cmfr.utils.files import atomic_write
 
 FORMAT = "cmfr-weights-1"
 WEIGHTS_ID = "weights_id"  # in the metadata: 16 hex digits
 
 
-def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
-    """Call ``write(temporary)`` and rename the result to `path`; leaves nothing behind on error."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # safetensors makes files that only their owner can read
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.filename is None and error.errno is not None:  # a full disk names no file
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def atomic_write_text(path: Path, text: str) -> None:
-    """A text file that appears complete or not at all."""
-
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
-
-    atomic_write(path, write)
-
-
 @contextlib.contextmanager
 def _as_os_error(path: Path) -> Iterator[None]:
-    """safetensors and torch report a full disk as errors of their own."""
+    """torch reports a full disk as an error of its own."""
     try:
         yield
-    except (SafetensorError, RuntimeError) as error:
+    except RuntimeError as error:
         raise OSError(f"{path} cannot be written: {error}") from error
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
@@ -104,8 +82,8 @@ def save_weights(
     tensors = {name: value.to(dtype).contiguous() for name, value in weights.items()}
     head = {"format": FORMAT, "config": cfg.model_dump_json(), **(metadata or {})}
     head[WEIGHTS_ID] = (weights_id or weights_hash(tensors)).hex()
-    with _as_os_error(path):
-        atomic_write(path, lambda temporary: save_file(tensors, temporary, head))
+    data = save(tensors, head)
+    atomic_write(path, lambda temporary: _write(temporary, data))
 
 
 def read_weights(path: Path) -> tuple[AnyModelConfig, dict[str, Tensor], dict[str, str]]:

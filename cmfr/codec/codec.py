@@ -19,7 +19,7 @@ from cmfr.codec.bitstream import (
     DamagedFrame,
     FramePacket,
 )
-from cmfr.codec.checkpoint import atomic_write, load_weights
+from cmfr.codec.checkpoint import load_weights
 from cmfr.codec.header import StreamHeader
 from cmfr.codec.model_files import read_model
 from cmfr.config import LATENT_STRIDE, QUALITIES
@@ -30,6 +30,7 @@ from cmfr.nn.entropy_coder import BadPayload, make_tables
 from cmfr.nn.layers import pad_to_multiple
 from cmfr.utils.device import exact_arithmetic, full_precision, pick_device
 from cmfr.utils.errors import UserError
+from cmfr.utils.files import check_distinct, is_stream, output_file
 from cmfr.video.color import planes_to_tensor, tensor_to_planes
 from cmfr.video.info import Frame, VideoInfo, resolve_color
 from cmfr.video.reader import VIDEO_SUFFIXES, open_video
@@ -108,7 +109,8 @@ class Codec:
         quality 0 (smallest) .. 63 (best); intra_period -1 codes only the first frame as intra;
         refresh_period: frames between temporal feature refreshes, 0 = never (default: the model's);
         `start` and `frames` choose a part; `source_options` as for `reader.open_video`. The file
-        appears under its name when it is complete. Raises ValueError or OSError with one sentence.
+        appears under its name when it is complete; devices and pipes are written into. Raises
+        ValueError or OSError with one sentence.
         """
         target = Path(target)
         check_request(source, target, quality, intra_period, refresh_period)
@@ -122,18 +124,14 @@ class Codec:
             report = CodingReport(info)
             header = self.header(info, quality, intra_period, refresh_period)
 
-            def write(temporary: Path) -> None:
-                with temporary.open("w+b") as file:
-                    writer = BitstreamWriter(file, header)
-                    for coded in self.encode_frames(reader, info, header, writer):
-                        report.frames += 1
-                        if on_frame is not None:
-                            on_frame(coded)
-                    writer.close()
-                    report.bytes = file.tell()
-
             began = time.perf_counter()
-            atomic_write(target, write)
+            with output_file(target) as file:
+                writer = BitstreamWriter(file, header)
+                for coded in self.encode_frames(reader, info, header, writer):
+                    report.frames += 1
+                    if on_frame is not None:
+                        on_frame(coded)
+                report.bytes = writer.close()
             report.seconds = time.perf_counter() - began
         return report
 
@@ -204,6 +202,7 @@ class Codec:
         `matrix` and `range` override what the stream says of its color; `target_options` as for
         `writer.open_writer`.
         """
+        check_distinct(target, source)
         with Path(source).open("rb") as file:
             reader = BitstreamReader(file)
             info = resolve_color(reader.header.info(), matrix, range)
@@ -310,8 +309,10 @@ def check_request(
         raise UserError(f"{target}: what is written is a .cmfr file, not a video; name it so")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"no folder {target.parent} to write {target.name} to")
-    if target.is_dir() or (target.exists() and target.samefile(source)):
-        raise UserError(f"{target} is a folder or the input; give another output file")
+    if target.is_dir():
+        raise UserError(f"{target} is a folder; give a file")
+    is_stream(target)
+    check_distinct(target, source)
 
 
 def load_codec(

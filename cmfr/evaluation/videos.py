@@ -21,10 +21,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from cmfr.codec.bitstream import BitstreamReader
-from cmfr.codec.checkpoint import atomic_write_text
 from cmfr.codec.codec import Codec, CodingReport, load_codec
 from cmfr.config import QUALITIES, Strict
 from cmfr.utils.errors import UserError
+from cmfr.utils.files import atomic_write_text
 from cmfr.utils.signals import on_signals
 from cmfr.utils.versions import code_hash
 from cmfr.video.color import tensor_to_planes

@@ -110,6 +110,8 @@ def open_video(
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
+    if not (path.is_file() or path.is_dir()):  # it is read more than once
+        raise UserError(f"{path} is a pipe or a device; a video is read from a file")
     if start < 0:
         raise UserError(f"start must be 0 or more, not {start}")
     if frames is not None and frames < 1:

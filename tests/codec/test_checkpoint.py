@@ -7,7 +7,6 @@ from safetensors.torch import load_file, save_file
 
 from cmfr.cli.main import main
 from cmfr.codec.checkpoint import (
-    atomic_write,
     load_training_state,
     load_weights,
     read_weights,
@@ -19,6 +18,7 @@ from cmfr.codec.codec import load_codec
 from cmfr.codec.model_files import find_weights
 from cmfr.models.video_model import VideoCodec
 from cmfr.nn.densities import weights_of
+from cmfr.utils.files import atomic_write
 
 DATA = Path(__file__).parents[1] / "data"
 # Written before ids were stored in weights files.

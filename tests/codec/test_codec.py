@@ -1,3 +1,5 @@
+import os
+import threading
 from fractions import Fraction
 from pathlib import Path
 
@@ -218,11 +220,50 @@ def test_the_input_is_never_overwritten(codec, tmp_path, yuv_file):
         codec.encode_video(yuv_file, yuv_file)
     same_file = tmp_path / "same.cmfr"
     same_file.symlink_to(yuv_file)
-    with pytest.raises(ValueError, match="is a folder or the input"):
+    with pytest.raises(ValueError, match="same.cmfr is the input"):
         codec.encode_video(yuv_file, same_file)
-    with pytest.raises(ValueError, match="is a folder or the input"):
+    with pytest.raises(ValueError, match="is a folder"):
         codec.encode_video(yuv_file, tmp_path)
+    codec.encode_video(yuv_file, tmp_path / "stream.mkv.cmfr", frames=1)
+    stream = (tmp_path / "stream.mkv.cmfr").rename(tmp_path / "stream.mkv")
+    coded = stream.read_bytes()
+    (tmp_path / "hard.mkv").hardlink_to(stream)
+    for name in ("stream.mkv", "hard.mkv"):
+        with pytest.raises(ValueError, match=f"{name} is the input"):
+            codec.decode_video(stream, tmp_path / name)
+    assert stream.read_bytes() == coded
     assert yuv_file.read_bytes() == before
+
+
+def test_streams_through_pipes_and_into_devices(codec, tmp_path, yuv_file):
+    codec.encode_video(yuv_file, tmp_path / "a.cmfr", frames=2)
+    codec.decode_video(tmp_path / "a.cmfr", tmp_path / "a.y4m")
+    for name, make in {
+        "pipe": lambda path: codec.encode_video(yuv_file, path, frames=2),
+        "pipe.y4m": lambda path: codec.decode_video(tmp_path / "a.cmfr", path),
+    }.items():
+        pipe, got = tmp_path / name, []
+        os.mkfifo(pipe)
+        reader = threading.Thread(target=lambda pipe=pipe, got=got: got.append(pipe.read_bytes()))
+        reader.start()
+        report = make(pipe)
+        reader.join()
+        whole = (tmp_path / ("a.y4m" if name == "pipe.y4m" else "a.cmfr")).read_bytes()
+        assert len(got[0]) == len(whole) and pipe.is_fifo()
+        if name == "pipe.y4m":
+            assert got[0] == whole
+        else:
+            assert report.bytes == len(whole)
+            (tmp_path / "b.cmfr").write_bytes(got[0])
+            assert codec.decode_video(tmp_path / "b.cmfr", tmp_path / "b.yuv").frames == 2
+    assert codec.encode_video(yuv_file, "/dev/null", frames=1).bytes > 0
+    assert Path("/dev/null").is_char_device()
+    os.mkfifo(tmp_path / "pipe.mkv")
+    for target in ("/dev/null", tmp_path / "pipe.mkv"):
+        with pytest.raises(ValueError, match="only one called .y4m or .yuv takes a video"):
+            codec.decode_video(tmp_path / "a.cmfr", target)
+    with pytest.raises(ValueError, match="pipe.mkv is a pipe or a device; a video is read from"):
+        codec.encode_video(tmp_path / "pipe.mkv", tmp_path / "c.cmfr")
 
 
 def test_untagged_video_to_pngs_by_the_users_word(codec, tmp_path, yuv_file):

@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from cmfr.codec.checkpoint import atomic_write
 from cmfr.training.data.clip_settings import ClipSettings
 from cmfr.training.data.prepare_clips import (
     CLIP_COLUMNS,
@@ -22,6 +21,7 @@ from cmfr.training.data.prepare_clips import (
     require_scene_detector,
 )
 from cmfr.utils.errors import UserError
+from cmfr.utils.files import atomic_write
 from cmfr.video.reader import VIDEO_SUFFIXES
 
 SOURCE_COLUMNS = "source bytes settings clips".split()
