@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapt
 from cmfr.utils.errors import UserError
 
 QUALITIES = 64  # quality indices 0 (smallest file) .. 63 (best), in one set of weights
+# Of a picture to decode, unless more are allowed: what a stream says of itself is easily forged.
+MAX_PIXELS = 8192 * 4320
 LATENT_STRIDE = 16  # frames are padded to a multiple of it, the coarsest latent's stride
 
 

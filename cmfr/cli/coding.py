@@ -75,8 +75,8 @@ def run_decode(args: argparse.Namespace) -> int:
     pixels = header.width * header.height
     with _Progress("decode", header.frame_count, pixels, args.quiet) as progress:
         report = codec.decode_video(
-            args.input, args.output, keep_going=args.keep_going, on_frame=progress, crf=args.crf,
-            matrix=args.matrix, range=args.range,
+            args.input, args.output, keep_going=args.keep_going, max_pixels=args.max_pixels,
+            on_frame=progress, crf=args.crf, matrix=args.matrix, range=args.range,
         )  # fmt: skip
     _summary(args, report)
     if report.damaged:

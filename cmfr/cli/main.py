@@ -76,6 +76,8 @@ def guarded(name: str, run: Callable[[], int | None], file: str | None = None) -
         if not expected or os.environ.get("CMFR_TRACEBACK", "0") != "0":
             traceback.print_exc()
         message = " ".join(str(error).split())
+        if isinstance(error, MemoryError) or "allocate memory" in message:
+            message = f"not enough memory ({message.rpartition('] ')[2] or 'for the pictures'})"
         if type(error).__module__ == "cmfr.codec.bitstream":
             message = f"{file}: {message}"
         if not expected:
@@ -89,4 +91,5 @@ def guarded(name: str, run: Callable[[], int | None], file: str | None = None) -
 
 def _expected(error: Exception) -> bool:
     """Whether it is something about the input or the machine, which the message tells."""
-    return isinstance(error, (UserError, OSError)) or "OutOfMemory" in type(error).__name__
+    memory = "OutOfMemory" in type(error).__name__ or "t allocate memory" in str(error)
+    return memory or isinstance(error, (UserError, OSError, MemoryError))

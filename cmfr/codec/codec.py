@@ -22,7 +22,7 @@ from cmfr.codec.bitstream import (
 from cmfr.codec.checkpoint import load_weights
 from cmfr.codec.header import StreamHeader
 from cmfr.codec.model_files import read_model
-from cmfr.config import LATENT_STRIDE, QUALITIES
+from cmfr.config import LATENT_STRIDE, MAX_PIXELS, QUALITIES
 from cmfr.models.base import FrameSize
 from cmfr.models.state import FrameOutput, ReferenceState
 from cmfr.models.video_model import VideoCodec
@@ -189,6 +189,7 @@ class Codec:
         target: str | Path,
         *,
         keep_going: bool = False,
+        max_pixels: int = MAX_PIXELS,
         on_frame: FrameCallback | None = None,
         matrix: str | None = None,
         range: str | None = None,
@@ -199,6 +200,7 @@ class Codec:
         Damage raises `DamagedFrame` and leaves no output. With `keep_going` the frames before it
         are kept, the last good frame (the first one, if there is none before) stands in for what
         is lost, and decoding resumes at the next intra frame; the report lists the damaged frames.
+        A stream that says that its pictures have more than `max_pixels` pixels is refused.
         `matrix` and `range` override what the stream says of its color; `target_options` as for
         `writer.open_writer`.
         """
@@ -206,6 +208,11 @@ class Codec:
         with Path(source).open("rb") as file:
             reader = BitstreamReader(file)
             info = resolve_color(reader.header.info(), matrix, range)
+            if (pixels := info.width * info.height) > max_pixels:
+                raise UserError(
+                    f"{source} says that its pictures have {info.width}x{info.height} pixels, more "
+                    f"than {max_pixels}; if that is so, give --max-pixels {pixels}"
+                )
             self._check_model(str(source), reader.header)
             report = CodingReport(info, bytes=Path(source).stat().st_size)
             began = time.perf_counter()
@@ -239,7 +246,7 @@ class Codec:
                     raise
                 past = None
                 resumed = reader.resume_after_damage()
-                end = resumed if resumed is not None else reader.header.frame_count
+                end = resumed if resumed is not None else reader.frame_count
                 lost = range(damage.number, damage.number + 1 if end is None else end)
                 report.damaged += lost
                 if last is None:

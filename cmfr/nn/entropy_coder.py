@@ -24,7 +24,7 @@ from torch import Tensor
 
 from cmfr.nn.densities import CdfTables, Density, FactorizedDensity, make_tables
 from cmfr.nn.layers import round_ste
-from cmfr.nn.payload import SMALL, SmallDecoder, SmallEncoder, padded
+from cmfr.nn.payload import SMALL, SmallDecoder, SmallEncoder, least_bits, padded
 from cmfr.utils.errors import UserError
 
 # densities.py goes first: it silences the warnings of CompressAI's import.
@@ -286,7 +286,7 @@ class BitReader(EntropyCoder):
             self._decoder.set_stream(payload[_CHECKSUM_BYTES:] + bytes(behind))
         self._stored = int.from_bytes(payload[:_CHECKSUM_BYTES], "little")
         self._checksum = 0
-        self._device = device
+        self._device, self._size = device, size
         self.seconds = 0.0
 
     def _decode(self, indexes: list[int], tables: CdfTables) -> Tensor:
@@ -321,6 +321,10 @@ class BitReader(EntropyCoder):
         shape: tuple[int, int, int, int],
     ) -> Tensor:
         tables = model.tables or model.make_tables()
+        # Before anything of that size is made: no payload is shorter than its likeliest symbols.
+        positions = shape[2] * shape[3]
+        if positions * sum(map(least_bits, tables.cdfs)) > 8 * self._size + 64:
+            raise BadPayload(f"a payload of {self._size} bytes cannot hold a frame of this size")
         indexes = _channel_index(shape, torch.empty(0, device=self._device)).tolist()
         return self._decode(indexes, tables).reshape(shape)
 

@@ -19,6 +19,7 @@ import av
 import av.error
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.Image import DecompressionBombError
 
 from cmfr.utils.errors import UserError
 from cmfr.video.info import (
@@ -187,7 +188,7 @@ def _read_png(file: Path) -> np.ndarray:
             if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
                 raise UserError(f"{file} is not an 8-bit picture (its mode is {image.mode})")
             return np.array(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (UnidentifiedImageError, DecompressionBombError, OSError, SyntaxError) as error:
         raise UserError(f"{file} is not a picture that can be read: {error}") from error
 
 

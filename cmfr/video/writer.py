@@ -268,6 +268,8 @@ def _container_maker(path: Path, info: VideoInfo, crf: int | None, codec: str) -
             f"{path} cannot hold 4:2:0 video of the odd size {info.width}x{info.height}: "
             "write .y4m, .yuv or a folder of PNGs"
         )
+    if max(info.frame_rate.numerator, info.frame_rate.denominator) >= 2**31:
+        raise UserError(f"{path} cannot hold {info.frame_rate} frames per second: write .y4m")
     options = dict(_LOSSLESS[codec])
     if crf is not None:
         options = {"crf": str(crf), "preset": "medium"}

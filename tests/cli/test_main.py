@@ -6,9 +6,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import lively
 
-from cmfr.cli.main import build_parser, main
+from cmfr.cli.main import build_parser, guarded, main
 from cmfr.codec.checkpoint import save_weights
 from cmfr.models.presets import PRESETS
 from cmfr.nn.densities import weights_of
@@ -49,6 +50,13 @@ def test_encode_info_decode(tmp_path, yuv_file, weights, capsys):
     assert main(["decode", str(stream), str(decoded), "--model", weights]) == 0
     assert decoded.read_bytes() == recon.read_bytes()
     assert len(decoded.read_bytes()) == 5 * 80 * 48 * 3 // 2
+
+
+@pytest.mark.parametrize("much", [lambda: bytearray(2**60), lambda: torch.empty(2**58)])
+def test_too_little_memory_is_one_sentence(capsys, much):
+    assert guarded("cmfr test", much) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("cmfr test: not enough memory (") and len(err.splitlines()) == 1
 
 
 def failing(capsys, *arguments):

@@ -1,5 +1,6 @@
 import os
 import threading
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from cmfr.codec.bitstream import BitstreamReader, BitstreamWriter, DamagedFrame
 from cmfr.codec.codec import Codec, load_codec
 from cmfr.config import ModelConfig
 from cmfr.models.presets import PRESETS
+from cmfr.nn.entropy_coder import BitReader
 from cmfr.video.info import ColorInfo, Frame, VideoInfo
 from cmfr.video.reader import open_video
 from cmfr.video.writer import open_writer
@@ -212,6 +214,44 @@ def test_a_hostile_payload_is_a_damaged_frame(codec, tmp_path, yuv_file, size):
     with pytest.raises(DamagedFrame, match="frame 0 is damaged"):
         codec.decode_video(tmp_path / "a.cmfr", tmp_path / "b.yuv")
     assert not (tmp_path / "b.yuv").exists()
+
+
+def forged(codec, tmp_path, yuv_file, **changes):
+    """A stream of six frames whose header says something else, with a right checksum."""
+    path = tmp_path / "forged.cmfr"
+    codec.encode_video(yuv_file, path)
+    with path.open("rb") as file:
+        header = BitstreamReader(file).header
+    data = path.read_bytes()
+    path.write_bytes(replace(header, **changes).to_bytes() + data[len(header.to_bytes()) :])
+    return path
+
+
+@pytest.mark.parametrize("size", [(65535, 65535), (12000, 12000)])
+def test_a_size_is_believed_as_far_as_payloads_go(codec, tmp_path, yuv_file, size, monkeypatch):
+    path = forged(codec, tmp_path, yuv_file, width=size[0], height=size[1])
+    with pytest.raises(ValueError, match=f"{size[0]}x{size[1]} pixels, .* give --max-pixels"):
+        codec.decode_video(path, tmp_path / "a.yuv")
+    monkeypatch.setattr(BitReader, "_decode", lambda *_: pytest.fail("decoding was tried"))
+    with pytest.raises(DamagedFrame, match="frame 0 .* cannot hold a frame of this size"):
+        codec.decode_video(path, tmp_path / "a.yuv", max_pixels=2**32)
+
+
+def test_a_frame_count_is_believed_as_far_as_the_file_goes(codec, tmp_path, yuv_file):
+    path = forged(codec, tmp_path, yuv_file, frame_count=2**32 - 2)
+    with pytest.raises(DamagedFrame, match=r"frame 6 is missing: .* \(6 of 4294967294 frames\)"):
+        codec.decode_video(path, tmp_path / "a.yuv")
+    report = codec.decode_video(path, tmp_path / "a_80x48.yuv", keep_going=True)
+    assert report.damaged == [6] and report.frames == 7
+
+
+@pytest.mark.parametrize("rate", [Fraction(2**32 - 1), Fraction(1, 2**32 - 1)])
+def test_frame_rates_that_a_container_cannot_hold(codec, tmp_path, yuv_file, rate):
+    path = forged(codec, tmp_path, yuv_file, frame_rate=rate)
+    for suffix in (".mkv", ".mp4"):
+        with pytest.raises(ValueError, match="cannot hold .* frames per second: write .y4m"):
+            codec.decode_video(path, tmp_path / f"a{suffix}")
+    assert codec.decode_video(path, tmp_path / "a.y4m").frames == 6
 
 
 def test_the_input_is_never_overwritten(codec, tmp_path, yuv_file):
