@@ -248,8 +248,8 @@ def run_bench(args: argparse.Namespace) -> None:
 def _model(name: str) -> Any:
     import torch
 
-    from cmfr.codec.checkpoint import load_weights, read_weights
-    from cmfr.codec.model_files import find_weights
+    from cmfr.codec.checkpoint import read_weights
+    from cmfr.codec.model_files import build_model, find_weights
     from cmfr.models.video_model import VideoCodec
 
     torch.manual_seed(0)
@@ -260,9 +260,7 @@ def _model(name: str) -> Any:
             raise
         print(f"{name}: no weights, timed with random ones", file=sys.stderr)
         return VideoCodec(PRESETS[name])
-    model = VideoCodec(cfg)
-    load_weights(model, weights, name)
-    return model
+    return build_model(cfg, weights, name)
 
 
 def _speed_table(rows: list[Any]) -> str:

@@ -22,12 +22,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from cmfr.config import AnyModelConfig, parse_model
+from cmfr.config import FAMILIES, AnyModelConfig, parse_model
 from cmfr.nn.densities import drop_tables, weights_of
 from cmfr.utils.errors import UserError
 from cmfr.utils.files import atomic_write
+from cmfr.utils.yaml_config import faults
 
 FORMAT = "cmfr-weights-1"
+# Of a training state: the learned weights and their mean, and what else a run goes on from.
+STATE_KEYS = frozenset({"progress", "model", "ema", "optimizer", "means"})
 WEIGHTS_ID = "weights_id"  # in the metadata: 16 hex digits
 
 
@@ -44,8 +47,9 @@ def _write(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
-    """Strictly: every weight is there, of the right shape, and no other. Raises ValueError."""
+def check_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
+    """Every weight is there, of the right shape, and no other; all are numbers, and not all are 0.
+    Raises ValueError. Of the model only shapes are read."""
     expected = weights_of(model)
     missing = sorted(expected.keys() - weights.keys())
     surplus = sorted(weights.keys() - expected.keys())
@@ -60,8 +64,17 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> No
                 f"{where}: {name} has shape {tuple(value.shape)}, "
                 f"the model needs {tuple(expected[name].shape)}"
             )
+        if value.is_complex() or not value.float().isfinite().all():
+            raise UserError(f"{where}: {name} has values that are no finite numbers")
+    if not any(value.any() for value in weights.values()):
+        raise UserError(f"{where}: all weights are zero")
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
+    """Into the model, strictly: what `check_weights` lets pass. Raises ValueError."""
+    check_weights(model, weights, where)
     with torch.no_grad():
-        for name, value in expected.items():
+        for name, value in weights_of(model).items():
             value.copy_(weights[name])
     drop_tables(model)
 
@@ -103,7 +116,10 @@ def read_weights(path: Path) -> tuple[AnyModelConfig, dict[str, Tensor], dict[st
         raise UserError(f"{path} is safetensors, but not a cmfr weights file (no {FORMAT} mark)")
     try:
         cfg = parse_model(json.loads(metadata["config"]))
-    except (KeyError, ValueError, ValidationError) as error:
+    except ValidationError as error:
+        told = faults(error, AnyModelConfig, FAMILIES)
+        raise UserError(f"{path}: its model configuration cannot be read: {told}") from error
+    except (KeyError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: its model configuration cannot be read: {error}") from error
     # Files from before the id was stored are known by the hash of what they hold, under the names
     # that they hold it by: whoever renames parameters must do so after this.
@@ -136,8 +152,13 @@ def save_training_state(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_training_state(path: Path, device: torch.device) -> dict[str, Any]:
-    """Raises ValueError when the file is damaged or holds more than tensors and plain values."""
+    """Raises ValueError when the file is damaged, holds more than tensors and plain values, or not
+    the keys `STATE_KEYS`."""
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises many kinds here
         raise UserError(f"{path} is no readable training state: {error}") from error
+    if not isinstance(state, dict) or not state.keys() >= STATE_KEYS:
+        missing = STATE_KEYS - state.keys() if isinstance(state, dict) else STATE_KEYS
+        raise UserError(f"{path} is no training state: it has no {', '.join(sorted(missing))}")
+    return state

@@ -19,9 +19,8 @@ from cmfr.codec.bitstream import (
     DamagedFrame,
     FramePacket,
 )
-from cmfr.codec.checkpoint import load_weights
 from cmfr.codec.header import StreamHeader
-from cmfr.codec.model_files import read_model
+from cmfr.codec.model_files import build_model, read_model
 from cmfr.config import LATENT_STRIDE, MAX_PIXELS, QUALITIES
 from cmfr.models.base import FrameSize
 from cmfr.models.state import FrameOutput, ReferenceState
@@ -333,9 +332,7 @@ def load_codec(
     (I-frame and P-frame). Raises FileNotFoundError or ValueError with one sentence.
     """
     cfg, tensors, weights_id, where = read_model(model, weights)
-    network = VideoCodec(cfg)
-    load_weights(network, tensors, where)
-    return Codec(network, weights_id, pick_device(device))
+    return Codec(build_model(cfg, tensors, where), weights_id, pick_device(device))
 
 
 def _producer(device: torch.device) -> str:

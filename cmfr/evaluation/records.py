@@ -253,6 +253,8 @@ def malformed(path: Path, what: str) -> Iterator[None]:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise UserError(f"{path} is {what}: {where}: {first['msg']}") from error
+    except RecursionError:
+        raise UserError(f"{path} is {what}: it is nested too deeply") from None
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
         raise UserError(f"{path} is {what}: {type(error).__name__} {error}") from error
 

@@ -126,7 +126,7 @@ def load_test_set(name_or_path: str | Path) -> TestSet:
         raise FileNotFoundError(f"no test set file {path}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is not a YAML file that can be read: {reason}") from error
     if not isinstance(content, dict):

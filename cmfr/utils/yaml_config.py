@@ -21,6 +21,10 @@ def read_tree(path: Path, overrides: list[str]) -> dict[str, Any]:
         tree = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not valid YAML: it is no text") from None
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path} holds no mapping of keys to values")
     for override in overrides:
@@ -29,7 +33,7 @@ def read_tree(path: Path, overrides: list[str]) -> dict[str, Any]:
             raise UserError(f"override {override!r} is not of the form key=value")
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, RecursionError):
             raise UserError(f"override {override!r}: the value is not valid YAML") from None
         _set(tree, key, value)
     return tree
