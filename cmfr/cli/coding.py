@@ -64,7 +64,7 @@ def run_encode(args: argparse.Namespace) -> None:
 
 
 def run_decode(args: argparse.Namespace) -> int:
-    """1 where frames were lost. Raises UserError or OSError with one sentence."""
+    """1 where the stream is damaged. Raises UserError or OSError with one sentence."""
     from cmfr.codec.bitstream import BitstreamReader
     from cmfr.codec.codec import load_codec
 
@@ -80,9 +80,22 @@ def run_decode(args: argparse.Namespace) -> int:
         )  # fmt: skip
     _summary(args, report)
     if report.damaged:
-        shown = ", ".join(map(str, report.damaged[:10])) + (", ..." if report.damaged[10:] else "")
+        shown = _ranges(report.damaged)
         print(f"cmfr: {len(report.damaged)} damaged or lost frames: {shown}", file=sys.stderr)
-    return 1 if report.damaged else 0
+    if report.fault:
+        print(f"cmfr: {args.input}: {report.fault}", file=sys.stderr)
+    return 1 if report.damaged or report.fault else 0
+
+
+def _ranges(numbers: list[int]) -> str:
+    """All of rising numbers: "1, 4-7, 9"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    return ", ".join("-".join(map(str, run)) for run in runs)
 
 
 def _open_stream(path: str) -> BinaryIO:

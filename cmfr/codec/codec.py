@@ -57,13 +57,15 @@ class CodedFrame:
 
 @dataclass
 class CodingReport:
-    """Totals of a run. bpp counts the whole file over the pixels of the frames."""
+    """Totals of a run. bpp counts the whole file over the pixels of the frames; damaged: numbers of
+    the frames that were lost; fault: what else of the stream is damaged (its index), or None."""
 
     info: VideoInfo
     frames: int = 0
     bytes: int = 0
     seconds: float = 0.0
     damaged: list[int] = field(default_factory=list)
+    fault: str | None = None
 
     @property
     def bpp(self) -> float:
@@ -198,7 +200,8 @@ class Codec:
 
         Damage raises `DamagedFrame` and leaves no output. With `keep_going` the frames before it
         are kept, the last good frame (the first one, if there is none before) stands in for what
-        is lost, and decoding resumes at the next intra frame; the report lists the damaged frames.
+        is lost, and decoding resumes at the next intra frame; the report lists the damaged frames
+        and says what else is damaged.
         A stream that says that its pictures have more than `max_pixels` pixels is refused.
         `matrix` and `range` override what the stream says of its color; `target_options` as for
         `writer.open_writer`.
@@ -229,6 +232,8 @@ class Codec:
     ) -> Iterator[CodedFrame]:
         """Frames of an open stream in order; see `decode_video`."""
         height, width = (-(-n // LATENT_STRIDE) * LATENT_STRIDE for n in (info.height, info.width))
+        if reader.index is None:
+            report.fault = "the index or the trailer behind the frames is damaged or missing"
         past: ReferenceState | None = None
         last: CodedFrame | None = None
         waiting: list[int] = []  # lost frames before the first good one
@@ -256,9 +261,10 @@ class Codec:
                 if resumed is None:
                     return
                 continue
-            except BitstreamError:
+            except BitstreamError as damage:
                 # Every frame was read; what is damaged or missing is the index behind them.
                 if keep_going and last is not None:
+                    report.fault = str(damage)
                     return
                 raise
             assert last.output is not None

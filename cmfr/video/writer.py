@@ -292,7 +292,8 @@ class _ContainerSink(_Sink):
         self.pix_fmt = rgb_format if rgb else f"yuv{info.chroma}p{deep}"
         encoder = "libx264rgb" if rgb and codec == "libx264" else codec
         format = CONTAINERS[temporary.suffix.lower()]
-        self.container = av.open(str(temporary), "w", format=format)
+        # "file:", or FFmpeg takes what is before a colon for a protocol.
+        self.container = av.open(f"file:{temporary}", "w", format=format)
         try:
             self.stream: Any = self.container.add_stream(
                 encoder, rate=info.frame_rate, options=options
