@@ -36,6 +36,7 @@ from cmfr.video.info import (
     resolve_color,
     snap_ntsc,
 )
+from cmfr.video.y4m import check_whole_y4m
 
 VIDEO_SUFFIXES = frozenset(
     ".mp4 .m4v .mkv .mov .webm .avi .y4m .yuv .mpg .mpeg .ts .mts .m2ts .wmv .flv .ogv .3gp".split()
@@ -250,7 +251,8 @@ def _raw_frame(data: bytes, info: VideoInfo, path: Path) -> Frame:
 def _av_source(path: Path, rate: Fraction | None) -> _Source:
     """Probe the file; frames_from opens it anew, so that a reader can be iterated again."""
     try:
-        with av.open(_url(path)) as container:
+        # "file:", or FFmpeg takes what is before a colon for a protocol.
+        with av.open(f"file:{path}") as container:
             if container.format.name == "tty":  # FFmpeg takes any text for a terminal's picture
                 raise UserError(f"{path} is not a video that can be opened: it is a text")
             if not container.streams.video:
@@ -265,39 +267,19 @@ def _av_source(path: Path, rate: Fraction | None) -> _Source:
     def frames_from(start: int) -> Frames:
         count = 0
         try:
-            with av.open(_url(path)) as container:
+            with av.open(f"file:{path}") as container:
                 stream = container.streams.video[0]
                 stream.thread_type = "AUTO"
                 for picture in islice(container.decode(stream), start, None):
                     yield _av_frame(picture, info, path)
                     count += 1
             if y4m and pixels:  # FFmpeg says nothing
-                _check_whole_y4m(path, pixels)
+                check_whole_y4m(path, pixels)
         except av.error.FFmpegError as error:
             where = f"after {start + count} frames"
             raise UserError(f"{path} is damaged {where}: {error.strerror}") from error
 
     return _Source(info, frames_from)
-
-
-def _url(path: Path) -> str:
-    """FFmpeg takes what is before a colon for a protocol."""
-    return f"file:{path}"
-
-
-def _check_whole_y4m(path: Path, pixels: av.VideoFormat) -> None:
-    """Raise UserError for a .y4m file that does not end with a whole frame."""
-    sizes = (c.width * c.height * -(-c.bits // 8) for c in pixels.components)
-    frame_bytes, size, count = sum(sizes), path.stat().st_size, 0
-    with path.open("rb") as file:
-        file.readline()
-        while file.tell() < size:
-            head = file.readline(1024)
-            if not head.startswith(b"FRAME") or not head.endswith(b"\n"):
-                raise UserError(f"{path} is damaged after {count} frames: no frame begins there")
-            if file.seek(frame_bytes, 1) > size:
-                raise UserError(f"{path} is damaged after {count} frames: it was cut off")
-            count += 1
 
 
 def _stream_info(

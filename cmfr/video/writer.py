@@ -32,6 +32,7 @@ from cmfr.video.info import (
     matrix_code,
     require_known_color,
 )
+from cmfr.video.y4m import FRAME_HEAD, y4m_header
 
 CONTAINERS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}
 _LOSSLESS = {
@@ -218,18 +219,7 @@ def _raw_maker(path: Path, info: VideoInfo, extension: str) -> _Maker:
         raise UserError(f"{path} cannot hold RGB: write an .mkv or a folder of PNGs")
     if extension == ".yuv":
         return lambda temporary: _RawSink(temporary)
-    return lambda temporary: _RawSink(temporary, y4m_header(info), b"FRAME\n")
-
-
-def y4m_header(info: VideoInfo) -> bytes:
-    """The stream header line of a .y4m file; it has no place for the color matrix."""
-    sampling = "420jpeg" if (info.chroma, info.bit_depth) == ("420", 8) else info.chroma
-    depth = "p10" if info.bit_depth == 10 else ""
-    rate = f"{info.frame_rate.numerator}:{info.frame_rate.denominator}"
-    line = f"YUV4MPEG2 W{info.width} H{info.height} F{rate} Ip C{sampling}{depth}"
-    if info.color.range != UNSPECIFIED:
-        line += f" XCOLORRANGE={info.color.range.upper()}"
-    return f"{line}\n".encode()
+    return lambda temporary: _RawSink(temporary, y4m_header(info), FRAME_HEAD)
 
 
 class _RawSink(_Sink):
