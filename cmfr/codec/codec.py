@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from cmfr.codec.bitstream import (
     BitstreamError,
@@ -21,16 +19,17 @@ from cmfr.codec.bitstream import (
 )
 from cmfr.codec.header import StreamHeader
 from cmfr.codec.model_files import build_model, read_model
+from cmfr.codec.picture import Picture
 from cmfr.config import LATENT_STRIDE, MAX_PIXELS, QUALITIES
 from cmfr.models.base import FrameSize
 from cmfr.models.state import FrameOutput, ReferenceState
 from cmfr.models.video_model import VideoCodec
 from cmfr.nn.entropy_coder import BadPayload, make_tables
 from cmfr.nn.layers import pad_to_multiple
-from cmfr.utils.device import exact_arithmetic, full_precision, pick_device
+from cmfr.utils.device import arithmetic, exact_arithmetic, full_precision, pick_device
 from cmfr.utils.errors import UserError
 from cmfr.utils.files import check_distinct, is_stream, output_file
-from cmfr.video.color import planes_to_tensor, tensor_to_planes
+from cmfr.video.color import planes_to_tensor
 from cmfr.video.info import Frame, VideoInfo, resolve_color
 from cmfr.video.reader import VIDEO_SUFFIXES, open_video
 from cmfr.video.writer import open_writer
@@ -149,7 +148,7 @@ class Codec:
             model=self.name,
             weights=self.weights_id,
             quality_offsets=self.model.cfg.hierarchy.quality_offsets,
-            producer=_producer(self.device),
+            producer=arithmetic(self.device),
         )
 
     def encode_frames(
@@ -169,18 +168,15 @@ class Codec:
             intra = past is None
             with exact_arithmetic():
                 x = planes_to_tensor(frame, info, self.model.cfg.color, self.device)
+                picture = Picture(info, self.model.cfg.color)
                 payload, frame_quality, output = self.model.encode_frame(
-                    pad_to_multiple(x, LATENT_STRIDE), header.quality, past, header.refresh_period
-                )
-                picture = self._picture(output.x_hat, info)
+                    pad_to_multiple(x, LATENT_STRIDE), header.quality, past, header.refresh_period,
+                    picture,
+                )  # fmt: skip
             size = writer.write_frame(intra, frame_quality, payload)
             past = output.state
-            yield CodedFrame(number, intra, frame_quality, 8 * size, picture, output, frame)
-
-    def _picture(self, x_hat: Tensor, info: VideoInfo) -> Frame:
-        """Padded network output -> picture of the video's size and format."""
-        cropped = x_hat[..., : info.height, : info.width]
-        return tensor_to_planes(cropped, info, self.model.cfg.color)
+            shown = picture.of(output.x_hat)
+            yield CodedFrame(number, intra, frame_quality, 8 * size, shown, output, frame)
 
     # -- decoding ------------------------------------------------------------------------------
 
@@ -242,9 +238,7 @@ class Codec:
                 packet = next(reader, None)
                 if packet is None:
                     return
-                last = self._decode_packet(
-                    packet, FrameSize(height, width), past, info, reader.header
-                )
+                last = self._decode_packet(packet, FrameSize(height, width), past, info, reader)
             except DamagedFrame as damage:
                 if not keep_going:
                     raise
@@ -280,21 +274,28 @@ class Codec:
         size: FrameSize,
         past: ReferenceState | None,
         info: VideoInfo,
-        header: StreamHeader,
+        reader: BitstreamReader,
     ) -> CodedFrame:
         if past is None and not packet.intra:
             raise DamagedFrame(packet.number, "it refers to a frame that is lost")
         reference = size if packet.intra or past is None else past
+        header = reader.header
+        # What was encoded does not depend on what is said of its color now.
+        picture = Picture(header.info(), self.model.cfg.color)
         try:
             with exact_arithmetic():
                 output = self.model.decode_frame(
-                    packet.payload, packet.quality, reference, header.refresh_period
-                )
-                picture = self._picture(output.x_hat, info)
+                    packet.payload, packet.quality, reference, header.refresh_period,
+                    picture if reader.version > 2 else None,
+                )  # fmt: skip
+                if info.color != picture.info.color:
+                    picture = Picture(info, self.model.cfg.color)
+                shown = picture.of(output.x_hat)
         except BadPayload as error:
-            raise DamagedFrame(packet.number, f"{error} (made by: {header.producer})") from error
+            by = f"made by: {header.producer}; this is: {arithmetic(self.device)}"
+            raise DamagedFrame(packet.number, f"{error} ({by})") from error
         return CodedFrame(
-            packet.number, packet.intra, packet.quality, 8 * packet.size, picture, output
+            packet.number, packet.intra, packet.quality, 8 * packet.size, shown, output
         )
 
     def _check_model(self, source: str, header: StreamHeader) -> None:
@@ -339,8 +340,3 @@ def load_codec(
     """
     cfg, tensors, weights_id, where = read_model(model, weights)
     return Codec(build_model(cfg, tensors, where), weights_id, pick_device(device))
-
-
-def _producer(device: torch.device) -> str:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return f"torch {torch.__version__}, {name}"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cmfr.config import QUALITIES, DCVCConfig, ModelConfig
-from cmfr.models.base import FrameCodec, FrameSize, InterCodec
+from cmfr.models.base import FrameCodec, FrameSize, InterCodec, Shown
 from cmfr.models.cmfr.inter import CMFR
 from cmfr.models.cmfr.intra import IntraCodec
 from cmfr.models.dcvc.inter import DCVC
@@ -71,28 +71,29 @@ class VideoCodec(nn.Module):
 
     def encode_frame(
         self, x: Tensor, quality: int, past: ReferenceState | None,
-        refresh_period: int | None = None,
+        refresh_period: int | None = None, shown: Shown | None = None,
     ) -> tuple[bytes, int, FrameOutput]:  # fmt: skip
         """x [1, 3, H, W], stream quality -> payload, the frame's own quality, output.
 
-        `past` None makes an I-frame; refresh_period as of `refreshed`.
+        `past` None makes an I-frame; refresh_period as of `refreshed`, shown as of
+        `FrameCodec.encode`.
         """
         base = torch.tensor([quality], device=x.device)
         if past is None:
-            payload, output = self.intra.encode(x, base, FrameSize(x.shape[2], x.shape[3]))
+            payload, output = self.intra.encode(x, base, FrameSize(x.shape[2], x.shape[3]), shown)
             return payload, quality, output
         frame_quality = self.frame_quality(base, past.position + 1)
         past = self.refreshed(past, refresh_period)
-        payload, output = self.inter.encode(x, frame_quality, past)
+        payload, output = self.inter.encode(x, frame_quality, past, shown)
         return payload, int(frame_quality), output
 
     def decode_frame(
         self, payload: bytes, quality: int, past: ReferenceState | FrameSize,
-        refresh_period: int | None = None,
+        refresh_period: int | None = None, shown: Shown | None = None,
     ) -> FrameOutput:  # fmt: skip
         """Payload and the frame's own quality -> output. A `FrameSize` as past: an I-frame."""
         device = next(self.parameters()).device
         index = torch.tensor([quality], device=device)
         if isinstance(past, FrameSize):
-            return self.intra.decode(payload, index, past)
-        return self.inter.decode(payload, index, self.refreshed(past, refresh_period))
+            return self.intra.decode(payload, index, past, shown)
+        return self.inter.decode(payload, index, self.refreshed(past, refresh_period), shown)

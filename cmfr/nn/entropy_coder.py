@@ -33,10 +33,7 @@ from compressai.ans import BufferedRansEncoder, RansDecoder  # isort: skip
 _CHECKSUM_BYTES = 2
 # The rANS coder never returns from larger ones, nor from what NaN is as an integer.
 _LARGEST_SYMBOL = 2**26
-_MISMATCH = (
-    "the decoded symbols are not the encoder's: the stream was probably made on another device or "
-    "with another build of PyTorch"
-)
+_MISMATCH = "what was decoded is not what was encoded: the arithmetic is not the encoder's"
 
 
 class BadPayload(UserError):
@@ -226,9 +223,10 @@ class BitWriter(EntropyCoder):
         self._chunks.append((symbols.int().flatten(), _channel_index(shape, symbols), tables))
         return symbols
 
-    def finish(self) -> bytes:
-        """The frame's payload: a 2-byte checksum of all symbols, then one rANS stream; or the
-        form that small frames have (payload.py)."""
+    def finish(self, picture: bytes = b"") -> bytes:
+        """The frame's payload: a 2-byte checksum of all symbols and then of `picture`, which stands
+        for what the decoder will show; then one rANS stream; or the form that small frames have
+        (payload.py)."""
         encoder, checksum, written = BufferedRansEncoder(), 0, 0
         chunks = [(s.cpu().numpy(), i.cpu().numpy(), tables) for s, i, tables in self._chunks]
         began = time.perf_counter()
@@ -246,6 +244,7 @@ class BitWriter(EntropyCoder):
                 )
         # CompressAI 1.2.8 corrupts the heap on a flush of fewer than two symbols.
         stream = encoder.flush() if written >= 2 else b""
+        checksum = zlib.crc32(picture, checksum)
         payload = (checksum & 0xFFFF).to_bytes(_CHECKSUM_BYTES, "little") + stream
         if len(payload) < SMALL + 16:  # the form of small frames saves less than that
             small = SmallEncoder()
@@ -328,11 +327,12 @@ class BitReader(EntropyCoder):
         indexes = _channel_index(shape, torch.empty(0, device=self._device)).tolist()
         return self._decode(indexes, tables).reshape(shape)
 
-    def finish(self) -> None:
-        """Compare the checksum. Raises DecodeMismatch when the symbols are not the encoder's."""
+    def finish(self, picture: bytes = b"") -> None:
+        """Compare the checksum. Raises DecodeMismatch when symbols or `picture`, as of
+        `BitWriter.finish`, are not the encoder's."""
         small = isinstance(self._decoder, SmallDecoder)
         expected = self._decoder.checksum if small else self._stored
-        if self._checksum & 0xFFFF != expected:
+        if zlib.crc32(picture, self._checksum) & 0xFFFF != expected:
             raise DecodeMismatch(_MISMATCH)
 
 

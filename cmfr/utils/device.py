@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,15 @@ def pick_device(wanted: str) -> torch.device:
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(wanted)
+
+
+def arithmetic(device: torch.device) -> str:
+    """What the last bits of a result depend on, in short: PyTorch, processor, threads."""
+    if device.type == "cuda":
+        return f"torch {torch.__version__}, {torch.cuda.get_device_name(device)}"
+    threads, kind = torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()
+    count = f"{threads} thread{'s' if threads > 1 else ''}"
+    return f"torch {torch.__version__}, {platform.machine()} {kind}, {count}"
 
 
 @contextlib.contextmanager
