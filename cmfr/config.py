@@ -6,14 +6,23 @@ is needed to build the model again.
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cmfr.utils.errors import UserError
 
 QUALITIES = 64  # quality indices 0 (smallest file) .. 63 (best), in one set of weights
+# Of a picture to decode, unless more are allowed: what a stream says of itself is easily forged.
+MAX_PIXELS = 8192 * 4320
 LATENT_STRIDE = 16  # frames are padded to a multiple of it, the coarsest latent's stride
+
+
+# A configuration may come from a weights file of anyone: no number in it makes a model that cannot
+# be built in a moment.
+Width = Annotated[int, Field(ge=1, le=4096)]
+Depth = Annotated[int, Field(ge=0, le=64)]
+Stride = Annotated[int, Field(ge=1, le=LATENT_STRIDE)]
 
 
 class Strict(BaseModel):
@@ -48,9 +57,9 @@ class EstimationLevel(Strict):
     components. The defaults are SpyNet's.
     """
 
-    stride: int
-    kernel: int = 7
-    widths: tuple[int, ...] = (32, 64, 32, 16)
+    stride: Stride
+    kernel: int = Field(7, ge=1, le=15)
+    widths: tuple[Width, ...] = Field((32, 64, 32, 16), max_length=16)
 
 
 class MatchingLevel(Strict):
@@ -61,9 +70,13 @@ class MatchingLevel(Strict):
     widths: of its 3x3 convolutions; one more gives the two flow components.
     """
 
-    stride: int
+    stride: Stride
     radius: int = Field(2, ge=0, le=8)
-    widths: tuple[int, ...] = (48, 48, 48)
+    widths: tuple[Width, ...] = Field((48, 48, 48), max_length=16)
+
+
+_Offset = Annotated[int, Field(gt=-QUALITIES, lt=QUALITIES)]
+_Adaptor = Annotated[int, Field(ge=0, lt=16)]
 
 
 class HierarchyConfig(Strict):
@@ -76,13 +89,15 @@ class HierarchyConfig(Strict):
     """
 
     weights: tuple[float, ...] = (0.5, 1.2, 0.5, 0.9)
-    quality_offsets: tuple[int, ...] = (-7, 2, -7, -1)
-    adaptors: tuple[int, ...] = (0, 1, 0, 2)
+    quality_offsets: tuple[_Offset, ...] = (-7, 2, -7, -1)
+    adaptors: tuple[_Adaptor, ...] = (0, 1, 0, 2)
 
     @model_validator(mode="after")
     def _same_length(self) -> HierarchyConfig:
         if not len(self.weights) == len(self.quality_offsets) == len(self.adaptors) > 0:
             raise UserError("hierarchy: weights, quality_offsets and adaptors differ in length")
+        if len(self.weights) > 255:  # what a stream's header has place for
+            raise UserError(f"hierarchy: a period of {len(self.weights)} frames is above 255")
         return self
 
     @property
@@ -101,12 +116,12 @@ class LatentConfig(Strict):
     quantization step is worth in bits; 0 = rounding.
     """
 
-    latent: int = Field(ge=4)
+    latent: int = Field(ge=4, le=4096)
     latent_stride: Literal[8, 16] = 16
-    hyper: int = Field(ge=0)
-    prior: int = Field(ge=8)
+    hyper: int = Field(ge=0, le=4096)
+    prior: int = Field(ge=8, le=4096)
     spatial_steps: Literal[1, 2, 4] = 4
-    rdoq: float = Field(0.0, ge=0)
+    rdoq: float = Field(0.0, ge=0, le=1e6)
 
     @model_validator(mode="after")
     def _divisible(self) -> LatentConfig:
@@ -120,8 +135,8 @@ class LatentConfig(Strict):
 class IntraConfig(LatentConfig):
     """I-frame codec: widths at 1/2, 1/4, 1/8 resolution and blocks per level."""
 
-    channels: tuple[int, int, int]
-    blocks: tuple[int, int, int]
+    channels: tuple[Width, Width, Width]
+    blocks: tuple[Depth, Depth, Depth]
 
 
 class RefinerConfig(Strict):
@@ -129,23 +144,23 @@ class RefinerConfig(Strict):
     blended; with 1 it corrects the decoded flow. width, blocks: of its network, at half the
     flow's resolution."""
 
-    width: int = Field(ge=8)
-    blocks: int = Field(3, ge=1)
-    hypotheses: int = Field(4, ge=1)
+    width: int = Field(ge=8, le=4096)
+    blocks: int = Field(3, ge=1, le=64)
+    hypotheses: int = Field(4, ge=1, le=64)
 
 
 class MotionConfig(LatentConfig):
     """Motion estimation, motion codec (of width `channels`) and Motion Refiner."""
 
-    estimation: tuple[MatchingLevel, ...]
-    channels: int
+    estimation: tuple[MatchingLevel, ...] = Field(max_length=16)
+    channels: Width
     refiner: RefinerConfig
 
 
 class ResidualConfig(LatentConfig):
     """Conditional residual codec."""
 
-    generator_blocks: int = 2
+    generator_blocks: Depth = 2
 
 
 class CodecConfig(Strict):
@@ -155,11 +170,11 @@ class CodecConfig(Strict):
     feature refreshes; 0 = never.
     """
 
-    name: str
+    name: str = Field(min_length=1, max_length=63)
     family: str
     color: Literal["ycbcr", "rgb"] = "ycbcr"
     hierarchy: HierarchyConfig = HierarchyConfig()
-    refresh_period: int = Field(32, ge=0)
+    refresh_period: int = Field(32, ge=0, le=65535)
 
     @property
     def frame_multiple(self) -> int:
@@ -189,13 +204,13 @@ class ModelConfig(CodecConfig):
     reference: Literal["reconstructed_feature", "frame"] = "reconstructed_feature"
 
     feature_stride: Literal[1, 2, 4]
-    context_channels: tuple[int, int, int]
+    context_channels: tuple[Width, Width, Width]
     block: Literal["residual", "depthwise"] = "residual"
     bottleneck: float = Field(1.0, gt=0, le=1)
     intra: IntraConfig
     motion: MotionConfig
     inter: ResidualConfig
-    skip_scale: float = Field(0.15, ge=0)  # latents of a smaller predicted scale are not coded
+    skip_scale: float = Field(0.15, ge=0, le=64)  # latents of a smaller scale are not coded
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:
@@ -239,16 +254,16 @@ class DCVCConfig(CodecConfig):
     family: Literal["dcvc"]
     generation: Literal["dc", "fm"]
     quality_gains: Literal["ends", "anchors"] = "ends"
-    estimation: tuple[EstimationLevel, ...]
-    context_channels: tuple[int, int, int] = (48, 64, 96)
-    motion_channels: int = 64
-    latent: int = 128
-    hyper: int
-    decoder_channels: int = 32
-    unet: tuple[int, int, int] = (32, 64, 128)
-    intra_channels: tuple[int, int, int] = (128, 192, 256)
-    intra_hyper: int
-    intra_refine: int = 16
+    estimation: tuple[EstimationLevel, ...] = Field(max_length=16)
+    context_channels: tuple[Width, Width, Width] = (48, 64, 96)
+    motion_channels: Width = 64
+    latent: Width = 128
+    hyper: Width
+    decoder_channels: Width = 32
+    unet: tuple[Width, Width, Width] = (32, 64, 128)
+    intra_channels: tuple[Width, Width, Width] = (128, 192, 256)
+    intra_hyper: Width
+    intra_refine: Width = 16
 
     @model_validator(mode="after")
     def _consistent(self) -> DCVCConfig:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from cmfr.cli.parser import add_decode, add_encode, add_info
 from cmfr.utils.errors import UserError
+from cmfr.utils.files import check_distinct
 
 if TYPE_CHECKING:
     from cmfr.cli.parser import Commands
@@ -35,10 +36,13 @@ def run_encode(args: argparse.Namespace) -> None:
     with open_video(args.input, start=args.start, frames=args.frames, **options) as reader:
         info = reader.info
     # Before seconds are spent on loading.
+    read = (args.input, args.model, *(args.weights or ()))
+    check_distinct(args.output, *read)
     check_request(args.input, args.output, args.quality, args.intra_period, args.refresh_period)
-    for path in (args.input, args.output):
-        if args.reconstruction and Path(path).resolve() == Path(args.reconstruction).resolve():
-            raise UserError(f"--reconstruction {path} would overwrite the input or the output")
+    if args.reconstruction:
+        check_distinct(args.reconstruction, *read)
+        if Path(args.output).resolve() == Path(args.reconstruction).resolve():
+            raise UserError(f"--reconstruction {args.output} would overwrite the output")
     codec = load_codec(args.model, args.device, args.weights)
     common = {
         "quality": args.quality, "intra_period": args.intra_period,
@@ -60,24 +64,38 @@ def run_encode(args: argparse.Namespace) -> None:
 
 
 def run_decode(args: argparse.Namespace) -> int:
-    """1 where frames were lost. Raises UserError or OSError with one sentence."""
+    """1 where the stream is damaged. Raises UserError or OSError with one sentence."""
     from cmfr.codec.bitstream import BitstreamReader
     from cmfr.codec.codec import load_codec
 
     with _open_stream(args.input) as file:
         header = BitstreamReader(file).header
+    check_distinct(args.output, args.input, args.model or header.model, *(args.weights or ()))
     codec = load_codec(args.model or header.model, args.device, args.weights)
     pixels = header.width * header.height
     with _Progress("decode", header.frame_count, pixels, args.quiet) as progress:
         report = codec.decode_video(
-            args.input, args.output, keep_going=args.keep_going, on_frame=progress, crf=args.crf,
-            matrix=args.matrix, range=args.range,
+            args.input, args.output, keep_going=args.keep_going, max_pixels=args.max_pixels,
+            on_frame=progress, crf=args.crf, matrix=args.matrix, range=args.range,
         )  # fmt: skip
     _summary(args, report)
     if report.damaged:
-        shown = ", ".join(map(str, report.damaged[:10])) + (", ..." if report.damaged[10:] else "")
+        shown = _ranges(report.damaged)
         print(f"cmfr: {len(report.damaged)} damaged or lost frames: {shown}", file=sys.stderr)
-    return 1 if report.damaged else 0
+    if report.fault:
+        print(f"cmfr: {args.input}: {report.fault}", file=sys.stderr)
+    return 1 if report.damaged or report.fault else 0
+
+
+def _ranges(numbers: list[int]) -> str:
+    """All of rising numbers: "1, 4-7, 9"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    return ", ".join("-".join(map(str, run)) for run in runs)
 
 
 def _open_stream(path: str) -> BinaryIO:

@@ -18,6 +18,7 @@ from cmfr.cli.options import (
 )
 from cmfr.cli.parser import add_intra_period, frame_size
 from cmfr.utils.errors import UserError
+from cmfr.utils.files import check_distinct
 
 if TYPE_CHECKING:
     from cmfr.cli.parser import Commands
@@ -123,6 +124,8 @@ def run_bdrate(args: argparse.Namespace) -> int:
     from cmfr.report.text import as_csv, as_text, bd_tables
     from cmfr.video.info import parse_frame_rate
 
+    if args.csv:
+        check_distinct(args.csv, *args.files)
     for metric in args.metric or ["psnr_rgb"]:
         if args.ms_ssim_db and not metric.startswith("ms_ssim"):
             raise UserError(f"--ms-ssim-db is not for {metric}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 from cmfr import __version__
 from cmfr.cli import coding, convert, data, diagnose, evaluation, measure, report, train
 from cmfr.utils.errors import UserError
+from cmfr.utils.signals import Terminated, ended_by_signals
 
 # Torch and the codecs are imported inside the commands: `cmfr --help` and argument errors are
 # instant that way.
@@ -58,7 +60,11 @@ def guarded(name: str, run: Callable[[], int | None], file: str | None = None) -
     name: of the command; file: its input, for errors that know places in it but not its name.
     """
     try:
-        return run() or 0
+        with ended_by_signals():
+            return run() or 0
+    except Terminated as ended:
+        print(f"{name}: ended by {ended}", file=sys.stderr)
+        return 128 + signal.Signals[str(ended)]
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return 130
@@ -70,6 +76,8 @@ def guarded(name: str, run: Callable[[], int | None], file: str | None = None) -
         if not expected or os.environ.get("CMFR_TRACEBACK", "0") != "0":
             traceback.print_exc()
         message = " ".join(str(error).split())
+        if isinstance(error, MemoryError) or "allocate memory" in message:
+            message = f"not enough memory ({message.rpartition('] ')[2] or 'for the pictures'})"
         if type(error).__module__ == "cmfr.codec.bitstream":
             message = f"{file}: {message}"
         if not expected:
@@ -83,4 +91,5 @@ def guarded(name: str, run: Callable[[], int | None], file: str | None = None) -
 
 def _expected(error: Exception) -> bool:
     """Whether it is something about the input or the machine, which the message tells."""
-    return isinstance(error, (UserError, OSError)) or "OutOfMemory" in type(error).__name__
+    memory = "OutOfMemory" in type(error).__name__ or "t allocate memory" in str(error)
+    return memory or isinstance(error, (UserError, OSError, MemoryError))

@@ -30,6 +30,7 @@ from cmfr.cli.parser import (
 from cmfr.config import QUALITIES
 from cmfr.models.presets import PRESETS
 from cmfr.utils.errors import UserError
+from cmfr.utils.files import check_distinct
 
 if TYPE_CHECKING:
     from cmfr.cli.parser import Commands
@@ -188,6 +189,7 @@ def run_inspect(args: argparse.Namespace) -> None:
     from cmfr.codec.codec import load_codec
     from cmfr.video.reader import open_video
 
+    check_distinct(args.output, args.input)
     codec = load_codec(args.model, args.device, args.weights)
     rows = inspect_video(
         codec, args.input, args.frame, args.output, quality=args.quality,
@@ -247,8 +249,8 @@ def run_bench(args: argparse.Namespace) -> None:
 def _model(name: str) -> Any:
     import torch
 
-    from cmfr.codec.checkpoint import load_weights, read_weights
-    from cmfr.codec.model_files import find_weights
+    from cmfr.codec.checkpoint import read_weights
+    from cmfr.codec.model_files import build_model, find_weights
     from cmfr.models.video_model import VideoCodec
 
     torch.manual_seed(0)
@@ -259,9 +261,7 @@ def _model(name: str) -> Any:
             raise
         print(f"{name}: no weights, timed with random ones", file=sys.stderr)
         return VideoCodec(PRESETS[name])
-    model = VideoCodec(cfg)
-    load_weights(model, weights, name)
-    return model
+    return build_model(cfg, weights, name)
 
 
 def _speed_table(rows: list[Any]) -> str:

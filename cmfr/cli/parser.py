@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from cmfr.config import QUALITIES
+from cmfr.config import MAX_PIXELS, QUALITIES
 from cmfr.evaluation.conditions import MATRICES, RANGES
 
 if TYPE_CHECKING:
@@ -53,6 +53,10 @@ def add_decode(commands: Commands, run: Run) -> None:
     decode.add_argument(
         "--keep-going", action="store_true",
         help="damaged file: repeat the last good frame until the next intra frame",
+    )  # fmt: skip
+    decode.add_argument(
+        "--max-pixels", type=int, default=MAX_PIXELS,
+        help="refuse a stream that says that its pictures have more (default 8192x4320)",
     )  # fmt: skip
     add_device(decode)
     add_quiet(decode)

@@ -27,6 +27,7 @@ _INDEX_NUMBER = _U32  # stands for the frame number in the index packet's checks
 _ENTRY = struct.Struct("<IQ")
 _TRAILER = struct.Struct("<Q4s")
 _MAX_HEAD = 2 + 5 + CRC.size  # bytes in front of a payload, at most
+_MIN_PACKET = 1 + CRC.size + 1  # one without a payload has two bytes more
 
 
 class BitstreamError(UserError):
@@ -89,13 +90,14 @@ class BitstreamWriter:
         self._count += 1
         return len(packet)
 
-    def close(self) -> None:
-        """Write index and trailer and fill in the frame count. Leaves the file open, at its end.
+    def close(self) -> int:
+        """Write index and trailer and fill in the frame count; the size of the stream in bytes.
+        Leaves the file open, at its end.
 
         Without it the file counts as cut off.
         """
         if self._closed:
-            return
+            return self._at
         self._closed = True
         at = self._at
         entries = b"".join(_ENTRY.pack(*entry) for entry in self._intra)
@@ -106,6 +108,7 @@ class BitstreamWriter:
             self._file.write(replace(self._header, frame_count=self._count).to_bytes())
             self._file.seek(self._base + self._at)
         self._file.flush()
+        return self._at
 
     def _write(self, data: bytes) -> None:
         self._file.write(data)
@@ -115,11 +118,12 @@ class BitstreamWriter:
 class BitstreamReader:
     """Reads the stream that starts at the current position of `file` and ends with the file.
 
-    `header` is the header, `version` that of the format; `index` holds (frame number, offset) of
-    every intra frame, or is None where index or trailer are missing or damaged. Iteration gives the
-    frames in order and raises `DamagedFrame` at damage (again and again, until `seek_intra` or
-    `resume_after_damage`) and `BitstreamError` for anything else. Its end means that index and
-    trailer were intact as well. Raises ValueError for a file that cannot seek.
+    `header` is the header, `version` that of the format; `frame_count` is the header's, or None
+    where that is not known or more than the file has place for; `index` holds (frame number,
+    offset) of every intra frame, or is None where index or trailer are missing or damaged.
+    Iteration gives the frames in order and raises `DamagedFrame` at damage (again and again, until
+    `seek_intra` or `resume_after_damage`) and `BitstreamError` for anything else. Its end means
+    that index and trailer were intact as well. Raises ValueError for a file that cannot seek.
     """
 
     _number: int  # of the frame to read next, `_at` its offset
@@ -135,6 +139,8 @@ class BitstreamReader:
         self._file, self._base = file, file.tell()
         self._size = file.seek(0, 2) - self._base
         self.header, self.version, self._first = self._read_header()
+        count, room = self.header.frame_count, (self._size - self._first) // _MIN_PACKET
+        self.frame_count = count if count is not None and count <= room else None
         self._move(0, self._first)
         self.index: tuple[tuple[int, int], ...] | None = None
         self._index_at: int | None = None

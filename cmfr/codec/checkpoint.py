@@ -11,63 +11,45 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
-from cmfr.models.registry import AnyModelConfig, parse_model, with_present_names
+from cmfr.models.registry import FAMILIES, AnyModelConfig, parse_model, with_present_names
 from cmfr.nn.densities import drop_tables, weights_of
 from cmfr.utils.errors import UserError
+from cmfr.utils.files import atomic_write
+from cmfr.utils.yaml_config import faults
 
 FORMAT = "cmfr-weights-1"
+# Of a training state: the learned weights and their mean, and what else a run goes on from.
+STATE_KEYS = frozenset({"progress", "model", "ema", "optimizer", "means"})
 WEIGHTS_ID = "weights_id"  # in the metadata: 16 hex digits
-
-
-def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
-    """Call ``write(temporary)`` and rename the result to `path`; leaves nothing behind on error."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # safetensors makes files that only their owner can read
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.filename is None and error.errno is not None:  # a full disk names no file
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def atomic_write_text(path: Path, text: str) -> None:
-    """A text file that appears complete or not at all."""
-
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
-
-    atomic_write(path, write)
 
 
 @contextlib.contextmanager
 def _as_os_error(path: Path) -> Iterator[None]:
-    """safetensors and torch report a full disk as errors of their own."""
+    """torch reports a full disk as an error of its own."""
     try:
         yield
-    except (SafetensorError, RuntimeError) as error:
+    except RuntimeError as error:
         raise OSError(f"{path} cannot be written: {error}") from error
 
 
-def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
-    """Strictly: every weight is there, of the right shape, and no other. Raises ValueError."""
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def check_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
+    """Every weight is there, of the right shape, and no other; all are numbers, and not all are 0.
+    Raises ValueError. Of the model only shapes are read."""
     expected = weights_of(model)
     missing = sorted(expected.keys() - weights.keys())
     surplus = sorted(weights.keys() - expected.keys())
@@ -82,8 +64,17 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> No
                 f"{where}: {name} has shape {tuple(value.shape)}, "
                 f"the model needs {tuple(expected[name].shape)}"
             )
+        if value.is_complex() or not value.float().isfinite().all():
+            raise UserError(f"{where}: {name} has values that are no finite numbers")
+    if not any(value.any() for value in weights.values()):
+        raise UserError(f"{where}: all weights are zero")
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
+    """Into the model, strictly: what `check_weights` lets pass. Raises ValueError."""
+    check_weights(model, weights, where)
     with torch.no_grad():
-        for name, value in expected.items():
+        for name, value in weights_of(model).items():
             value.copy_(weights[name])
     drop_tables(model)
 
@@ -104,8 +95,8 @@ def save_weights(
     tensors = {name: value.to(dtype).contiguous() for name, value in weights.items()}
     head = {"format": FORMAT, "config": cfg.model_dump_json(), **(metadata or {})}
     head[WEIGHTS_ID] = (weights_id or weights_hash(tensors)).hex()
-    with _as_os_error(path):
-        atomic_write(path, lambda temporary: save_file(tensors, temporary, head))
+    data = save(tensors, head)
+    atomic_write(path, lambda temporary: _write(temporary, data))
 
 
 def read_weights(path: Path) -> tuple[AnyModelConfig, dict[str, Tensor], dict[str, str]]:
@@ -125,7 +116,10 @@ def read_weights(path: Path) -> tuple[AnyModelConfig, dict[str, Tensor], dict[st
         raise UserError(f"{path} is safetensors, but not a cmfr weights file (no {FORMAT} mark)")
     try:
         cfg = parse_model(json.loads(metadata["config"]))
-    except (KeyError, ValueError, ValidationError) as error:
+    except ValidationError as error:
+        told = faults(error, AnyModelConfig, FAMILIES)
+        raise UserError(f"{path}: its model configuration cannot be read: {told}") from error
+    except (KeyError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: its model configuration cannot be read: {error}") from error
     # Files from before the id was stored are known by the hash of what they hold, under the names
     # that they hold it by: they get their present names after this.
@@ -158,8 +152,13 @@ def save_training_state(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_training_state(path: Path, device: torch.device) -> dict[str, Any]:
-    """Raises ValueError when the file is damaged or holds more than tensors and plain values."""
+    """Raises ValueError when the file is damaged, holds more than tensors and plain values, or not
+    the keys `STATE_KEYS`."""
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises many kinds here
         raise UserError(f"{path} is no readable training state: {error}") from error
+    if not isinstance(state, dict) or not state.keys() >= STATE_KEYS:
+        missing = STATE_KEYS - state.keys() if isinstance(state, dict) else STATE_KEYS
+        raise UserError(f"{path} is no training state: it has no {', '.join(sorted(missing))}")
+    return state

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from cmfr.codec.bitstream import (
     BitstreamError,
@@ -19,17 +17,18 @@ from cmfr.codec.bitstream import (
     DamagedFrame,
     FramePacket,
 )
-from cmfr.codec.checkpoint import atomic_write, load_weights
 from cmfr.codec.header import StreamHeader
-from cmfr.codec.model_files import read_model
-from cmfr.config import QUALITIES
+from cmfr.codec.model_files import build_model, read_model
+from cmfr.codec.picture import Picture
+from cmfr.config import MAX_PIXELS, QUALITIES
 from cmfr.models.base import FrameSize
 from cmfr.models.state import FrameOutput, ReferenceState
 from cmfr.models.video_model import VideoCodec
-from cmfr.nn.entropy_coder import DecodeMismatch, make_tables
-from cmfr.utils.device import exact_arithmetic, full_precision, pick_device
+from cmfr.nn.entropy_coder import BadPayload, make_tables
+from cmfr.utils.device import arithmetic, exact_arithmetic, full_precision, pick_device
 from cmfr.utils.errors import UserError
-from cmfr.video.color import planes_to_tensor, tensor_to_planes
+from cmfr.utils.files import check_distinct, is_stream, output_file
+from cmfr.video.color import planes_to_tensor
 from cmfr.video.info import Frame, VideoInfo, resolve_color
 from cmfr.video.reader import VIDEO_SUFFIXES, open_video
 from cmfr.video.writer import open_writer
@@ -56,13 +55,15 @@ class CodedFrame:
 
 @dataclass
 class CodingReport:
-    """Totals of a run. bpp counts the whole file over the pixels of the frames."""
+    """Totals of a run. bpp counts the whole file over the pixels of the frames; damaged: numbers of
+    the frames that were lost; fault: what else of the stream is damaged (its index), or None."""
 
     info: VideoInfo
     frames: int = 0
     bytes: int = 0
     seconds: float = 0.0
     damaged: list[int] = field(default_factory=list)
+    fault: str | None = None
 
     @property
     def bpp(self) -> float:
@@ -108,8 +109,9 @@ class Codec:
         quality 0 (smallest) .. 63 (best); intra_period -1 codes only the first frame as intra;
         refresh_period: frames between temporal feature refreshes, 0 = never (default: the model's);
         `start` and `frames` choose a part; estimate: bits are estimated too, for `on_frame`;
-        `source_options` as for `reader.open_video`. The file appears under its
-        name when it is complete. Raises ValueError or OSError with one sentence.
+        `source_options` as for `reader.open_video`. The file appears under its name when it is
+        complete; devices and pipes are written into. Raises ValueError or OSError with one
+        sentence.
         """
         target = Path(target)
         check_request(source, target, quality, intra_period, refresh_period)
@@ -123,18 +125,14 @@ class Codec:
             report = CodingReport(info)
             header = self.header(info, quality, intra_period, refresh_period)
 
-            def write(temporary: Path) -> None:
-                with temporary.open("w+b") as file:
-                    writer = BitstreamWriter(file, header)
-                    for coded in self.encode_frames(reader, info, header, writer, estimate):
-                        report.frames += 1
-                        if on_frame is not None:
-                            on_frame(coded)
-                    writer.close()
-                    report.bytes = file.tell()
-
             began = time.perf_counter()
-            atomic_write(target, write)
+            with output_file(target) as file:
+                writer = BitstreamWriter(file, header)
+                for coded in self.encode_frames(reader, info, header, writer, estimate):
+                    report.frames += 1
+                    if on_frame is not None:
+                        on_frame(coded)
+                report.bytes = writer.close()
             report.seconds = time.perf_counter() - began
         return report
 
@@ -151,7 +149,7 @@ class Codec:
             model=self.name,
             weights=self.weights_id,
             quality_offsets=self.model.cfg.hierarchy.quality_offsets,
-            producer=_producer(self.device),
+            producer=arithmetic(self.device),
         )
 
     def encode_frames(
@@ -172,18 +170,14 @@ class Codec:
             intra = past is None
             with exact_arithmetic():
                 x = planes_to_tensor(frame, info, self.model.cfg.color, self.device)
+                picture = Picture(info, self.model.cfg.color)
                 payload, frame_quality, output = self.model.encode_frame(
-                    x, header.quality, past, header.refresh_period, estimate
+                    x, header.quality, past, header.refresh_period, picture, estimate
                 )
-                picture = self._picture(output.x_hat, info)
             size = writer.write_frame(intra, frame_quality, payload)
             past = output.state
-            yield CodedFrame(number, intra, frame_quality, 8 * size, picture, output, frame)
-
-    def _picture(self, x_hat: Tensor, info: VideoInfo) -> Frame:
-        """Padded network output -> picture of the video's size and format."""
-        cropped = x_hat[..., : info.height, : info.width]
-        return tensor_to_planes(cropped, info, self.model.cfg.color)
+            shown = picture.of(output.x_hat)
+            yield CodedFrame(number, intra, frame_quality, 8 * size, shown, output, frame)
 
     # -- decoding ------------------------------------------------------------------------------
 
@@ -193,6 +187,7 @@ class Codec:
         target: str | Path,
         *,
         keep_going: bool = False,
+        max_pixels: int = MAX_PIXELS,
         on_frame: FrameCallback | None = None,
         matrix: str | None = None,
         range: str | None = None,
@@ -202,13 +197,21 @@ class Codec:
 
         Damage raises `DamagedFrame` and leaves no output. With `keep_going` the frames before it
         are kept, the last good frame (the first one, if there is none before) stands in for what
-        is lost, and decoding resumes at the next intra frame; the report lists the damaged frames.
+        is lost, and decoding resumes at the next intra frame; the report lists the damaged frames
+        and says what else is damaged.
+        A stream that says that its pictures have more than `max_pixels` pixels is refused.
         `matrix` and `range` override what the stream says of its color; `target_options` as for
         `writer.open_writer`.
         """
+        check_distinct(target, source)
         with Path(source).open("rb") as file:
             reader = BitstreamReader(file)
             info = resolve_color(reader.header.info(), matrix, range)
+            if (pixels := info.width * info.height) > max_pixels:
+                raise UserError(
+                    f"{source} says that its pictures have {info.width}x{info.height} pixels, more "
+                    f"than {max_pixels}; if that is so, give --max-pixels {pixels}"
+                )
             self._check_model(str(source), reader.header)
             report = CodingReport(info, bytes=Path(source).stat().st_size)
             began = time.perf_counter()
@@ -225,6 +228,8 @@ class Codec:
         self, reader: BitstreamReader, info: VideoInfo, report: CodingReport, keep_going: bool
     ) -> Iterator[CodedFrame]:
         """Frames of an open stream in order; see `decode_video`."""
+        if reader.index is None:
+            report.fault = "the index or the trailer behind the frames is damaged or missing"
         past: ReferenceState | None = None
         last: CodedFrame | None = None
         waiting: list[int] = []  # lost frames before the first good one
@@ -233,15 +238,14 @@ class Codec:
                 packet = next(reader, None)
                 if packet is None:
                     return
-                last = self._decode_packet(
-                    packet, FrameSize(info.height, info.width), past, info, reader.header
-                )
+                size = FrameSize(info.height, info.width)
+                last = self._decode_packet(packet, size, past, info, reader)
             except DamagedFrame as damage:
                 if not keep_going:
                     raise
                 past = None
                 resumed = reader.resume_after_damage()
-                end = resumed if resumed is not None else reader.header.frame_count
+                end = resumed if resumed is not None else reader.frame_count
                 lost = range(damage.number, damage.number + 1 if end is None else end)
                 report.damaged += lost
                 if last is None:
@@ -252,9 +256,10 @@ class Codec:
                 if resumed is None:
                     return
                 continue
-            except BitstreamError:
+            except BitstreamError as damage:
                 # Every frame was read; what is damaged or missing is the index behind them.
                 if keep_going and last is not None:
+                    report.fault = str(damage)
                     return
                 raise
             assert last.output is not None
@@ -270,21 +275,28 @@ class Codec:
         size: FrameSize,
         past: ReferenceState | None,
         info: VideoInfo,
-        header: StreamHeader,
+        reader: BitstreamReader,
     ) -> CodedFrame:
         if past is None and not packet.intra:
             raise DamagedFrame(packet.number, "it refers to a frame that is lost")
         reference = size if packet.intra or past is None else past
+        header = reader.header
+        # What was encoded does not depend on what is said of its color now.
+        picture = Picture(header.info(), self.model.cfg.color)
         try:
             with exact_arithmetic():
                 output = self.model.decode_frame(
-                    packet.payload, packet.quality, reference, header.refresh_period
-                )
-                picture = self._picture(output.x_hat, info)
-        except DecodeMismatch as error:
-            raise DamagedFrame(packet.number, f"{error} (made by: {header.producer})") from error
+                    packet.payload, packet.quality, reference, header.refresh_period,
+                    picture if reader.version > 2 else None,
+                )  # fmt: skip
+                if info.color != picture.info.color:
+                    picture = Picture(info, self.model.cfg.color)
+                shown = picture.of(output.x_hat)
+        except BadPayload as error:
+            by = f"made by: {header.producer}; this is: {arithmetic(self.device)}"
+            raise DamagedFrame(packet.number, f"{error} ({by})") from error
         return CodedFrame(
-            packet.number, packet.intra, packet.quality, 8 * packet.size, picture, output
+            packet.number, packet.intra, packet.quality, 8 * packet.size, shown, output
         )
 
     def _check_model(self, source: str, header: StreamHeader) -> None:
@@ -311,8 +323,10 @@ def check_request(
         raise UserError(f"{target}: what is written is a .cmfr file, not a video; name it so")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"no folder {target.parent} to write {target.name} to")
-    if target.is_dir() or (target.exists() and target.samefile(source)):
-        raise UserError(f"{target} is a folder or the input; give another output file")
+    if target.is_dir():
+        raise UserError(f"{target} is a folder; give a file")
+    is_stream(target)
+    check_distinct(target, source)
 
 
 def load_codec(
@@ -326,11 +340,4 @@ def load_codec(
     (I-frame and P-frame). Raises FileNotFoundError or ValueError with one sentence.
     """
     cfg, tensors, weights_id, where = read_model(model, weights)
-    network = VideoCodec(cfg)
-    load_weights(network, tensors, where)
-    return Codec(network, weights_id, pick_device(device))
-
-
-def _producer(device: torch.device) -> str:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return f"torch {torch.__version__}, {name}"
+    return Codec(build_model(cfg, tensors, where), weights_id, pick_device(device))

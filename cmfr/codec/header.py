@@ -14,8 +14,8 @@ from cmfr.video import h273
 if TYPE_CHECKING:
     from cmfr.video.info import VideoInfo
 
-MAGIC, VERSION = b"CMFR", 2
-VERSIONS = (1, 2)  # that are read
+MAGIC, VERSION = b"CMFR", 3
+VERSIONS = (1, 2, 3)  # that are read
 CHROMA = ("420", "444", "rgb")  # the position is the number in the file, here and below
 RANGES = ("unspecified", "limited", "full")
 UNKNOWN = 0xFFFFFFFF  # frame count while streaming

@@ -9,7 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cmfr.codec.checkpoint import read_weights, save_weights, weights_hash, weights_id_of
+from cmfr.codec.checkpoint import (
+    check_weights,
+    load_weights,
+    read_weights,
+    save_weights,
+    weights_hash,
+    weights_id_of,
+)
 from cmfr.models.presets import PRESETS
 from cmfr.models.registry import FAMILIES, AnyModelConfig
 from cmfr.models.video_model import VideoCodec
@@ -34,6 +41,17 @@ def read_model(
     if weights and str(model) != cfg.name:
         raise UserError(f"{paths[0]} holds {cfg.name}, not {model}")
     return cfg, tensors, weights_id_of(metadata), str(paths[0])
+
+
+def build_model(cfg: AnyModelConfig, tensors: dict[str, Tensor], where: str) -> VideoCodec:
+    """The model of a weights file. Raises UserError for weights that are not its, before memory is
+    taken for it: the configuration may be anyone's."""
+    if cfg not in PRESETS.values():
+        with torch.device("meta"):
+            check_weights(VideoCodec(cfg), tensors, where)
+    model = VideoCodec(cfg)
+    load_weights(model, tensors, where)
+    return model
 
 
 def find_weights(model: str | Path) -> Path:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -23,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from cmfr.evaluation.conditions import Conditions
 from cmfr.utils.errors import UserError
+from cmfr.utils.files import atomic_write_text
 
 Quality = Mapping[str, float]
 Kind = Literal["all", "I", "P"]
@@ -180,14 +180,7 @@ def write_results(path: str | Path, records: Iterable[Record]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file that appears complete or not at all. Raises OSError that names it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    atomic_write_text(path, text)
 
 
 def _dump(found: Any, depth: int = 1) -> str:
@@ -260,6 +253,8 @@ def malformed(path: Path, what: str) -> Iterator[None]:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise UserError(f"{path} is {what}: {where}: {first['msg']}") from error
+    except RecursionError:
+        raise UserError(f"{path} is {what}: it is nested too deeply") from None
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
         raise UserError(f"{path} is {what}: {type(error).__name__} {error}") from error
 

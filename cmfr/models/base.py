@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -29,6 +30,7 @@ from cmfr.nn.entropy_coder import BitEstimator, BitReader, BitWriter, EntropyCod
 from cmfr.nn.latent_coder import LatentCoder
 
 Past = TypeVar("Past", FrameSize, ReferenceState)
+Shown = Callable[[Tensor], bytes]
 
 
 class TimedEstimator(BitEstimator):
@@ -86,17 +88,23 @@ class FrameCodec(nn.Module, ABC, Generic[Past]):
 
     @torch.no_grad()
     def encode(
-        self, x: Tensor, quality: Tensor, past: Past, estimate: bool = False
+        self,
+        x: Tensor,
+        quality: Tensor,
+        past: Past,
+        shown: Shown | None = None,
+        estimate: bool = False,
     ) -> tuple[bytes, FrameOutput]:
         """x [1, 3, H, W], quality [1] -> payload and what the decoder will have.
 
+        shown: the picture that is made of x_hat, as bytes; the payload's checksum covers it.
         estimate: estimate the bits too, beside the bytes.
         """
         assert not self.training, "encode needs eval()"
         estimator = TimedEstimator(x.device) if estimate else None
         coder = BitWriter(estimator)
         output = self._code(coder, x, quality, past)
-        payload = coder.finish()
+        payload = coder.finish(shown(output.x_hat) if shown else b"")
         output = replace(output, coder_seconds=coder.seconds)
         if estimator:
             output.bits.update(estimator.bits)
@@ -105,12 +113,15 @@ class FrameCodec(nn.Module, ABC, Generic[Past]):
         return payload, output
 
     @torch.no_grad()
-    def decode(self, payload: bytes, quality: Tensor, past: Past) -> FrameOutput:
-        """Payload -> frame and next state. Raises DecodeMismatch, or ValueError on garbage."""
+    def decode(
+        self, payload: bytes, quality: Tensor, past: Past, shown: Shown | None = None
+    ) -> FrameOutput:
+        """Payload -> frame and next state; shown: as of `encode`. Raises BadPayload where they are
+        not the encoder's."""
         assert not self.training, "decode needs eval()"
         coder = BitReader(payload, self.symbols(past.size), quality.device)
         output = self._code(coder, None, quality, past)
-        coder.finish()
+        coder.finish(shown(output.x_hat) if shown else b"")
         return replace(output, coder_seconds=coder.seconds)
 
     def _shown(self, x: Tensor) -> Tensor:

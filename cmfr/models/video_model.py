@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cmfr.config import QUALITIES, CodecConfig
-from cmfr.models.base import FrameCodec, FrameSize, InterCodec
+from cmfr.models.base import FrameCodec, FrameSize, InterCodec, Shown
 from cmfr.models.registry import FAMILIES
 from cmfr.models.state import FrameOutput, ReferenceState
 from cmfr.nn.entropy_coder import BitEstimator
@@ -88,22 +88,23 @@ class VideoCodec(nn.Module):
         quality: int,
         past: ReferenceState | None,
         refresh_period: int | None = None,
+        shown: Shown | None = None,
         estimate: bool = False,
     ) -> tuple[bytes, int, FrameOutput]:
         """x [1, 3, h, w] of any size, stream quality -> payload, the frame's own quality, output.
 
         past: None makes an I-frame.
         refresh_period: as of `refreshed`.
-        estimate: the output has estimated bits too.
+        shown, estimate: as of `FrameCodec.encode`.
         """
         x, base = self.padded(x), torch.tensor([quality], device=x.device)
         if past is None:
             size = FrameSize(x.shape[2], x.shape[3])
-            payload, output = self.intra.encode(x, base, size, estimate)
+            payload, output = self.intra.encode(x, base, size, shown, estimate)
             return payload, quality, output
         frame_quality = self.frame_quality(base, past.position + 1)
         past = self.refreshed(past, refresh_period)
-        payload, output = self.inter.encode(x, frame_quality, past, estimate)
+        payload, output = self.inter.encode(x, frame_quality, past, shown, estimate)
         return payload, int(frame_quality), output
 
     def decode_frame(
@@ -112,14 +113,16 @@ class VideoCodec(nn.Module):
         quality: int,
         past: ReferenceState | FrameSize,
         refresh_period: int | None = None,
+        shown: Shown | None = None,
     ) -> FrameOutput:
         """Payload and the frame's own quality -> output, padded.
 
         past: the frame's size, padded or not, makes an I-frame.
         refresh_period: as of `refreshed`.
+        shown: as of `FrameCodec.encode`.
         """
         device = next(self.parameters()).device
         index = torch.tensor([quality], device=device)
         if isinstance(past, FrameSize):
-            return self.intra.decode(payload, index, self.padded_size(*past))
-        return self.inter.decode(payload, index, self.refreshed(past, refresh_period))
+            return self.intra.decode(payload, index, self.padded_size(*past), shown)
+        return self.inter.decode(payload, index, self.refreshed(past, refresh_period), shown)

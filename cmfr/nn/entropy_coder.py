@@ -24,7 +24,7 @@ from torch import Tensor
 
 from cmfr.nn.densities import CdfTables, Density, FactorizedDensity, make_tables
 from cmfr.nn.layers import round_ste
-from cmfr.nn.payload import SMALL, SmallDecoder, SmallEncoder, padded
+from cmfr.nn.payload import SMALL, SmallDecoder, SmallEncoder, least_bits, padded
 from cmfr.utils.errors import UserError
 
 # densities.py goes first: it silences the warnings of CompressAI's import.
@@ -33,9 +33,14 @@ from compressai.ans import BufferedRansEncoder, RansDecoder  # isort: skip
 _CHECKSUM_BYTES = 2
 # The rANS coder never returns from larger ones, nor from what NaN is as an integer.
 _LARGEST_SYMBOL = 2**26
+_MISMATCH = "what was decoded is not what was encoded: the arithmetic is not the encoder's"
 
 
-class DecodeMismatch(UserError):
+class BadPayload(UserError):
+    """Bytes that no encoder has made of a frame of this size."""
+
+
+class DecodeMismatch(BadPayload):
     """The decoder's networks do not reproduce the encoder's numbers (other device or build)."""
 
 
@@ -218,9 +223,10 @@ class BitWriter(EntropyCoder):
         self._chunks.append((symbols.int().flatten(), _channel_index(shape, symbols), tables))
         return symbols
 
-    def finish(self) -> bytes:
-        """The frame's payload: a 2-byte checksum of all symbols, then one rANS stream; or the
-        form that small frames have (payload.py)."""
+    def finish(self, picture: bytes = b"") -> bytes:
+        """The frame's payload: a 2-byte checksum of all symbols and then of `picture`, which stands
+        for what the decoder will show; then one rANS stream; or the form that small frames have
+        (payload.py)."""
         encoder, checksum, written = BufferedRansEncoder(), 0, 0
         chunks = [(s.cpu().numpy(), i.cpu().numpy(), tables) for s, i, tables in self._chunks]
         began = time.perf_counter()
@@ -236,10 +242,10 @@ class BitWriter(EntropyCoder):
                 encoder.encode_with_indexes(
                     array.tolist(), indexes.tolist(), tables.cdfs, tables.sizes, tables.offsets
                 )
-        # CompressAI 1.2.8 corrupts the heap on a flush of fewer than two symbols. A hyper-latent
-        # always has as many symbols as channels, so this cannot happen with a valid model.
-        assert written >= 2
-        payload = (checksum & 0xFFFF).to_bytes(_CHECKSUM_BYTES, "little") + encoder.flush()
+        # CompressAI 1.2.8 corrupts the heap on a flush of fewer than two symbols.
+        stream = encoder.flush() if written >= 2 else b""
+        checksum = zlib.crc32(picture, checksum)
+        payload = (checksum & 0xFFFF).to_bytes(_CHECKSUM_BYTES, "little") + stream
         if len(payload) < SMALL + 16:  # the form of small frames saves less than that
             small = SmallEncoder()
             for array, indexes, tables in chunks:
@@ -255,23 +261,31 @@ class BitWriter(EntropyCoder):
 class BitReader(EntropyCoder):
     """Gives the symbols of one frame back; batch size 1.
 
-    `limit`: an upper bound on the symbols of the frame. The rANS decoder checks no bounds, and
-    numbers that differ from the encoder's make it read on: zeros behind the payload keep it
-    inside memory of ours until the checksum is compared. seconds: spent in the rANS coder.
+    `limit`: an upper bound on the symbols of the frame. seconds: spent in the rANS coder. Raises
+    BadPayload, here and when symbols are read, for what no encoder writes.
+
+    CompressAI's decoder checks no bounds; what it may read behind a payload are zeros of ours. How
+    many, of a payload of P bytes: a step of it reads one word of 4 bytes at most. After an
+    escape it takes 4 bits as long as they are 1111, and then up to 15 times as often 4 bits, so
+    that P bytes of ones make it read 16 P. Of zeros a symbol is one step, or two (each symbol an
+    escape, of no bits), where the table has nothing else.
     """
 
     def __init__(self, payload: bytes, limit: int, device: torch.device) -> None:
-        if len(payload) >= SMALL and (len(payload) - _CHECKSUM_BYTES) % 4:
-            raise UserError(f"a payload of {len(payload)} bytes is no entropy-coded frame")
+        size = len(payload)
+        # A symbol takes 16 bits at most, and 4 + 28 more where it is an escape.
+        if size >= SMALL and ((size - _CHECKSUM_BYTES) % 4 or size > 2 * SMALL + 6 * limit):
+            raise BadPayload(f"a payload of {size} bytes is no entropy-coded frame of this size")
         self._decoder: RansDecoder | SmallDecoder
-        if len(payload) < SMALL:
+        if size < SMALL:
             self._decoder = SmallDecoder(payload)
         else:
             self._decoder = RansDecoder()
-            self._decoder.set_stream(payload[_CHECKSUM_BYTES:] + bytes(4 * limit + 64))
+            behind = 16 * size + 8 * limit + 1024
+            self._decoder.set_stream(payload[_CHECKSUM_BYTES:] + bytes(behind))
         self._stored = int.from_bytes(payload[:_CHECKSUM_BYTES], "little")
         self._checksum = 0
-        self._device = device
+        self._device, self._size = device, size
         self.seconds = 0.0
 
     def _decode(self, indexes: list[int], tables: CdfTables) -> Tensor:
@@ -281,7 +295,10 @@ class BitReader(EntropyCoder):
             if indexes
             else []
         )
-        array = np.asarray(symbols, dtype=np.int32)
+        array = np.asarray(symbols, dtype=np.int64)
+        if np.abs(array).max(initial=0) > _LARGEST_SYMBOL:
+            raise DecodeMismatch(_MISMATCH)
+        array = array.astype(np.int32)
         self._checksum = zlib.crc32(array.tobytes(), self._checksum)
         self.seconds += time.perf_counter() - began
         return torch.from_numpy(array).to(self._device, torch.float32)
@@ -303,18 +320,20 @@ class BitReader(EntropyCoder):
         shape: tuple[int, int, int, int],
     ) -> Tensor:
         tables = model.tables or model.make_tables()
+        # Before anything of that size is made: no payload is shorter than its likeliest symbols.
+        positions = shape[2] * shape[3]
+        if positions * sum(map(least_bits, tables.cdfs)) > 8 * self._size + 64:
+            raise BadPayload(f"a payload of {self._size} bytes cannot hold a frame of this size")
         indexes = _channel_index(shape, torch.empty(0, device=self._device)).tolist()
         return self._decode(indexes, tables).reshape(shape)
 
-    def finish(self) -> None:
-        """Compare the checksum. Raises DecodeMismatch when the symbols are not the encoder's."""
+    def finish(self, picture: bytes = b"") -> None:
+        """Compare the checksum. Raises DecodeMismatch when symbols or `picture`, as of
+        `BitWriter.finish`, are not the encoder's."""
         small = isinstance(self._decoder, SmallDecoder)
         expected = self._decoder.checksum if small else self._stored
-        if self._checksum & 0xFFFF != expected:
-            raise DecodeMismatch(
-                "the decoded symbols are not the encoder's: the stream was probably made on "
-                "another device or with another build of PyTorch"
-            )
+        if zlib.crc32(picture, self._checksum) & 0xFFFF != expected:
+            raise DecodeMismatch(_MISMATCH)
 
 
 def _channel_index(shape: tuple[int, int, int, int], like: Tensor) -> Tensor:
@@ -325,6 +344,6 @@ def _channel_index(shape: tuple[int, int, int, int], like: Tensor) -> Tensor:
 
 
 __all__ = [
-    "BitEstimator", "BitReader", "BitWriter", "DecodeMismatch", "EntropyCoder", "TrainingNoise",
-    "make_tables",
+    "BadPayload", "BitEstimator", "BitReader", "BitWriter", "DecodeMismatch", "EntropyCoder",
+    "TrainingNoise", "make_tables",
 ]  # fmt: skip

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import pairwise
+from math import log2
 
 SMALL = 1024  # bytes; a longer payload takes too long in Python, and 8 bytes are under 1 % of it
 
@@ -24,6 +26,11 @@ def padded(payload: bytes) -> bytes:
     """A payload of CompressAI's coder, with zeros behind it so that it is not taken for a small
     one: that coder may read on, and does not care."""
     return payload + bytes(max(0, -(-(SMALL - len(payload)) // 4) * 4))
+
+
+def least_bits(cdf: Sequence[int]) -> float:
+    """What a symbol of a table costs at least, in bits: its likeliest one."""
+    return _PRECISION - log2(max(high - low for low, high in pairwise(cdf)))
 
 
 class SmallEncoder:

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from cmfr.analysis.visualize import flow_to_color, heat
-from cmfr.codec.checkpoint import atomic_write_text
 from cmfr.models.state import FrameOutput
 from cmfr.training.distributed import Team
 from cmfr.training.validation import RDPoint
+from cmfr.utils.files import atomic_write_text
 from cmfr.utils.versions import versions
 from cmfr.video.color import ycbcr_to_rgb
 

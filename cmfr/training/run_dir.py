@@ -19,7 +19,6 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from cmfr.codec.checkpoint import (
-    atomic_write_text,
     load_training_state,
     save_training_state,
     save_weights,
@@ -27,6 +26,7 @@ from cmfr.codec.checkpoint import (
 from cmfr.models.registry import with_present_names
 from cmfr.training.config import TrainConfig
 from cmfr.utils.errors import UserError
+from cmfr.utils.files import atomic_write_text, remove_leftovers
 from cmfr.utils.yaml_config import differences, plain
 
 STATE, WEIGHTS, BEST = "state.pt", "weights.safetensors", "best.safetensors"
@@ -82,8 +82,7 @@ class RunDir:
                 )
         if self.writes:
             self.path.mkdir(parents=True, exist_ok=True)
-            for leftover in self.path.glob(".*.tmp"):  # of a process killed while it saved
-                leftover.unlink()
+            remove_leftovers(self.path)
             atomic_write_text(config, yaml.safe_dump(mine, sort_keys=False))
 
     def save(self, state: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,15 @@ def all_devices(wanted: str) -> list[str]:
     if pick_device(wanted).type == "cpu":
         return ["cpu"]
     return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+
+
+def arithmetic(device: torch.device) -> str:
+    """What the last bits of a result depend on, in short: PyTorch, processor, threads."""
+    if device.type == "cuda":
+        return f"torch {torch.__version__}, {torch.cuda.get_device_name(device)}"
+    threads, kind = torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()
+    count = f"{threads} thread{'s' if threads > 1 else ''}"
+    return f"torch {torch.__version__}, {platform.machine()} {kind}, {count}"
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""SIGTERM (clusters) and Ctrl-C, handled while something runs."""
+"""SIGTERM (clusters), closed terminals and Ctrl-C, handled while something runs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,32 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
+
+
+class Terminated(BaseException):
+    """SIGTERM or a closed terminal; not an `Exception`, so that it passes through to the end."""
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise `Terminated` within, where they would end the process as it is: what
+    is half done is undone. No effect outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(kind: int, frame: FrameType | None) -> None:
+        raise Terminated(signal.Signals(kind).name)
+
+    kinds = (signal.SIGTERM, signal.SIGHUP)
+    ours = [kind for kind in kinds if signal.getsignal(kind) is signal.SIG_DFL]
+    for kind in ours:
+        signal.signal(kind, end)
+    try:
+        yield
+    finally:
+        for kind in ours:
+            signal.signal(kind, signal.SIG_DFL)
 
 
 @contextlib.contextmanager

@@ -21,6 +21,8 @@ def read_tree(path: Path, overrides: list[str]) -> dict[str, Any]:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path} holds no mapping of keys to values")
     for override in overrides:
@@ -29,7 +31,7 @@ def read_tree(path: Path, overrides: list[str]) -> dict[str, Any]:
             raise UserError(f"override {override!r} is not of the form key=value")
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, RecursionError):
             raise UserError(f"override {override!r}: the value is not valid YAML") from None
         _set(tree, key, value)
     return tree

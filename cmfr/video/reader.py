@@ -19,6 +19,7 @@ import av
 import av.error
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.Image import DecompressionBombError
 
 from cmfr.utils.errors import UserError
 from cmfr.video.info import (
@@ -35,6 +36,7 @@ from cmfr.video.info import (
     resolve_color,
     snap_ntsc,
 )
+from cmfr.video.y4m import check_whole_y4m
 
 VIDEO_SUFFIXES = frozenset(
     ".mp4 .m4v .mkv .mov .webm .avi .y4m .yuv .mpg .mpeg .ts .mts .m2ts .wmv .flv .ogv .3gp".split()
@@ -110,6 +112,8 @@ def open_video(
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
+    if not (path.is_file() or path.is_dir()):  # it is read more than once
+        raise UserError(f"{path} is a pipe or a device; a video is read from a file")
     if start < 0:
         raise UserError(f"start must be 0 or more, not {start}")
     if frames is not None and frames < 1:
@@ -185,7 +189,7 @@ def _read_png(file: Path) -> np.ndarray:
             if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
                 raise UserError(f"{file} is not an 8-bit picture (its mode is {image.mode})")
             return np.array(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (UnidentifiedImageError, DecompressionBombError, OSError, SyntaxError) as error:
         raise UserError(f"{file} is not a picture that can be read: {error}") from error
 
 
@@ -247,12 +251,15 @@ def _raw_frame(data: bytes, info: VideoInfo, path: Path) -> Frame:
 def _av_source(path: Path, rate: Fraction | None) -> _Source:
     """Probe the file; frames_from opens it anew, so that a reader can be iterated again."""
     try:
-        with av.open(str(path)) as container:
+        # "file:", or FFmpeg takes what is before a colon for a protocol.
+        with av.open(f"file:{path}") as container:
             if container.format.name == "tty":  # FFmpeg takes any text for a terminal's picture
                 raise UserError(f"{path} is not a video that can be opened: it is a text")
             if not container.streams.video:
                 raise UserError(f"{path} has no video stream")
             info = _stream_info(path, container.streams.video[0], rate)
+            y4m = container.format.name == "yuv4mpegpipe"
+            pixels = container.streams.video[0].codec_context.format
     except (av.error.FFmpegError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path} is not a video that can be opened: {reason}") from error
@@ -260,12 +267,14 @@ def _av_source(path: Path, rate: Fraction | None) -> _Source:
     def frames_from(start: int) -> Frames:
         count = 0
         try:
-            with av.open(str(path)) as container:
+            with av.open(f"file:{path}") as container:
                 stream = container.streams.video[0]
                 stream.thread_type = "AUTO"
                 for picture in islice(container.decode(stream), start, None):
                     yield _av_frame(picture, info, path)
                     count += 1
+            if y4m and pixels:  # FFmpeg says nothing
+                check_whole_y4m(path, pixels)
         except av.error.FFmpegError as error:
             where = f"after {start + count} frames"
             raise UserError(f"{path} is damaged {where}: {error.strerror}") from error

@@ -1,13 +1,12 @@
 """Videos out: lossless (or CRF) x264 in mp4/mkv/mov, .y4m, .yuv and folders of numbered PNGs.
 
 Everything is written under a temporary name next to the target, which appears only when it
-is complete.
+is complete (utils/files.py). Devices and pipes take .y4m and .yuv, as they come.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,17 +21,18 @@ import numpy as np
 from PIL import Image
 
 from cmfr.utils.errors import UserError
+from cmfr.utils.files import Part, is_stream
 from cmfr.video.color import planes_to_tensor, tensor_to_planes
 from cmfr.video.info import (
     RANGE_CODES,
     RGB_COLOR,
-    UNSPECIFIED,
     Frame,
     VideoInfo,
     check_frame,
     matrix_code,
     require_known_color,
 )
+from cmfr.video.y4m import FRAME_HEAD, y4m_header
 
 CONTAINERS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}
 _LOSSLESS = {
@@ -42,7 +42,7 @@ _LOSSLESS = {
 
 
 class VideoWriter:
-    """Writes frames to a temporary, which becomes `path` on close.
+    """Writes frames to a temporary, which becomes `path` on close; or into a device or pipe.
 
     As a context manager it closes at the end of the block, or removes the temporary if the
     block raises. write and close raise ValueError for a frame that does not fit or a video
@@ -50,11 +50,11 @@ class VideoWriter:
     nothing is left behind.
     """
 
-    def __init__(self, path: Path, info: VideoInfo, temporary: Path, sink: _Sink) -> None:
+    def __init__(self, path: Path, info: VideoInfo, part: Part, sink: _Sink) -> None:
         self.path = path
         self.info = info
         self.frames_written = 0
-        self._temporary = temporary
+        self._part = part
         self._sink: _Sink | None = sink
 
     def write(self, frame: Frame) -> None:
@@ -73,9 +73,7 @@ class VideoWriter:
             if self.frames_written == 0:
                 raise UserError(f"no frames came for {self.path}, so it is not written")
             self._sink.finish()
-            if self.path.is_dir():  # an empty folder; os.replace does not replace it everywhere
-                self.path.rmdir()
-            os.replace(self._temporary, self.path)
+            self._part.commit()
         self._sink = None
 
     def abort(self) -> None:
@@ -84,7 +82,7 @@ class VideoWriter:
             return
         self._sink.discard()
         self._sink = None
-        _remove(self._temporary)
+        self._part.discard()
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -118,14 +116,16 @@ def open_writer(
 
     Raises ValueError for a target that cannot hold this video (RGB in .yuv or .y4m, odd sizes
     of 4:2:0 in H.264, a folder that is not empty, unknown color for PNGs, an unknown
-    extension), FileNotFoundError if the parent folder does not exist, OSError if the
-    temporary cannot be made.
+    extension, a pipe for anything but .y4m and .yuv), FileNotFoundError if the parent folder
+    does not exist, OSError if the temporary cannot be made.
     """
     folder = str(path).endswith(("/", os.sep))
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"no folder {path.parent} to write {path.name} to")
     extension = path.suffix.lower()
+    if is_stream(path) and extension not in (".y4m", ".yuv"):
+        raise UserError(f"{path} is a pipe or a device: only one called .y4m or .yuv takes a video")
     folder = folder or path.is_dir() or not extension
     if (crf is not None or codec is not None) and (folder or extension not in CONTAINERS):
         raise UserError(f"crf and codec are for {', '.join(CONTAINERS)}; {path} is none of them")
@@ -138,18 +138,10 @@ def open_writer(
     else:
         known = ", ".join([*CONTAINERS, ".y4m", ".yuv"])
         raise UserError(f"{path} is not one of {known} or a folder for PNGs")
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{'' if folder else extension}")
-    _remove(temporary)
-    with _undone_on_error(path, lambda: _remove(temporary)):
-        return VideoWriter(path, info, temporary, make(temporary))
+    part = Part(path, folder=folder)
+    with _undone_on_error(path, part.discard):
+        return VideoWriter(path, info, part, make(part.temporary))
     raise AssertionError("the block above returns or raises")
-
-
-def _remove(temporary: Path) -> None:
-    if temporary.is_dir():
-        shutil.rmtree(temporary, ignore_errors=True)
-    else:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -200,7 +192,6 @@ def _png_maker(path: Path, info: VideoInfo) -> _Maker:
 
 class _PngSink(_Sink):
     def __init__(self, temporary: Path, info: VideoInfo) -> None:
-        temporary.mkdir()
         self.folder = temporary
         self.info = info
         self.rgb_info = replace(info, chroma="rgb", bit_depth=8, color=RGB_COLOR)
@@ -227,18 +218,7 @@ def _raw_maker(path: Path, info: VideoInfo, extension: str) -> _Maker:
         raise UserError(f"{path} cannot hold RGB: write an .mkv or a folder of PNGs")
     if extension == ".yuv":
         return lambda temporary: _RawSink(temporary)
-    return lambda temporary: _RawSink(temporary, y4m_header(info), b"FRAME\n")
-
-
-def y4m_header(info: VideoInfo) -> bytes:
-    """The stream header line of a .y4m file; it has no place for the color matrix."""
-    sampling = "420jpeg" if (info.chroma, info.bit_depth) == ("420", 8) else info.chroma
-    depth = "p10" if info.bit_depth == 10 else ""
-    rate = f"{info.frame_rate.numerator}:{info.frame_rate.denominator}"
-    line = f"YUV4MPEG2 W{info.width} H{info.height} F{rate} Ip C{sampling}{depth}"
-    if info.color.range != UNSPECIFIED:
-        line += f" XCOLORRANGE={info.color.range.upper()}"
-    return f"{line}\n".encode()
+    return lambda temporary: _RawSink(temporary, y4m_header(info), FRAME_HEAD)
 
 
 class _RawSink(_Sink):
@@ -277,6 +257,8 @@ def _container_maker(path: Path, info: VideoInfo, crf: int | None, codec: str) -
             f"{path} cannot hold 4:2:0 video of the odd size {info.width}x{info.height}: "
             "write .y4m, .yuv or a folder of PNGs"
         )
+    if max(info.frame_rate.numerator, info.frame_rate.denominator) >= 2**31:
+        raise UserError(f"{path} cannot hold {info.frame_rate} frames per second: write .y4m")
     options = dict(_LOSSLESS[codec])
     if crf is not None:
         options = {"crf": str(crf), "preset": "medium"}
@@ -298,8 +280,9 @@ class _ContainerSink(_Sink):
         rgb_format = "rgb24" if codec == "libx264" else "gbrp"
         self.pix_fmt = rgb_format if rgb else f"yuv{info.chroma}p{deep}"
         encoder = "libx264rgb" if rgb and codec == "libx264" else codec
-        format = CONTAINERS[temporary.suffix]
-        self.container = av.open(str(temporary), "w", format=format)
+        format = CONTAINERS[temporary.suffix.lower()]
+        # "file:", or FFmpeg takes what is before a colon for a protocol.
+        self.container = av.open(f"file:{temporary}", "w", format=format)
         try:
             self.stream: Any = self.container.add_stream(
                 encoder, rate=info.frame_rate, options=options

@@ -6,9 +6,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import lively
 
-from cmfr.cli.main import build_parser, main
+from cmfr.cli.main import build_parser, guarded, main
+from cmfr.codec.bitstream import BitstreamReader
 from cmfr.codec.checkpoint import save_weights
 from cmfr.models.presets import PRESETS
 from cmfr.nn.densities import weights_of
@@ -49,6 +51,48 @@ def test_encode_info_decode(tmp_path, yuv_file, weights, capsys):
     assert main(["decode", str(stream), str(decoded), "--model", weights]) == 0
     assert decoded.read_bytes() == recon.read_bytes()
     assert len(decoded.read_bytes()) == 5 * 80 * 48 * 3 // 2
+
+
+@pytest.mark.parametrize("much", [lambda: bytearray(2**60), lambda: torch.empty(2**58)])
+def test_too_little_memory_is_one_sentence(capsys, much):
+    assert guarded("cmfr test", much) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("cmfr test: not enough memory (") and len(err.splitlines()) == 1
+
+
+def test_all_that_is_damaged_is_named(tmp_path, yuv_file, weights, capsys):
+    stream, out = tmp_path / "a.cmfr", tmp_path / "out.yuv"
+    long = tmp_path / "long_80x48_25.yuv"
+    long.write_bytes(yuv_file.read_bytes() * 5)
+    command = ["encode", str(long), str(stream), "--intra-period", "2", "--model", weights]
+    assert main([*command, "--quiet"]) == 0
+    with stream.open("rb") as file:
+        packets = list(BitstreamReader(file))
+    data = bytearray(stream.read_bytes())
+    for number in (1, 4, *range(6, 28, 2)):
+        data[packets[number].offset + packets[number].size // 2] ^= 1
+    stream.write_bytes(data)
+    decode = ["decode", str(stream), str(out), "--model", weights, "--quiet", "--keep-going"]
+    assert main(decode) == 1
+    assert "25 damaged or lost frames: 1, 4-27\n" in capsys.readouterr().err
+    data[-30] ^= 1
+    stream.write_bytes(data)
+    assert main(decode) == 1
+    assert f"{stream}: the index is damaged: checksum" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", [-3, -20])
+def test_a_damaged_index_alone_is_named(tmp_path, stream, weights, capsys, place):
+    data = bytearray(stream.read_bytes())
+    data[place] ^= 1
+    stream.write_bytes(data)
+    decode = ["decode", str(stream), str(tmp_path / "out.yuv"), "--model", weights, "--quiet"]
+    assert main(decode) == 1 and not (tmp_path / "out.yuv").exists()
+    capsys.readouterr()
+    assert main([*decode, "--keep-going"]) == 1
+    assert len((tmp_path / "out.yuv").read_bytes()) == 6 * 80 * 48 * 3 // 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"cmfr: {stream}: the ") and "damaged" in err
 
 
 def failing(capsys, *arguments):

@@ -162,7 +162,7 @@ def test_messages() -> None:
         (b"", "not a .cmfr file"),
         (b"RIFF" + data, "not a .cmfr file"),
         (data[:30], "file ends within the header"),
-        (flip(data, 4, 8), "version 10 is newer than this program reads"),
+        (flip(data, 4, 8), "version 11 is newer than this program reads"),
         (flip(data, 9), "the header is damaged: checksum"),
         (flip(data, starts[2] + 8), "frame 2 is damaged: checksum does not match"),
         (data[: starts[2] + 8], "file ends within frame 2"),

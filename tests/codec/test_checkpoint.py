@@ -1,4 +1,7 @@
+import json
+import math
 import re
+import resource
 from pathlib import Path
 
 import pytest
@@ -7,7 +10,6 @@ from safetensors.torch import load_file, save_file
 
 from cmfr.cli.main import main
 from cmfr.codec.checkpoint import (
-    atomic_write,
     load_training_state,
     load_weights,
     read_weights,
@@ -17,8 +19,12 @@ from cmfr.codec.checkpoint import (
 )
 from cmfr.codec.codec import load_codec
 from cmfr.codec.model_files import find_weights
+from cmfr.evaluation.records import load_json
 from cmfr.models.video_model import VideoCodec
 from cmfr.nn.densities import weights_of
+from cmfr.utils.errors import UserError
+from cmfr.utils.files import atomic_write
+from cmfr.utils.yaml_config import merged, read_tree
 
 DATA = Path(__file__).parents[1] / "data"
 # Written before ids were stored in weights files.
@@ -90,7 +96,7 @@ def test_streams_stay_decodable_when_parameters_are_renamed(tmp_path, renamed_we
     renamed = tmp_path / "renamed.safetensors"
     save_weights(renamed, renamed_weights, cfg, weights_id=weights_id_of(metadata))
     load_codec(OLD_WEIGHTS, "cpu").decode_video(OLD_STREAM, tmp_path / "a_64x48.yuv")
-    monkeypatch.setattr("cmfr.codec.codec.VideoCodec", RenamedCodec)
+    monkeypatch.setattr("cmfr.codec.model_files.VideoCodec", RenamedCodec)
     load_codec(renamed, "cpu").decode_video(OLD_STREAM, tmp_path / "b_64x48.yuv")
     assert (tmp_path / "a_64x48.yuv").read_bytes() == (tmp_path / "b_64x48.yuv").read_bytes()
 
@@ -149,6 +155,76 @@ def test_files_that_are_no_weights(tmp_path):
     save_file({"a": torch.zeros(2)}, other, {"format": "cmfr-weights-1", "config": "{}"})
     with pytest.raises(ValueError, match="configuration cannot be read"):
         read_weights(other)
+
+
+HUGE = [
+    {"intra": {"channels": [10**9, 8, 16]}},
+    {"intra": {"channels": [4096, 4096, 4096]}},  # the most that a configuration may have
+    {"intra": {"blocks": [10**9, 1, 1]}},
+    {"intra": {"blocks": [64, 64, 64]}},
+    {"motion": {"estimation": [{"stride": 0}]}},
+    {"motion": {"estimation": [{"stride": 8, "widths": [8] * 10**6}]}},
+    {"motion": {"refiner": {"width": 8, "hypotheses": 10**9}}},
+    {"inter": {"latent": 2**40}},
+    {"inter": {"generator_blocks": 10**9}},
+    {"hierarchy": {"weights": [1], "quality_offsets": [0], "adaptors": [10**9]}},
+    {"context_channels": [-1, 8, 16]},
+]
+
+
+@pytest.mark.parametrize("changes", HUGE, ids=lambda c: str(c)[:40])
+def test_a_config_is_believed_as_far_as_the_weights_go(tmp_path, weights_file, changes):
+    """Before memory is taken, and without end: channels and blocks of anyone."""
+    limit = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + 500_000
+    _, weights, metadata = read_weights(weights_file)
+    tree = merged(json.loads(metadata["config"]), changes)
+    path = tmp_path / "forged.safetensors"
+    save_file(weights, path, {**metadata, "config": json.dumps(tree)})
+    with pytest.raises(UserError, match=f"{path}(: its model configuration| does not fit|: intra)"):
+        load_codec(path, "cpu")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < limit
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 0.0])
+def test_weights_that_are_none(tmp_path, weights_file, nano_config, value):
+    _, weights, _ = read_weights(weights_file)
+    name = "inter.frame_generator.tail.weight"
+    for key in [name] if value else weights:
+        weights[key] = torch.full_like(weights[key], value)
+    save_weights(tmp_path / "a.safetensors", weights, nano_config)
+    with pytest.raises(UserError, match="no finite numbers" if value else "all weights are zero"):
+        load_codec(tmp_path / "a.safetensors", "cpu")
+
+
+def test_deeply_nested_files_are_one_sentence(tmp_path, weights_file):
+    deep = "[" * 10**5 + "]" * 10**5
+    _, weights, metadata = read_weights(weights_file)
+    path = tmp_path / "a.safetensors"
+    save_file(weights, path, {**metadata, "config": deep})
+    with pytest.raises(UserError, match="its model configuration cannot be read"):
+        read_weights(path)
+    nested = "[" * 1000 + "]" * 1000  # enough for YAML, which takes long
+    for name, text in (("a.yaml", f"a: {nested}"), ("b.yaml", b"\xff\xfe\x00")):
+        (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+        with pytest.raises(UserError, match="is nested too deeply|it is no text"):
+            read_tree(tmp_path / name, [])
+    with pytest.raises(UserError, match="the value is not valid YAML"):
+        read_tree(write(tmp_path / "c.yaml", "a: 1"), [f"a={nested}"])
+    with pytest.raises(UserError, match="nested too deeply"):
+        load_json(write(tmp_path / "a.json", deep))
+
+
+def write(path, text):
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("state", [{"model": {}, "progress": {}}, [1], torch.zeros(2)])
+def test_training_state_without_its_keys(tmp_path, state):
+    path = tmp_path / "state.pt"
+    torch.save(state, path)
+    with pytest.raises(UserError, match="is no training state: it has no .*ema, means, "):
+        load_training_state(path, torch.device("cpu"))
 
 
 def test_training_state_is_never_unpickled(tmp_path):

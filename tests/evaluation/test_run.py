@@ -145,11 +145,11 @@ CLIPS = ("carphone_qcif_176x144", "davis_parkour_416x240", "vid4_foliage_704x480
 class Identity:
     """In place of an RGB network's frames: the 8-bit picture that it gets, and gives."""
 
-    def encode_frame(self, x, quality, past, refresh_period=None):
+    def encode_frame(self, x, quality, past, refresh_period=None, shown=None):
         codes = (x * 255).round().to(torch.uint8)
         return codes.numpy().tobytes(), quality, FrameOutput(x, ReferenceState(x))
 
-    def decode_frame(self, payload, quality, past, refresh_period=None):
+    def decode_frame(self, payload, quality, past, refresh_period=None, shown=None):
         size = past if isinstance(past, FrameSize) else FrameSize(*past.frame.shape[2:])
         x = torch.frombuffer(bytearray(payload), dtype=torch.uint8).float() / 255
         x = x.reshape(1, 3, *size)

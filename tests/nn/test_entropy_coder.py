@@ -1,5 +1,10 @@
 import math
+import os
+import random
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +17,7 @@ from cmfr.nn.densities import (
     HyperBottleneck,
 )
 from cmfr.nn.entropy_coder import (
+    BadPayload,
     BitEstimator,
     BitReader,
     BitWriter,
@@ -136,18 +142,58 @@ def test_garbage_payload_is_refused():
     for payload in (bytes(SMALL), bytes(SMALL + 3)):
         with pytest.raises(ValueError, match="no entropy-coded frame"):
             BitReader(payload, 10, torch.device("cpu"))
-    for payload in (
-        b"",
-        b"abc",
-        bytes(range(200)),
-        b"abcdef" * 171,
-    ):  # this cannot be seen at first
-        reader = BitReader(payload, 10000, torch.device("cpu"))
-        with torch.no_grad():
-            _, mean, scale = latents()
-            coded_by(reader, None, mean, scale, None, trained_bottleneck())
+    with pytest.raises(ValueError, match="6000002 bytes is no entropy-coded frame"):
+        BitReader(bytes(6000002), 10000, torch.device("cpu"))
+    for payload in (b"", b"abc", bytes(range(200)), b"abcdef" * 171):  # not seen at first
         with pytest.raises(DecodeMismatch):
-            reader.finish()
+            read_payload(payload, 10000)
+
+
+def read_payload(payload, limit):
+    reader = BitReader(payload, limit, torch.device("cpu"))
+    with torch.no_grad():
+        _, mean, scale = latents()
+        coded_by(reader, None, mean, scale, None, trained_bottleneck())
+        reader.finish()
+
+
+def attack():
+    """Payloads that make CompressAI's decoder read many times their length."""
+    limit, rng = 400, random.Random(0)  # a reader of 380 symbols
+    sizes = [size for size in (1026, 1502, 2402, 4402) for _ in range(20)]
+    sizes += [200002, 600002, 1000002]
+    for size in sizes:
+        ones = b"\xff" * size
+        mixed = bytes(rng.choice((255, 255, 255, rng.randrange(256))) for _ in range(size))
+        for payload in (ones, bytes(9) + ones[9:], rng.randbytes(20) + ones[20:], mixed):
+            with pytest.raises(BadPayload):
+                read_payload(payload, max(limit, size // 6))
+
+
+def test_hostile_payloads_are_refused_and_end_nothing():
+    """In a process of its own: what reads outside of its memory ends the process."""
+    code = "import test_entropy_coder; test_entropy_coder.attack()"
+    where = [str(Path(__file__).parents[1]), str(Path(__file__).parent), *sys.path]
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(where)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_frame_of_hardly_any_symbol(count):
+    """CompressAI's encoder writes outside of its memory there."""
+    values = torch.full((1, 1, 1, 2), 3.0)
+    mean, scale = torch.zeros_like(values), torch.tensor([float(count), 0.0]).view_as(values)
+    writer = BitWriter()
+    with torch.no_grad():
+        written = writer.code_latent("y", values, mean, scale, GAUSSIAN, 0.15)
+        payload = writer.finish()
+        reader = BitReader(payload, 2, torch.device("cpu"))
+        assert torch.equal(reader.code_latent("y", None, mean, scale, GAUSSIAN, 0.15), written)
+    reader.finish()
+    assert len(payload) <= 2 + 3 * count
 
 
 def test_a_payload_on_the_border_of_the_two_forms():

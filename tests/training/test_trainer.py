@@ -299,12 +299,12 @@ def test_a_run_killed_while_it_saves_is_resumed(tmp_path, clips, uninterrupted):
     command = [sys.executable, "-c", KILLED_WHILE_SAVING, str(path)]
     assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
     run = tmp_path / "run"
-    assert list(run.glob(".*.tmp"))
+    assert list(run.glob(".*.part*"))
     logged, saved = records(run)[-1]["total"], final_state(run)["progress"]["total_steps"]
     assert saved < logged < 16
     train(load_train_config(path))
     assert_same_run(run, uninterrupted)
-    assert not list(run.glob(".*.tmp"))
+    assert not list(run.glob(".*.part*"))
 
 
 def test_a_crash_at_the_start_of_a_stage_is_survived(tmp_path, clips, uninterrupted):

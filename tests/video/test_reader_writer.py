@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cmfr.utils.errors import UserError
 from cmfr.video.info import RGB_COLOR, ColorInfo, Frame, VideoInfo
 from cmfr.video.reader import VideoReader, open_video
 from cmfr.video.writer import open_writer
@@ -324,6 +325,31 @@ def test_a_full_disk_is_an_error(tmp_path: Path, name: str, late: bool) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
         signal.signal(signal.SIGXFSZ, ignored)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["a:b.mkv", "file:a.mp4", "-a%03d.mkv", "a b'\"#?&.y4m", "ä\n.mov"]
+)
+def test_names_are_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    info = make_info("420")
+    frames = make_frames(info, 2)
+    write(Path(name), info, frames)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert len(list(open_video(name))) == 2
+
+
+@pytest.mark.parametrize(("chroma", "depth"), [("420", 8), ("444", 8), ("420", 10), ("444", 10)])
+def test_a_cut_y4m_is_an_error(tmp_path: Path, chroma: str, depth: int) -> None:
+    info = make_info(chroma, depth, (37, 21))
+    path = write(tmp_path / "a.y4m", info, make_frames(info, 3))
+    data = path.read_bytes()
+    assert len(list(open_video(path))) == 3
+    for cut, reason in ((1, "cut off"), (info.frame_bytes + 3, "no frame begins")):
+        path.write_bytes(data[:-cut])
+        with pytest.raises(UserError, match=f"damaged after 2 frames: .*{reason}"):
+            list(open_video(path))
+        assert len(list(open_video(path, frames=2))) == 2
 
 
 def test_crf_is_smaller(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cmfr.codec.checkpoint import atomic_write
 from cmfr.training.data.clip_settings import ClipSettings
 from cmfr.training.data.prepare_clips import (
     CLIP_COLUMNS,
@@ -20,6 +19,7 @@ from cmfr.training.data.prepare_clips import (
     require_scene_detector,
 )
 from cmfr.utils.errors import UserError
+from cmfr.utils.files import atomic_write
 from cmfr.utils.parallel import Count, outcomes
 from cmfr.video.reader import VIDEO_SUFFIXES
 

@@ -1,0 +1,213 @@
+"""Output files: complete under their name or not there; links followed, devices written into."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from cmfr.utils.errors import UserError
+
+_PART = re.compile(r"\..*\.([0-9a-f]{8})-[0-9a-f]{8}\.part(\.[^.]*)?", re.DOTALL)
+_cleared: set[Path] = set()  # folders without leftovers, by this process
+
+
+class Part:
+    """What is written in place of `path` until it is complete: `temporary`, hidden beside it.
+
+    `commit` puts it on the disk and renames it, `discard` removes it; later calls of either do
+    nothing. A link is followed: what it leads to is replaced. A device or a pipe is no file, it
+    is its own `temporary`. folder: `temporary` is a folder. Raises OSError, UserError.
+
+    A part is locked as long as its process lives, and has the machine in its name: the first part
+    in a folder removes those of this machine that nobody holds, left by processes that were killed.
+    """
+
+    def __init__(self, path: Path, *, folder: bool = False) -> None:
+        self._target, self._lock = followed(path), -1
+        self.temporary = self._target
+        if is_stream(path):
+            return
+        if not self._target.parent.is_dir():
+            raise FileNotFoundError(f"no folder {self._target.parent} to write {path.name} to")
+        if self._target.parent not in _cleared:
+            remove_leftovers(self._target.parent)
+            _cleared.add(self._target.parent)
+        while self._lock < 0:
+            self._make(path, folder)
+
+    def _make(self, path: Path, folder: bool) -> None:
+        stem = self._target.stem.encode()[:160].decode(errors="ignore")  # names have 255 bytes
+        name = f".{stem}.{_machine()}-{secrets.token_hex(4)}.part"
+        self.temporary = self._target.with_name(name + ("" if folder else path.suffix))
+        if folder:
+            self.temporary.mkdir()
+            lock = os.open(self.temporary, os.O_RDONLY)
+        else:
+            lock = os.open(self.temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        _locked(lock, fcntl.LOCK_EX)
+        if self.temporary.exists():  # else someone took it for a leftover just before
+            self._lock = lock
+        else:
+            os.close(lock)
+
+    def commit(self) -> None:
+        if self._lock < 0:
+            return
+        folder = self.temporary.is_dir()
+        for file in self.temporary.iterdir() if folder else ():
+            _sync(file)
+        _sync(self.temporary)
+        if folder and self._target.is_dir():  # an empty one, which is not replaced everywhere
+            self._target.rmdir()
+        os.replace(self.temporary, self._target)
+        self._release()
+        _sync(self._target.parent)
+
+    def discard(self) -> None:
+        if self._lock >= 0:
+            _remove(self.temporary)
+            self._release()
+
+    def _release(self) -> None:
+        os.close(self._lock)
+        self._lock = -1
+
+
+def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
+    """Call ``write(temporary)`` and give the result the name `path`; see `Part`. `write` must write
+    into the file that is there. An OSError names `path`."""
+    with _named(path):
+        part = Part(path)
+        try:
+            write(part.temporary)
+            part.commit()
+        finally:
+            part.discard()
+
+
+def atomic_write_text(path: Path, text: str) -> None:
+    """A text file that appears complete or not at all."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    atomic_write(path, write)
+
+
+@contextmanager
+def output_file(path: Path) -> Iterator[BinaryIO]:
+    """A binary file to write, that appears complete at the end or not at all; see `Part`."""
+    with _named(path):
+        part = Part(path)
+        try:
+            with part.temporary.open("wb") as file:
+                yield file
+            part.commit()
+        finally:
+            part.discard()
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """A failure of the system names the file that was asked for: a full disk names none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, str(path)):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+def followed(path: Path) -> Path:
+    """The file that a name stands for; what a link leads to need not be there."""
+    if not path.is_symlink():
+        return path
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from None
+
+
+def is_stream(path: Path) -> bool:
+    """Whether `path` is a pipe or a character device, which is written into and never replaced.
+    Raises UserError for what can be neither."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    if stat.S_ISBLK(mode) or stat.S_ISSOCK(mode):
+        raise UserError(f"{path} is a disk or a socket; give a file, a pipe or a device")
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
+
+
+def check_distinct(output: str | Path, *inputs: str | Path) -> None:
+    """Raise UserError where what is to be written is one of the files that are read, by whatever
+    name or link."""
+    for name in inputs:
+        one, other = Path(output), Path(name)
+        try:
+            same = one.samefile(other) and not is_stream(one)
+        except OSError:  # one of them is not there
+            same = False
+        if same:
+            raise UserError(f"{output} is the input {name}; give another output")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what processes of this machine that were killed have left of files in a folder."""
+    for path in folder.iterdir():
+        found = _PART.fullmatch(path.name)
+        if not found or found[1] != _machine() or path.is_symlink():
+            continue
+        try:
+            lock = os.open(path, os.O_RDONLY)
+        except OSError:  # someone else's, or gone
+            continue
+        try:
+            if _locked(lock, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                _remove(path)
+        finally:
+            os.close(lock)
+
+
+def _locked(file: int, how: int) -> bool:
+    """Whether a lock could be had; some file systems know none, and then nothing is a leftover."""
+    try:
+        fcntl.flock(file, how)
+    except OSError:
+        return False
+    return True
+
+
+def _machine() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """What was written there survives a power cut from here on."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # no file system on a disk
+            raise
+    finally:
+        os.close(file)

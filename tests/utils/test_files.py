@@ -1,0 +1,175 @@
+"""Output files are complete or not there; killed processes leave nothing for ever."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from cmfr.utils import files
+from cmfr.utils.errors import UserError
+from cmfr.utils.files import Part, atomic_write_text, check_distinct, output_file, remove_leftovers
+
+WRITES_FOR_EVER = """
+import sys, time
+from pathlib import Path
+from cmfr.utils.files import Part
+
+part = Part(Path(sys.argv[1]), folder=len(sys.argv) > 2)
+print("writing", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_link_is_followed_and_stays(tmp_path):
+    real, link = tmp_path / "real" / "file", tmp_path / "link"
+    real.parent.mkdir()
+    link.symlink_to(real)
+    for text in ("first", "second"):  # what it leads to need not be there
+        atomic_write_text(link, text)
+        assert link.is_symlink() and real.read_text() == text
+    assert list(real.parent.iterdir()) == [real]
+    link.unlink()
+    link.symlink_to(link)
+    with pytest.raises(OSError, match="link"):
+        atomic_write_text(link, "x")
+    link.unlink()
+    link.symlink_to(tmp_path / "nowhere" / "file")
+    with pytest.raises(FileNotFoundError, match="no folder .*nowhere to write link to"):
+        atomic_write_text(link, "x")
+
+
+def test_a_pipe_and_a_device_are_written_into(tmp_path):
+    pipe, got = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
+    reader.start()
+    with output_file(pipe) as file:
+        file.write(b"through the pipe")
+    reader.join()
+    assert got == [b"through the pipe"] and stat.S_ISFIFO(pipe.stat().st_mode)
+    assert list(tmp_path.iterdir()) == [pipe]
+    before = Path("/dev/null").stat()
+    with output_file(Path("/dev/null")) as file:
+        file.write(b"x")
+    assert Path("/dev/null").stat().st_ino == before.st_ino
+
+
+def test_a_part_of_a_killed_process_is_removed_and_that_of_a_living_one_is_not(tmp_path):
+    command = [sys.executable, "-c", WRITES_FOR_EVER]
+    target = tmp_path / "out.mkv"
+    processes = [
+        subprocess.Popen([*command, str(target), *more], stdout=subprocess.PIPE, text=True)
+        for more in ([], [], ["folder"])
+    ]
+    try:
+        for process in processes:
+            assert process.stdout.readline() == "writing\n"
+        assert len(list(tmp_path.iterdir())) == 3
+        for process in processes[1:]:
+            process.kill()
+            process.wait()
+        (tmp_path / ".mine.part.mkv").touch()
+        remove_leftovers(tmp_path)
+        left = sorted(path.name for path in tmp_path.iterdir())
+        assert len(left) == 2 and left[0] == ".mine.part.mkv"
+        processes[0].kill()
+        processes[0].wait()
+        files._cleared.discard(tmp_path)
+        atomic_write_text(target, "done")  # a next run
+        assert sorted(p.name for p in tmp_path.iterdir()) == [".mine.part.mkv", "out.mkv"]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def test_parts_of_other_machines_are_left_alone(tmp_path, monkeypatch):
+    part = Part(tmp_path / "file")
+    os.close(part._lock)  # as if its process had been killed
+    monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
+    remove_leftovers(tmp_path)
+    assert part.temporary.exists()
+    monkeypatch.undo()
+    remove_leftovers(tmp_path)
+    assert not part.temporary.exists()
+
+
+def test_writers_of_one_name_do_not_collide(tmp_path):
+    """Threads, and processes that have one number in two containers."""
+    faults, path = [], tmp_path / "file"
+
+    def write(text):
+        try:
+            for _ in range(20):
+                atomic_write_text(path, text)
+        except BaseException as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=write, args=(c * 5000,)) for c in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not faults
+    assert path.read_text() in {c * 5000 for c in "abcd"} and list(tmp_path.iterdir()) == [path]
+    mask = os.umask(0)
+    os.umask(mask)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask
+
+
+def test_data_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    calls, sync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda f: (calls.append(os.fstat(f).st_size), sync(f)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("renamed"), replace(a, b)))
+    atomic_write_text(tmp_path / "file", "x" * 777)
+    assert calls[:2] == [777, "renamed"] and len(calls) == 3
+
+
+def test_long_names(tmp_path):
+    path = tmp_path / ("ä" * 120 + ".cmfr")
+    atomic_write_text(path, "x")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_same_file_by_any_name(tmp_path):
+    one, hard, soft = tmp_path / "one", tmp_path / "hard", tmp_path / "soft"
+    one.touch()
+    hard.hardlink_to(one)
+    soft.symlink_to(one)
+    for output in (one, hard, soft, tmp_path / "x" / ".." / "one"):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        with pytest.raises(UserError, match="is the input"):
+            check_distinct(output, tmp_path / "not there", one)
+    check_distinct(tmp_path / "other", one)
+    check_distinct("/dev/null", "/dev/null")
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGHUP])
+def test_a_terminated_command_cleans_up(tmp_path, kind):
+    code = """
+import sys, time
+from pathlib import Path
+from cmfr.cli.main import guarded
+from cmfr.utils.files import output_file
+
+def run():
+    with output_file(Path(sys.argv[1])) as file:
+        print("writing", flush=True)
+        time.sleep(60)
+
+sys.exit(guarded("cmfr test", run))
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "out")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout.readline() == "writing\n"
+    process.send_signal(kind)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 128 + kind and said == f"cmfr test: ended by {kind.name}\n"
+    assert list(tmp_path.iterdir()) == []
