@@ -81,6 +81,7 @@ PRESETS: dict[str, ModelConfig | DCVCConfig] = {
             latent=64,
             hyper=64,
             prior=88,
+            rdoq=12,
             refiner=RefinerConfig(width=48),
         ),
         inter=ResidualConfig(
@@ -110,6 +111,7 @@ PRESETS: dict[str, ModelConfig | DCVCConfig] = {
             hyper=32,
             prior=64,
             spatial_steps=2,
+            rdoq=12,
             refiner=RefinerConfig(width=32, blocks=2),
         ),
         inter=ResidualConfig(latent=96, latent_stride=8, hyper=32, prior=96, rdoq=12),
