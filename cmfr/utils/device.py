@@ -22,13 +22,6 @@ def pick_device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
-def all_devices(wanted: str) -> list[str]:
-    """Where work can be done side by side: every GPU, or the CPU. See `pick_device`."""
-    if pick_device(wanted).type == "cpu":
-        return ["cpu"]
-    return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-
-
 @contextlib.contextmanager
 def exact_arithmetic() -> Iterator[None]:
     """Inference with full float32 and deterministic algorithms: entropy parameters must come out
@@ -59,6 +52,13 @@ def full_precision() -> Iterator[None]:
     finally:
         for (place, name, _), value in zip(wanted, saved, strict=True):
             setattr(place, name, value)
+
+
+def all_devices(wanted: str) -> list[str]:
+    """Where work can be done side by side: every GPU, or the CPU. See `pick_device`."""
+    if pick_device(wanted).type == "cpu":
+        return ["cpu"]
+    return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
 
 
 # --- memory
