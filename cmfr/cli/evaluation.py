@@ -126,16 +126,12 @@ def run_bdrate(args: argparse.Namespace) -> int:
 
     if args.csv:
         check_distinct(args.csv, *args.files)
-    for metric in args.metric or ["psnr_rgb"]:
-        if args.ms_ssim_db and not metric.startswith("ms_ssim"):
-            raise UserError(f"--ms-ssim-db is not for {metric}")
     rate = None if args.frame_rate is None else parse_frame_rate(args.frame_rate)
     options = {"dataset": args.dataset, "size": args.size, "frame_rate": rate}
-    metrics = [f"{metric}_db" if args.ms_ssim_db else metric for metric in args.metric]
+    options |= {"conditions": stated(args)}
     tables = bd_tables(
-        args.files, args.anchor, metrics, args.method, args.force,
-        {**options, "conditions": stated(args)},
-    )  # fmt: skip
+        args.files, args.anchor, args.metric, args.ms_ssim_db, args.method, args.force, options
+    )
     print("\n".join(map(as_text, tables)))
     if args.csv:
         write_text(args.csv, as_csv(tables))

@@ -56,11 +56,11 @@ class Table:
 
 
 def bd_tables(
-    files: Sequence[Path], anchor: str, metrics: Sequence[str], method: Method, force: bool,
-    options: Mapping[str, Any],
+    files: Sequence[Path], anchor: str, metrics: Sequence[str], db: bool, method: Method,
+    force: bool, options: Mapping[str, Any],
 ) -> list[Table]:  # fmt: skip
     """A table for each metric (by default PSNR of RGB, or of YUV where the anchor has no RGB), by
-    `collect` and `build`; every codec is compared with the anchor by itself.
+    `collect` and `build`; db: MS-SSIM in dB. Every codec is compared with the anchor by itself.
 
     Raises FileNotFoundError, or ValueError where there is nothing to compare.
     """
@@ -74,11 +74,15 @@ def bd_tables(
         )
     known = base.records[0].average().quality
     metrics = metrics or ["psnr_rgb" if "psnr_rgb" in known else "psnr_yuv"]
+    for metric in metrics:
+        if db and not metric.startswith("ms_ssim"):
+            raise UserError(f"--ms-ssim-db is not for {metric}")
+    metrics = [f"{metric.removesuffix('_db')}_db" if db else metric for metric in metrics]
     reports = [build([base, c], metrics, method, force=force, partial=True) for c in tested]
     tables = []
     for metric in metrics:
-        name, db = split_metric(metric)
-        domain = "dB" if db or name.startswith("psnr") else "linear"
+        name, decibel = split_metric(metric)
+        domain = "dB" if decibel or name.startswith("psnr") else "linear"
         found = [line for report in reports for line in bd_lines(report, metric)]
         tables.append(Table(base.name, name, domain, method, found))
     return tables

@@ -23,13 +23,6 @@ def pick_device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
-def all_devices(wanted: str) -> list[str]:
-    """Where work can be done side by side: every GPU, or the CPU. See `pick_device`."""
-    if pick_device(wanted).type == "cpu":
-        return ["cpu"]
-    return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-
-
 def arithmetic(device: torch.device) -> str:
     """What the last bits of a result depend on, in short: PyTorch, processor, threads."""
     if device.type == "cuda":
@@ -69,6 +62,13 @@ def full_precision() -> Iterator[None]:
     finally:
         for (place, name, _), value in zip(wanted, saved, strict=True):
             setattr(place, name, value)
+
+
+def all_devices(wanted: str) -> list[str]:
+    """Where work can be done side by side: every GPU, or the CPU. See `pick_device`."""
+    if pick_device(wanted).type == "cpu":
+        return ["cpu"]
+    return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
 
 
 # --- memory
