@@ -1,4 +1,4 @@
-# make env | demo [VIDEO=path] | test | test-slow | lint. Needs Python 3.10-3.12 and make only.
+# make env | demo [VIDEO=path] | test | test-slow | fuzz [CASES=n] | lint. Needs Python 3.10-3.12 and make only.
 PYTHON ?= $(shell for p in python3.12 python3.11 python3.10 python3; do \
 	$$p -c 'import sys; raise SystemExit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' \
 	2>/dev/null && echo $$p && break; done)
@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: env demo test test-slow lint clean
+.PHONY: env demo test test-slow fuzz lint clean
 
 env: $(VENV)/.ready
 
@@ -24,6 +24,9 @@ test: env lint
 
 test-slow: env
 	$(BIN)/python -m pytest -m slow
+
+fuzz: env
+	$(BIN)/python scripts/fuzz.py $(CASES)
 
 lint: env
 	$(BIN)/ruff check .

@@ -28,8 +28,7 @@ def arithmetic(device: torch.device) -> str:
     if device.type == "cuda":
         return f"torch {torch.__version__}, {torch.cuda.get_device_name(device)}"
     threads, kind = torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()
-    count = f"{threads} thread{'s' if threads > 1 else ''}"
-    return f"torch {torch.__version__}, {platform.machine()} {kind}, {count}"
+    return f"torch {torch.__version__}, {platform.machine()} {kind}, threads {threads}"
 
 
 @contextlib.contextmanager

@@ -192,7 +192,7 @@ def test_what_cannot_be_written_leaves_the_old_file(tmp_path, records, reason):
 
 
 def test_an_error_of_the_disk_names_the_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match="absent/r.json"):
+    with pytest.raises(FileNotFoundError, match="absent to write r.json"):
         write_results(tmp_path / "absent" / "r.json", [record()])
     (tmp_path / "folder").mkdir()
     with pytest.raises(OSError, match="folder'$"):
