@@ -151,14 +151,16 @@ def save_training_state(path: Path, state: dict[str, Any]) -> None:
         atomic_write(path, lambda temporary: torch.save(state, temporary))
 
 
-def load_training_state(path: Path, device: torch.device) -> dict[str, Any]:
-    """Raises ValueError when the file is damaged, holds more than tensors and plain values, or not
-    the keys `STATE_KEYS`."""
+def load_training_state(
+    path: Path, device: torch.device, keys: frozenset[str] = STATE_KEYS
+) -> dict[str, Any]:
+    """Raises UserError when the file is damaged, holds more than tensors and plain values, or not
+    these keys."""
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises many kinds here
         raise UserError(f"{path} is no readable training state: {error}") from error
-    if not isinstance(state, dict) or not state.keys() >= STATE_KEYS:
-        missing = STATE_KEYS - state.keys() if isinstance(state, dict) else STATE_KEYS
+    if not isinstance(state, dict) or not state.keys() >= keys:
+        missing = keys - state.keys() if isinstance(state, dict) else keys
         raise UserError(f"{path} is no training state: it has no {', '.join(sorted(missing))}")
     return state

@@ -8,19 +8,18 @@ estimate as published (dcvc_bits). The only module that imports CompressAI's ent
 
 from __future__ import annotations
 
+import copy
 import math
-import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, cast
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-with warnings.catch_warnings():  # of torch.jit, which CompressAI's dependencies still use
-    warnings.simplefilter("ignore")
-    from compressai.entropy_models import EntropyBottleneck, GaussianConditional
+import cmfr.nn.compressai_alone  # noqa: F401 isort: skip
+from compressai.entropy_models import EntropyBottleneck, GaussianConditional  # isort: skip
 
 _LIKELIHOOD_FLOOR = 1e-9
 # DCVC adds this to every probability: no symbol costs more than 16.6 bits in an estimate.
@@ -40,23 +39,19 @@ class CdfTables:
     offsets: list[int]
 
     @classmethod
-    def of(cls, model: EntropyBottleneck | GaussianConditional) -> CdfTables:
-        sizes = cast(Tensor, model._cdf_length).reshape(-1).int().tolist()
-        rows = cast(Tensor, model._quantized_cdf).tolist()
+    def of_probabilities(
+        cls, mass: Tensor, first: Tensor, length: Tensor, tail: Tensor | None = None
+    ) -> CdfTables:
+        """mass [n, L]: of symbols first, first + 1, ... of each of n tables, `length` of them;
+        tail [n, 1]: of all others (default: what is left)."""
+        if tail is None:
+            kept = torch.arange(mass.shape[1]) < length[:, None]
+            tail = (1 - (mass * kept).sum(1, keepdim=True)).clamp(min=0)
+        rows = GaussianConditional(None)._pmf_to_cdf(mass, tail, length, int(length.max())).tolist()
         # Rows are padded to the longest; the coder would convert the padding on every call.
+        sizes = (length + 2).tolist()
         cdfs = [row[:size] for row, size in zip(rows, sizes, strict=True)]
-        return cls(cdfs, sizes, cast(Tensor, model._offset).reshape(-1).int().tolist())
-
-    @classmethod
-    def of_probabilities(cls, mass: Tensor, first: Tensor, length: Tensor) -> CdfTables:
-        """mass [n, L]: of symbols first, first + 1, ... of each of n tables, `length` of them."""
-        kept = torch.arange(mass.shape[1]) < length[:, None]
-        tail = (1 - (mass * kept).sum(1, keepdim=True)).clamp(min=0)
-        model = GaussianConditional(None)
-        longest = int(length.max())
-        model._quantized_cdf = model._pmf_to_cdf(mass, tail, length, longest)
-        model._cdf_length, model._offset = length + 2, first
-        return cls.of(model)
+        return cls(cdfs, sizes, first.tolist())
 
 
 class Density(ABC):
@@ -136,8 +131,8 @@ class Gaussian(Density):
         and more where most symbols are 0 (25 % of the payload at the top, 250 % at the bottom).
         """
         scale = scale.clamp(min=self.low)
-        coded = self._bits(symbols, scale)
-        noisy = self._bits(distance + noise, scale.detach())
+        both = (torch.cat((symbols, distance + noise)), torch.cat((scale, scale.detach())))
+        coded, noisy = self._bits(*both).chunk(2)
         return coded + (noisy - noisy.detach())
 
     def _bits(self, values: Tensor, scale: Tensor) -> Tensor:
@@ -209,12 +204,13 @@ class FactorizedDensity(Protocol):
 class HyperBottleneck(EntropyBottleneck):
     """CMFR's factorized density: CompressAI's, rounded to whole numbers (no median offset).
 
-    CompressAI learns the tails of its tables with an auxiliary loss; here they are solved for by
-    bisection when the tables are made, so that there is no second optimizer and no stale table.
+    CompressAI learns the tails of its tables with an auxiliary loss; here they are found when the
+    tables are made, so that there is no second optimizer and no stale table.
     It starts narrow: at CompressAI's scale of 10 a hyper-latent costs 6.5 bits a symbol.
     """
 
-    # What `make_tables` computes from the weights: no part of a weights file.
+    REACH = 4096  # tables cover -REACH .. REACH at most
+    # What CompressAI computes from the weights: no part of a weights file.
     DERIVED = ("quantiles", "target", "_quantized_cdf", "_cdf_length", "_offset")
 
     def __init__(self, channels: int) -> None:
@@ -226,17 +222,28 @@ class HyperBottleneck(EntropyBottleneck):
         """-log2 likelihood of z [B, C, H, W], any real values; same shape."""
         values = z.transpose(0, 1)
         flat = values.reshape(z.shape[1], 1, -1)
-        likelihood, _, _ = self._likelihood(flat)
-        likelihood = likelihood.clamp(min=_LIKELIHOOD_FLOOR)
+        both = self._logits_cumulative(torch.cat((flat - 0.5, flat + 0.5), 2), stop_gradient=False)
+        lower, upper = both.sigmoid().chunk(2, 2)
+        likelihood = (upper - lower).clamp(min=_LIKELIHOOD_FLOOR)
         return -torch.log2(likelihood).reshape(values.shape).transpose(0, 1)
 
     @torch.no_grad()
     def make_tables(self) -> CdfTables:
-        """Solve for the tails and build the CDF tables (kept; `tables = None` drops them)."""
-        self._update_quantiles(search_radius=4096.0)
-        self.quantiles[:, 0, 1] = 0
-        self.update(force=True)
-        self.tables = CdfTables.of(self)
+        """Find the tails and build the CDF tables, in float64 on the CPU: all devices must agree.
+        (Kept; `tables = None` drops them.)"""
+        exact = copy.deepcopy(self).cpu().double()
+        # Symbols from the first to the last one within the tails, 0 always.
+        counts, tail = torch.arange(self.REACH + 1).double(), math.log(2 / self.tail_mass - 1)
+        below, above = (
+            exact._logits_cumulative(x.expand(self.channels, 1, -1), stop_gradient=True)[:, 0]
+            for x in (-counts, counts)
+        )
+        first, last = -(below > -tail).sum(1).int(), (above < tail).sum(1).int()
+        length = last - first + 1
+        symbols = torch.arange(int(length.max())) + first[:, None, None]
+        mass, lower, upper = exact._likelihood(symbols.double(), stop_gradient=True)
+        rest = lower[:, 0, :1].sigmoid() + (-upper[:, 0, -1:]).sigmoid()
+        self.tables = CdfTables.of_probabilities(mass[:, 0].float(), first, length, rest.float())
         return self.tables
 
 
@@ -307,9 +314,9 @@ class _BitEstimatorAt:
         self.chosen = quality if estimator.sets > 1 else torch.zeros_like(quality)
 
     def bits(self, z: Tensor) -> Tensor:
-        upper = self.estimator.logits(z + 0.5, self.chosen)
-        lower = self.estimator.logits(z - 0.5, self.chosen)
-        return dcvc_bits(upper.sigmoid() - lower.sigmoid())
+        both = self.estimator.logits(torch.cat((z - 0.5, z + 0.5), 3), self.chosen)
+        lower, upper = both.sigmoid().chunk(2, 3)
+        return dcvc_bits(upper - lower)
 
     @property
     def tables(self) -> CdfTables | None:

@@ -221,8 +221,9 @@ class TrainConfig(Strict):
 
     init: weights to start from, file by file; spynet: folder of SpyNet arrays (.npy) that
     initialize the three coarsest levels of DCVC's motion estimation. compile: torch.compile of both
-    codecs. threads: CPU threads per process. bf16: compute in bfloat16 (autocast), or where the
-    device has instructions for it (auto); weights stay float32.
+    codecs. cuda_graphs: launch forward and backward of a step as one, on a GPU and where a step is
+    one update (graphs.py); not measured yet. threads: CPU threads per process. bf16: compute in
+    bfloat16 (autocast), or where the device has instructions for it (auto); weights stay float32.
 
     time_limit_minutes: save and stop after this much time. schedule_clock: the limit is of the
     whole run, however often it is resumed, and learning rates follow the clock where it is ahead
@@ -243,6 +244,7 @@ class TrainConfig(Strict):
     bf16: Literal["auto"] | bool = "auto"
     channels_last: bool = True
     compile: bool = False
+    cuda_graphs: bool = False
     ema_decay: float = Field(0.999, ge=0, lt=1)
     grad_clip: float = Field(1.0, gt=0)
     optimizer: OptimizerConfig = OptimizerConfig()

@@ -23,26 +23,32 @@ from cmfr.video.color import ycbcr_to_rgb
 
 
 class Means:
-    """Running means of scalars that stay on the device until they are read."""
+    """Running means of scalars that stay on the device until they are read.
+
+    Those that are added together are kept together, as one vector under all their names.
+    """
 
     def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
+        self.sums: dict[str, Tensor] = {}  # "loss,psnr": [2], float64
         self.counts: dict[str, int] = {}
 
     def add(self, values: dict[str, Tensor]) -> None:
-        for name, value in values.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value.double()
-            self.counts[name] = self.counts.get(name, 0) + 1
+        names, vector = ",".join(values), torch.stack(list(values.values())).double()
+        self.sums[names] = self.sums[names] + vector if names in self.sums else vector
+        self.counts[names] = self.counts.get(names, 0) + 1
 
     def read(self, team: Team) -> dict[str, float]:
         """The means over the team, and start again. Waits for the device once."""
-        names = list(self.sums)
-        if not names:
+        if not self.sums:
             return {}
-        means = torch.stack([self.sums[name] / self.counts[name] for name in names])
-        values = team.mean(means).tolist()
+        sums = team.mean(torch.cat([value.reshape(-1) for value in self.sums.values()])).tolist()
+        totals: dict[str, tuple[float, int]] = {}
+        for names, count in self.counts.items():
+            for name in names.split(","):
+                total, counted = totals.get(name, (0.0, 0))
+                totals[name] = total + sums.pop(0), counted + count
         self.sums, self.counts = {}, {}
-        return dict(zip(names, values, strict=True))
+        return {name: total / count for name, (total, count) in totals.items()}
 
     def state(self) -> dict[str, Any]:
         return {"sums": self.sums, "counts": self.counts}

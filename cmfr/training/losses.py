@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from pytorch_msssim import ms_ssim
@@ -24,7 +25,12 @@ class Distortions:
     @property
     def psnr(self) -> Tensor:
         """dB [B]."""
-        return -10 * torch.log10(self.mse.detach().clamp(min=1e-10))
+        return decibels(self.mse.detach())
+
+
+def decibels(mse: Tensor) -> Tensor:
+    """PSNR of a mean squared error on [0, 1], same shape."""
+    return -10 * torch.log10(mse.clamp(min=1e-10))
 
 
 class Distortion:
@@ -99,25 +105,60 @@ class LossTerms:
     shown: dict[str, Distortions]
     lambda_: Tensor
     importance: Tensor
-    rate_weight: float = 1.0
+    rate_weight: float | Tensor = 1.0
+
+    @cached_property
+    def lambda_d(self) -> Tensor:
+        """lambda * D [B]."""
+        return self.lambda_ * self.distortion.value
 
     @property
     def total(self) -> Tensor:
         """Scalar: mean over the batch."""
-        cost = self.lambda_ * self.distortion.value + self.rate_weight * self.rate
+        cost = self.lambda_d + self.rate_weight * self.rate
         for weight, bits in self.predictions:
             cost = cost + weight * bits
         return (self.importance * cost).mean()
 
-    def scalars(self) -> dict[str, Tensor]:
-        """For the log, detached, still on the device: mean PSNR in dB, bpp, lambda * D."""
-        return {
-            "psnr": self.distortion.psnr.mean(),
-            "bpp": self.rate.detach().mean(),
-            "distortion": self.distortion.value.detach().mean(),
-            "lambda_d": (self.lambda_ * self.distortion.value).detach().mean(),
-            **{f"{name}_psnr": seen.psnr.mean() for name, seen in self.shown.items()},
-        }
+
+@dataclass(frozen=True)
+class FrameNumbers:
+    """What the log shows of one frame, per sample [B] and by name: mean squared errors (shown as
+    PSNR), bits (shown per pixel), and what is shown as it is."""
+
+    errors: dict[str, Tensor]
+    bits: dict[str, Tensor]
+    others: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, terms: LossTerms, bits: dict[str, Tensor]) -> FrameNumbers:
+        """bits: of the frame, by latent."""
+        return cls(
+            {
+                "psnr": terms.distortion.mse,
+                **{f"{name}_psnr": seen.mse for name, seen in terms.shown.items()},
+            },
+            {f"bpp_{name}": value for name, value in bits.items()},
+            {"bpp": terms.rate, "distortion": terms.distortion.value, "lambda_d": terms.lambda_d},
+        )
+
+    @staticmethod
+    @torch.no_grad()
+    def means(frames: list[FrameNumbers], pixels: int) -> dict[str, Tensor]:
+        """Of frames that show the same, means over them and the batch, still on the device: a few
+        kernels for all numbers together."""
+
+        def table(columns: list[dict[str, Tensor]]) -> Tensor:
+            rows = [column[name] for name in columns[0] for column in columns]
+            return torch.stack(rows).reshape(len(columns[0]), -1)
+
+        parts = [
+            decibels(table([f.errors for f in frames])),
+            table([f.bits for f in frames]) / pixels,
+            table([f.others for f in frames]),
+        ]
+        names = [*frames[0].errors, *frames[0].bits, *frames[0].others]
+        return dict(zip(names, torch.cat(parts).mean(1).unbind(), strict=True))
 
 
 class FrameLoss:
@@ -130,7 +171,7 @@ class FrameLoss:
 
     def __call__(
         self, output: FrameOutput, x: Tensor, quality: Tensor, weight: float = 1.0,
-        intra: bool = False, rate_weight: float = 1.0,
+        intra: bool = False, rate_weight: float | Tensor = 1.0,
     ) -> LossTerms:  # fmt: skip
         """One coded frame against its source x [B, 3, H, W]; quality [B] is the stream's."""
         stage, motion = self.stage, output.motion
@@ -165,4 +206,5 @@ class FrameLoss:
     def _residual_bits(self, picture: Tensor, x: Tensor, lambda_: Tensor) -> Tensor:
         if self.color == "rgb":
             picture, x = (rgb_to_ycbcr(p, "bt709", "full") for p in (picture, x))
-        return residual_bits(picture, x, lambda_, self.plane_weights.to(x.device))
+        self.plane_weights = self.plane_weights.to(x.device)  # once: a GPU is waited for
+        return residual_bits(picture, x, lambda_, self.plane_weights)

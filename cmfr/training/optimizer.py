@@ -42,20 +42,20 @@ class Muon(torch.optim.Optimizer):
         """Parameters of one shape, at once."""
         gradients = torch.stack([p.grad for p in parameters])  # type: ignore[misc]
         if skip is not None:
-            gradients = torch.where(skip > 0, 0.0, gradients)
+            gradients.masked_fill_(skip > 0, 0)
         buffers = []
-        for parameter, gradient in zip(parameters, gradients, strict=True):
+        for parameter in parameters:
             state = self.state[parameter]
             if not state:
                 state["momentum"] = torch.zeros_like(parameter)
-            buffers.append(state["momentum"].lerp_(gradient, 1 - momentum))
+            buffers.append(state["momentum"])
+        torch._foreach_lerp_(buffers, list(gradients.unbind()), 1 - momentum)
         nesterov = torch.lerp(gradients, torch.stack(buffers), momentum)
         update = orthogonal(nesterov.flatten(2)).reshape(gradients.shape)
         size = 0.2 * max(update.shape[1], update[0, 0].numel()) ** 0.5
         if skip is not None:
-            update = torch.where(skip > 0, 0.0, update)
-        for parameter, change in zip(parameters, update, strict=True):
-            parameter.add_(change, alpha=-lr * size)
+            update.masked_fill_(skip > 0, 0)
+        torch._foreach_add_(list[Tensor](parameters), list(update.unbind()), alpha=-lr * size)
 
 
 def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
@@ -66,7 +66,7 @@ def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(steps):
         square = x @ x.mT
-        x = a * x + (b * square + c * square @ square) @ x
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
     return x if wide else x.mT
 
 

@@ -2,7 +2,9 @@
 
 config.yaml            what is trained, all keys
 versions.json          git revision, torch, numpy, Python
-state.pt               to resume from
+state.pt               to resume from: progress, weights, averaged weights
+optimizer-N.pt         the optimizer's state after N steps, which goes with state.pt. May be left
+                       out where files must be small: a resumed run then has new moments
 weights.safetensors    averaged weights, for every command that takes --model
 best.safetensors       the same, of the best validation so far
 log.jsonl, validation.jsonl, events.out.*
@@ -11,6 +13,7 @@ log.jsonl, validation.jsonl, events.out.*
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,8 +36,8 @@ STATE, WEIGHTS, BEST = "state.pt", "weights.safetensors", "best.safetensors"
 
 # Keys that may change between the start of a run and its resumption.
 _FREE_KEYS = (
-    "run_dir", "time_limit_minutes", "threads", "device", "bf16", "compile", "log_every",
-    "image_every", "save_every",
+    "run_dir", "time_limit_minutes", "threads", "device", "bf16", "compile", "cuda_graphs",
+    "log_every", "image_every", "save_every",
 )  # fmt: skip
 _FREE_DATA_KEYS = ("root", "workers", "preload")
 
@@ -87,9 +90,20 @@ class RunDir:
 
     def save(self, state: dict[str, Any]) -> None:
         """`state` holds "ema", the weights that are written for coding too."""
-        if self.writes:
-            self.save_weights(WEIGHTS, state["ema"], state["progress"]["total_steps"])
-            save_training_state(self.state_file, state)
+        if not self.writes:
+            return
+        steps = state["progress"]["total_steps"]
+        self.save_weights(WEIGHTS, state["ema"], steps)
+        # In this order, so that a process killed anywhere in here leaves two that belong together.
+        optimizer = self._optimizer_file(steps)
+        save_training_state(optimizer, state["optimizer"])
+        save_training_state(self.state_file, {**state, "optimizer": None})
+        for older in self.path.glob(self._optimizer_file("*").name):
+            if older != optimizer:
+                older.unlink()
+
+    def _optimizer_file(self, steps: int | str) -> Path:
+        return self.path / f"optimizer-{steps}.pt"
 
     def save_weights(self, name: str, weights: dict[str, Tensor], steps: int) -> None:
         """Weights for coding, with the number of training steps in the metadata."""
@@ -97,12 +111,18 @@ class RunDir:
             save_weights(self.path / name, weights, self.cfg.model, {"steps": str(steps)})
 
     def load(self) -> dict[str, Any] | None:
-        """The state to resume from, on the CPU, or None at the start of a run."""
+        """The state to resume from, on the CPU, or None at the start of a run. Its "optimizer" is
+        None where that file was left out."""
         if not self.state_file.is_file():
             return None
         # Read to the CPU: a GPU would take the optimizer's step counts along, and then wait for
         # each of them in every step.
-        state = load_training_state(self.state_file, torch.device("cpu"))
+        cpu = torch.device("cpu")
+        state = load_training_state(self.state_file, cpu)
         for part in ("model", "ema"):
             state[part] = with_present_names(state[part], self.cfg.model.family)
+        if state["optimizer"] is None:  # files of before have it in one
+            file = self._optimizer_file(state["progress"]["total_steps"])
+            there = file.is_file()
+            state["optimizer"] = load_training_state(file, cpu, frozenset()) if there else None
         return state

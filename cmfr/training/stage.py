@@ -22,7 +22,7 @@ from cmfr.models.video_model import VideoCodec
 from cmfr.nn.entropy_coder import BitEstimator, TrainingNoise
 from cmfr.training.config import LossConfig, StageConfig
 from cmfr.training.flow_loss import flow_loss
-from cmfr.training.losses import FrameLoss, LossTerms
+from cmfr.training.losses import FrameLoss, FrameNumbers
 from cmfr.utils.errors import UserError
 
 
@@ -67,6 +67,14 @@ class StageModel(nn.Module):
         """The parameters that the stage trains, by name."""
         return [(n, p) for n, p in self.codec.named_parameters() if p.requires_grad]
 
+    @property
+    def positions(self) -> range:
+        """Where in the hierarchical pattern clips may begin. Refreshes fall inside some, after
+        frames that left latents behind."""
+        cfg = self.codec.cfg
+        period = math.lcm(cfg.hierarchy.period, cfg.refresh_period or 1)
+        return range(period if self.stage.random_position else 1)
+
     def updates(self, frames: int) -> list[slice]:
         """Which frames of a clip each weight update codes."""
         if self.stage.objective == "intra":
@@ -100,30 +108,33 @@ class StageModel(nn.Module):
         return replace(detached(output.state), position=position)
 
     def forward(
-        self, frames: Tensor, quality: Tensor, past: ReferenceState | None, rate_weight: float,
-        position: int,
+        self, frames: Tensor, quality: Tensor, past: ReferenceState | None,
+        rate_weight: float | Tensor, position: int,
     ) -> Result:  # fmt: skip
         """frames [B, n, 3, H, W] after `past`; None: the first is an I-frame at `position`."""
         if self.stage.objective == "flow":
             assert past is not None
             return self._flow(frames[:, 0], past)
-        terms: list[LossTerms] = []
-        scalars: list[tuple[str, dict[str, Tensor]]] = []
-        for x in frames.unbind(1):
-            intra = past is None
-            with self._autocast(x):
+        losses: list[Tensor] = []
+        numbers: dict[str, list[FrameNumbers]] = {}  # by prefix
+        with self._autocast(frames):  # around all frames: each weight is cast once
+            for x in frames.unbind(1):
+                intra = past is None
                 output = self._remember_less(self._code, x, quality, past)
-            state = replace(output.state, position=position) if intra else output.state
-            weight = 1.0 if intra else self.weights[state.position % len(self.weights)]
-            past = state
-            terms.append(self.loss(output, x, quality, weight, intra, rate_weight))
-            pixels = x.shape[2] * x.shape[3]
-            bits = {f"bpp_{k}": v.detach().mean() / pixels for k, v in output.bits.items()}
-            prefix = "i_frame_" if intra and self.stage.objective != "intra" else ""
-            scalars.append((prefix, terms[-1].scalars() | bits))
-        loss = torch.stack([term.total for term in terms]).mean()
-        output = replace(output, state=state)
-        return Result(loss, detached(output), {"loss": loss.detach()} | _means(scalars))
+                state = replace(output.state, position=position) if intra else output.state
+                weight = 1.0 if intra else self.weights[state.position % len(self.weights)]
+                past = state
+                with torch.autocast(x.device.type, enabled=False):
+                    terms = self.loss(output, x, quality, weight, intra, rate_weight)
+                losses.append(terms.total)
+                prefix = "i_frame_" if intra and self.stage.objective != "intra" else ""
+                numbers.setdefault(prefix, []).append(FrameNumbers.of(terms, output.bits))
+        loss = torch.stack(losses).mean()
+        scalars = {"loss": loss.detach()}
+        for prefix, seen in numbers.items():
+            means = FrameNumbers.means(seen, frames.shape[3] * frames.shape[4])
+            scalars |= {prefix + name: value for name, value in means.items()}
+        return Result(loss, detached(replace(output, state=state)), scalars)
 
     def _flow(self, x: Tensor, past: ReferenceState) -> Result:
         estimation = self.codec.inter.motion_estimation
@@ -160,15 +171,6 @@ def learns(stage: StageConfig, name: str) -> bool:
     # Quantiles serve the entropy tables, which solve for them (HyperBottleneck).
     chosen = name.startswith(stage.trainable) and not name.endswith("quantiles")
     return chosen and not (stage.frozen and name.startswith(stage.frozen))
-
-
-def _means(scalars: list[tuple[str, dict[str, Tensor]]]) -> dict[str, Tensor]:
-    """Means by name, the names prefixed."""
-    columns: dict[str, list[Tensor]] = {}
-    for prefix, values in scalars:
-        for name, value in values.items():
-            columns.setdefault(prefix + name, []).append(value)
-    return {name: torch.stack(column).mean() for name, column in columns.items()}
 
 
 def rate_weight(stage: StageConfig, step: int) -> float:

@@ -1,20 +1,17 @@
 """Training: `Trainer` sets up, `run` goes through the stages, `_stage` through the steps of one.
 
 One process or many (`torchrun`); the global batch, the data and the noise are the same for any
-number of them. What a stage computes is in stage.py.
+number of them. What a stage computes is in stage.py, a step of it in step.py.
 """
 
 from __future__ import annotations
 
-import contextlib
-import math
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -39,8 +36,10 @@ from cmfr.training.setup import (
     open_data_sets,
     plan_stages,
 )
-from cmfr.training.stage import Result, StageModel, learning_rate, rate_weight
+from cmfr.training.stage import Result, StageModel
+from cmfr.training.step import StageStep
 from cmfr.training.validation import Validation, averaged
+from cmfr.utils.device import fastest_convolutions
 from cmfr.utils.signals import on_signals
 
 
@@ -110,7 +109,12 @@ class Trainer:
         self.trained_before = self.progress.seconds
         self.means.restore(state["means"], self.device)
         # At the start of a stage the optimizer is new; what is stored is the last stage's.
-        return state["optimizer"] if self.progress.step else None
+        if not self.progress.step:
+            return None
+        if state["optimizer"] is None and self.team.leads:
+            told = "without the optimizer's state, which is not there: moments start anew"
+            print(f"{self.cfg.run_dir}: resumed {told}", file=sys.stderr)
+        return state["optimizer"]
 
     # -- loop ----------------------------------------------------------------------------------
 
@@ -126,7 +130,7 @@ class Trainer:
             steps = self.progress.total_steps
             self.log = TrainLog(self.cfg.run_dir, self.cfg.model.color, steps, self.arithmetic)
             print(f"{self.device}, {self.arithmetic}", file=sys.stderr)
-        with on_signals(self._request_stop):
+        with on_signals(self._request_stop), fastest_convolutions(self.device):
             while not (self.stop or self.progress.finished(self.cfg)):
                 self._stage(self.cfg.stages[self.progress.stage], optimizer_state)
                 optimizer_state = None
@@ -150,14 +154,12 @@ class Trainer:
             init_from(self.model, stage.init)
             for name, value in self.live.items():
                 self.ema[name].copy_(value)
-        module = StageModel(self.model, self.cfg.loss, stage, self.bf16)
-        wrapped = self.team.wrap(module)
-        self.optimizer = StageOptimizer(self.cfg.optimizer, module.learning(), stage.lr)
+        step = self.step_of(index)
         if optimizer_state is not None:
-            self.optimizer.load_state_dict(optimizer_state)
+            step.optimizer.load_state_dict(optimizer_state)
         clips = self.data[data_name(self.cfg, stage)]
         if stage.calibrate and first == 0:
-            self._calibrate(module, clips, index)
+            self._calibrate(step.module, clips, index)
         stream = batches(clips, self.plans[index], first, self.team, self.model.cfg.color)
         bar = tqdm(
             total=stage.steps * stage.batch, initial=first * stage.batch, desc=stage.name,
@@ -172,7 +174,7 @@ class Trainer:
         began, work = time.monotonic(), self.progress.work_left(self.cfg)
         with bar:
             for clip, quality in stream:
-                result = self._step(module, wrapped, clip, quality)
+                result = self._step(step, clip, quality)
                 self.progress.step += 1
                 self.progress.total_steps += 1
                 left = self.progress.time_left(self.cfg, time.monotonic() - began, work)
@@ -181,6 +183,13 @@ class Trainer:
                 self._after_step(stage, clip, result)
                 if self.stop:
                     break
+
+    def step_of(self, index: int) -> StageStep:
+        """What trains a stage, with a new optimizer, which `save` saves from here on."""
+        module = StageModel(self.model, self.cfg.loss, self.cfg.stages[index], self.bf16)
+        step = StageStep(self.cfg, index, module, self.team, self.means, self.ema, self.live)
+        self.optimizer = step.optimizer
+        return step
 
     def _calibrate(self, module: StageModel, clips: ClipSet, index: int) -> None:
         """Start entropy models at what some batches of the stage have."""
@@ -230,52 +239,8 @@ class Trainer:
         if step % self.cfg.save_every == 0 and not self.stop and not last:
             self.save()
 
-    def _step(
-        self, module: StageModel, wrapped: Callable[..., Result], clip: Tensor, quality: Tensor
-    ) -> Result:
-        """One batch: one optimizer step for each of the stage's updates.
-
-        clip [b, T, 3, H, W]: this process's share of the batch, coded in `accumulate` parts.
-        """
-        assert self.optimizer is not None
-        stage, step = module.stage, self.progress.step
-        rng = torch.Generator().manual_seed(_seed(self.cfg.seed, self.progress.stage, step))
-        # Refreshes fall inside some clips, after frames that left latents behind.
-        period = math.lcm(self.cfg.model.hierarchy.period, self.cfg.model.refresh_period or 1)
-        position = int(torch.randint(period, (), generator=rng)) if stage.random_position else 0
-        clips, qualities = (x.chunk(stage.accumulate) for x in (clip, quality))
-        first = self.team.share(stage.batch).start
-        offsets = [first + i * len(clips[0]) for i in range(stage.accumulate)]
-        states = []
-        for x, q, offset in zip(clips, qualities, offsets, strict=True):
-            module.share_noise(offset, stage.batch)
-            states.append(module.reference(x[:, 0], q, position))
-        for number, frames in enumerate(module.updates(clip.shape[1])):
-            seed = _seed(self.cfg.seed, self.progress.stage, step, number)
-            for i, (x, q, offset) in enumerate(zip(clips, qualities, offsets, strict=True)):
-                torch.manual_seed(seed)  # every part draws the noise of the whole batch
-                module.share_noise(offset, stage.batch)
-                with _no_sync(wrapped, i + 1 < stage.accumulate):
-                    result = wrapped(x[:, frames], q, states[i], rate_weight(stage, step), position)
-                    (result.loss / stage.accumulate).backward()
-                states[i] = result.output.state
-                self.means.add(result.scalars)
-            self._update(learning_rate(stage, step, self.progress.clock(self.cfg)))
-        return result
-
-    def _update(self, lr: float) -> None:
-        """Optimizer step and averaging; a gradient that is not finite changes nothing."""
-        assert self.optimizer is not None
-        norm = torch.nn.utils.clip_grad_norm_(self.optimizer.parameters, self.cfg.grad_clip)
-        skip = (~norm.isfinite()).float()
-        self.optimizer.step(lr, skip)
-        self.optimizer.zero_grad()
-        self.means.add({"grad_norm": norm.nan_to_num(0, 0, 0), "skipped": skip})
-        # Short runs would never leave the initial weights with the full decay.
-        steps = self.progress.total_steps
-        decay = min(self.cfg.ema_decay, (1 + steps) / (10 + steps))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.ema.values()), list(self.live.values()), 1 - decay)
+    def _step(self, step: StageStep, clip: Tensor, quality: Tensor) -> Result:
+        return step(clip, quality, self.progress, step.position(self.progress.step))
 
     # -- what is looked at ---------------------------------------------------------------------
 
@@ -319,16 +284,6 @@ class Trainer:
                 "total_steps": self.progress.total_steps,
             }  # fmt: skip
             self.run_dir.save_weights(BEST, self.ema, self.progress.total_steps)
-
-
-def _seed(*numbers: int) -> int:
-    """One seed of several numbers, the same on every machine."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
-def _no_sync(module: Any, wanted: bool) -> contextlib.AbstractContextManager[Any]:
-    """Gradients stay in this process (DDP) until the last part of a batch."""
-    return module.no_sync() if wanted and hasattr(module, "no_sync") else contextlib.nullcontext()
 
 
 def train(cfg: TrainConfig) -> str | None:

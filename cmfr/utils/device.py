@@ -70,6 +70,19 @@ def all_devices(wanted: str) -> list[str]:
     return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
 
 
+@contextlib.contextmanager
+def fastest_convolutions(device: torch.device) -> Iterator[None]:
+    """For training on a GPU, where sizes repeat: cuDNN tries its algorithms on each size once and
+    takes the fastest. `full_precision` inside of it (validation) turns that off."""
+    cudnn: Any = torch.backends.cudnn
+    before = cudnn.benchmark
+    cudnn.benchmark = device.type == "cuda"
+    try:
+        yield
+    finally:
+        cudnn.benchmark = before
+
+
 # --- memory
 
 

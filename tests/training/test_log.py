@@ -1,8 +1,10 @@
 """What a training run leaves to look at."""
 
 import pytest
+import torch
 
-from cmfr.training.log import TrainLog
+from cmfr.training.distributed import Team
+from cmfr.training.log import Means, TrainLog
 from cmfr.training.validation import RDPoint
 
 
@@ -48,3 +50,25 @@ def test_first_is_the_first_curve_of_its_kind(tmp_path, drawn):
     resumed.validation("motion", head(5), 1.0, curve(20.0))
     resumed.close()
     assert drawn[-1]["first"] == curve(20.0)
+
+
+def test_means_are_of_every_name_however_it_was_added():
+    """A cascade's first update shows other names than the next; a resumed run goes on with sums."""
+    team, means = Team(0, 1, torch.device("cpu")), Means()
+
+    def add(**values):
+        means.add({name: torch.tensor(value) for name, value in values.items()})
+
+    add(loss=1.0, i_frame_psnr=30.0)
+    add(loss=2.0)
+    add(loss=6.0, i_frame_psnr=40.0)
+    state = means.state()
+    means = Means()
+    means.restore(state, team.device)
+    add(norm=0.5)
+    assert means.read(team) == {"loss": 3.0, "i_frame_psnr": 35.0, "norm": 0.5}
+    assert means.read(team) == {}
+    # As states were saved before names were kept together.
+    means.restore({"sums": {"loss": torch.tensor(3.0)}, "counts": {"loss": 1}}, team.device)
+    add(loss=5.0, psnr=1.0)
+    assert means.read(team) == {"loss": 4.0, "psnr": 1.0}

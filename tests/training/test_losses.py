@@ -7,7 +7,7 @@ from pytorch_msssim import ms_ssim
 
 from cmfr.models.state import FrameOutput, MotionPictures, ReferenceState
 from cmfr.training.config import DistortionConfig, LossConfig, StageConfig
-from cmfr.training.losses import Distortion, FrameLoss, residual_bits
+from cmfr.training.losses import Distortion, FrameLoss, FrameNumbers, residual_bits
 from cmfr.video.color import ycbcr_to_rgb
 
 STAGE = StageConfig(name="s", objective="inter", trainable=("inter",), frames=2, steps=1, lr=1)
@@ -18,6 +18,10 @@ X, X_HAT = CLIP[:1], CLIP[1:]
 def d_of(color="ycbcr", x_hat=X_HAT, x=X, **weights):
     cfg = LossConfig(distortion=DistortionConfig(**weights))
     return Distortion(cfg, color)(x_hat, x)
+
+
+def numbers(terms, bits, pixels):
+    return FrameNumbers.means([FrameNumbers.of(terms, bits)], pixels)
 
 
 def rgb(x):
@@ -35,7 +39,8 @@ def test_lambda_and_loss_have_the_stated_units():
     mse = (6 * 0.01 + 0.04 + 0.09) / 8
     assert float(terms.distortion.value) == pytest.approx(mse, rel=1e-5)
     assert float(terms.total) == pytest.approx(16 * 0.5 * mse + 64 / 256, rel=1e-5)
-    scalars = terms.scalars()
+    scalars = numbers(terms, output.bits, 256)
+    assert float(scalars["bpp_y"]) == pytest.approx(64 / 256)
     assert float(scalars["lambda_d"]) == pytest.approx(16 * 0.5 * mse, rel=1e-5)
     assert float(scalars["bpp"]) == pytest.approx(64 / 256)
     assert float(scalars["psnr"]) == pytest.approx(-10 * math.log10(mse), rel=1e-4)
@@ -78,12 +83,12 @@ def test_predictions_count_where_the_stage_asks():
     cfg = LossConfig(lambda_min=10, lambda_max=10)
     quality = torch.tensor([5])
     plain = FrameLoss(cfg, STAGE, "ycbcr")(output, X, quality)
-    assert not plain.predictions and "warp_psnr" not in plain.scalars()
+    assert not plain.predictions and "warp_psnr" not in numbers(plain, output.bits, 1)
     stage = STAGE.model_copy(update={"warp_weight": 0.5, "prediction_weight": 2.0})
     both = FrameLoss(cfg, stage, "ycbcr")(output, X, quality)
     extra = 10 * (0.5 * 0.01 + 2 * 0.04)
     assert float(both.total) == pytest.approx(float(plain.total) + extra, rel=1e-4)
-    assert float(both.scalars()["warp_psnr"]) == pytest.approx(20, rel=1e-4)
+    assert float(numbers(both, output.bits, 1)["warp_psnr"]) == pytest.approx(20, rel=1e-4)
 
 
 def test_predictions_cost_what_their_residual_would_take():

@@ -23,9 +23,9 @@ def module_of(stage, bf16=False):
     return StageModel(VideoCodec(PRESETS["cmfr-nano"]), LossConfig(), stage, bf16)
 
 
-def gradients(stage, parts=1):
+def gradients(stage, parts=1, bf16=False):
     """Gradients of one cascaded pass over CLIP, the batch in so many parts."""
-    module = module_of(stage)
+    module = module_of(stage, bf16)
     size = len(CLIP) // parts
     for i in range(parts):
         x, q = CLIP[i * size : (i + 1) * size], QUALITY[i * size : (i + 1) * size]
@@ -72,6 +72,8 @@ def test_recomputed_activations_give_the_same_gradients():
     stage = stage_of(cascaded=True, trainable=["intra", "inter"])
     less = stage.model_copy(update={"checkpoint_activations": True})
     same(gradients(stage), gradients(less), 1e-5)
+    # Weights are cast to bfloat16 once a pass, but anew where a frame is computed again.
+    same(gradients(stage, bf16=True), gradients(less, bf16=True), 0.02)
 
 
 def test_accumulated_parts_give_the_gradient_of_the_whole_batch():
@@ -100,6 +102,19 @@ def test_results_carry_no_graph_but_the_loss():
     assert {"loss", "psnr", "bpp", "lambda_d", "bpp_motion_y", "bpp_residual_z"} <= set(
         result.scalars
     )
+
+
+def test_numbers_for_the_log_are_means_over_frames_and_samples():
+    module = module_of(stage_of(cascaded=True, trainable=["intra", "inter"])).eval()
+    scalars = module(CLIP, QUALITY, None, 1.0, 0).scalars
+    outputs = module.codec(CLIP, QUALITY)
+    psnr = [module.loss.distortion(o.x_hat, CLIP[:, t]).psnr for t, o in enumerate(outputs)]
+    bits = torch.stack([o.bits["residual_y"] for o in outputs[1:]]) / (48 * 64)
+    expected = {"i_frame_psnr": psnr[0].mean(), "psnr": torch.stack(psnr[1:]).mean(),
+                "bpp_residual_y": bits.mean()}  # fmt: skip
+    assert "i_frame_bpp_intra_y" in scalars and "bpp_intra_y" not in scalars
+    for name, value in expected.items():
+        assert float(scalars[name]) == pytest.approx(float(value), rel=1e-5), name
 
 
 def test_frame_weights_follow_the_position():

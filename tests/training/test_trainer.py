@@ -285,7 +285,7 @@ def half(state, path):
     global saves
     saves += 1
     save(state, path)
-    if saves == 5:  # in the third stage, after two log records that are not saved yet
+    if saves == int(sys.argv[2]):  # in the third stage, after two log records not saved yet
         os.truncate(path, path.stat().st_size // 2)
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -294,9 +294,10 @@ train(load_train_config(sys.argv[1]))
 """
 
 
-def test_a_run_killed_while_it_saves_is_resumed(tmp_path, clips, uninterrupted):
+@pytest.mark.parametrize("save", [9, 10])  # the fifth: the optimizer's file, then the rest
+def test_a_run_killed_while_it_saves_is_resumed(tmp_path, clips, uninterrupted, save):
     path = config(tmp_path, clips)
-    command = [sys.executable, "-c", KILLED_WHILE_SAVING, str(path)]
+    command = [sys.executable, "-c", KILLED_WHILE_SAVING, str(path), str(save)]
     assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
     run = tmp_path / "run"
     assert list(run.glob(".*.part*"))
@@ -305,6 +306,29 @@ def test_a_run_killed_while_it_saves_is_resumed(tmp_path, clips, uninterrupted):
     train(load_train_config(path))
     assert_same_run(run, uninterrupted)
     assert not list(run.glob(".*.part*"))
+
+
+def test_a_run_is_resumed_from_small_files(tmp_path, clips, uninterrupted, capsys):
+    """Without the optimizer's state: most of what is saved is that, and it can be made anew."""
+    cfg = load_train_config(config(tmp_path, clips, save_every=1))
+    trainer = Trainer(cfg)
+    one_step = trainer._step
+
+    def stopped(*arguments):
+        trainer.requested = trainer.progress.total_steps + 1 == 10  # in the third stage
+        return one_step(*arguments)
+
+    trainer._step = stopped
+    trainer.run()
+    run = tmp_path / "run"
+    assert [file.name for file in run.glob("optimizer-*.pt")] == ["optimizer-10.pt"]
+    (run / "optimizer-10.pt").unlink()
+    train(cfg)
+    assert f"{run}: resumed without the optimizer's state" in capsys.readouterr().err
+    assert final_state(run)["progress"]["total_steps"] == 16
+    before, after = records(uninterrupted), records(run)
+    assert after[:10] == before[:10] and after[10]["loss"] != before[10]["loss"]
+    assert after[10]["loss"] == pytest.approx(before[10]["loss"], rel=0.2)
 
 
 def test_a_crash_at_the_start_of_a_stage_is_survived(tmp_path, clips, uninterrupted):
@@ -367,12 +391,13 @@ def test_another_configuration_is_refused_with_the_difference(tmp_path, clips):
 def test_steps_with_a_gradient_that_is_not_finite_are_left_out_and_counted(tmp_path, clips):
     trainer = Trainer(load_train_config(config(tmp_path, clips)))
     parameter = next(p for n, p in trainer.model.named_parameters() if n.startswith("intra"))
-    trainer.optimizer = StageOptimizer(OptimizerConfig(), [("", parameter)], 1.0)
+    step = trainer.step_of(0)
+    step.optimizer = StageOptimizer(OptimizerConfig(), [("", parameter)], 1.0)
     before = parameter.detach().clone()
 
     def update(factor):
         (parameter * factor).sum().backward()
-        trainer._update(1.0)
+        step.update(1.0, total_steps=0)
         return trainer.means.read(trainer.team)["skipped"]
 
     assert update(float("nan")) == 1 and torch.equal(parameter, before)
