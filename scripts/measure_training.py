@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cmfr.cli.main import guarded
-from cmfr.training.config import TrainConfig, load_train_config
+from cmfr.training.config import StageConfig, TrainConfig, load_train_config
 from cmfr.training.data.sampler import batches
 from cmfr.training.distributed import join
 from cmfr.training.setup import data_name, open_data_sets, plan_stages
@@ -51,15 +51,27 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
     of_run, of_stage, of_data = VARIANTS[args.one]
     stage = stages[name].model_copy(update={"steps": 2 * args.steps, **of_stage})
     data = {n: d.model_copy(update={"preload": True, **of_data}) for n, d in cfg.data.items()}
+    cfg = cfg.model_copy(update={"data": data, **of_run})
+    if args.one.startswith("data path"):
+        return {"samples_per_second": data_rate(alone(cfg, stage, Path("nowhere"), args.steps))}
+    return record_of(cfg, stage, args.steps)
+
+
+def alone(cfg: TrainConfig, stage: StageConfig, folder: Path, steps: int) -> TrainConfig:
+    """The configuration with this stage alone, which logs every so many steps and saves nothing."""
+    changes = {
+        "stages": (stage,), "validation": None, "run_dir": folder, "log_every": steps,
+        "save_every": 10**9, "image_every": 10**9, "time_limit_minutes": None,
+        "schedule_clock": False,
+    }  # fmt: skip
+    return cfg.model_copy(update=changes)
+
+
+def record_of(cfg: TrainConfig, stage: StageConfig, steps: int) -> dict[str, float]:
+    """The last record of the log of a stage: of `steps` steps after as many that warm up."""
+    stage = stage.model_copy(update={"steps": 2 * steps})
     with tempfile.TemporaryDirectory() as folder:
-        changes = {
-            "stages": (stage,), "data": data, "validation": None, "run_dir": Path(folder),
-            "log_every": args.steps, "save_every": 10**9, "image_every": 10**9, **of_run,
-        }  # fmt: skip
-        cfg = cfg.model_copy(update=changes)
-        if args.one.startswith("data path"):
-            return {"samples_per_second": data_rate(cfg)}
-        train(cfg)
+        train(alone(cfg, stage, Path(folder), steps))
         return json.loads((Path(folder) / "log.jsonl").read_text().splitlines()[-1])
 
 
