@@ -57,7 +57,7 @@ class Rounder:
     def step(self, quality: int) -> float:
         return 2 ** (1 + (63 - quality) / 16)
 
-    def encode_frame(self, x, quality, past, refresh_period=None):
+    def encode_frame(self, x, quality, past, *options):
         levels = (x * 255 / self.step(quality)).round()
         packed = zlib.compress(levels.to(torch.uint8).numpy().tobytes())
         size = len(packed).to_bytes(4, "little")
@@ -65,7 +65,7 @@ class Rounder:
         filling = bytes(round(self.extra * len(packed)))
         return size + packed + filling, quality, FrameOutput(x_hat, ReferenceState(x_hat))
 
-    def decode_frame(self, payload, quality, past, refresh_period=None):
+    def decode_frame(self, payload, quality, past, *options):
         size = past if isinstance(past, FrameSize) else FrameSize(*past.frame.shape[2:])
         data = zlib.decompress(payload[4 : 4 + int.from_bytes(payload[:4], "little")])
         levels = torch.frombuffer(bytearray(data), dtype=torch.uint8).reshape(1, 3, *size)

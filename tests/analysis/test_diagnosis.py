@@ -47,12 +47,12 @@ def test_a_whole_model(sequence):
 
 
 def test_what_a_fresh_model_is(sequence):
-    """Equal features cancel, the motion codec hands on what was estimated, and little is spent
-    before any training."""
+    """Equal features cancel, the motion codec hands on what was estimated (but what rate-distortion
+    optimized quantization drops), and little is spent before any training."""
     torch.manual_seed(0)
     fresh = row(untrained(VideoCodec(PRESETS["cmfr-s"]).eval(), [sequence]))
     assert fresh["equal features"] > 50 and fresh["bpp q42"] < 5
-    assert fresh["est. flow"] == pytest.approx(fresh["decoded flow"], abs=1.5)
+    assert fresh["est. flow"] == pytest.approx(fresh["decoded flow"], abs=2.5)
 
 
 def test_a_part_that_does_nothing_shows(sequence):

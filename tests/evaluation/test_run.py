@@ -145,7 +145,7 @@ CLIPS = ("carphone_qcif_176x144", "davis_parkour_416x240", "vid4_foliage_704x480
 class Identity:
     """In place of an RGB network's frames: the 8-bit picture that it gets, and gives."""
 
-    def encode_frame(self, x, quality, past, refresh_period=None, shown=None):
+    def encode_frame(self, x, quality, past, refresh_period=None, shown=None, estimate=False):
         codes = (x * 255).round().to(torch.uint8)
         return codes.numpy().tobytes(), quality, FrameOutput(x, ReferenceState(x))
 

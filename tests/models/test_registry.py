@@ -38,7 +38,7 @@ class DifferenceCoder(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.log_gain = nn.Parameter(torch.zeros(1))
+        self.log_gain = nn.Parameter(torch.full((1,), 0.1))
 
     def forward(self, coder, x, prediction, quality):
         gain = (self.log_gain + quality / 16).exp()[:, None, None, None] * 4
