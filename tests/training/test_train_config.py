@@ -38,7 +38,7 @@ def test_mistakes_in_a_configuration_are_named(path):
         ("learning_rate=1", "learning_rate: no key is called 'learning_rate'; there are model"),
         ("stages.0.stepz=1", "stages.0.stepz: no key is called 'stepz'"),
         ("model=nope", "no preset is called 'nope'"),
-        ("model.residual=magic", "model: residual: there is no .magic.; there are masked_feature"),
+        ("model.residual=magic", "model: residual: there is no 'magic'; there are"),
         ("stages.0.crop=50", "stages.0.crop"),
         ("stages.9.crop=64", "no such place"),
         ("nonsense", "not of the form key=value"),
