@@ -19,8 +19,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from demo import render_clip
-from measure_training import record_of
 
 from cmfr.analysis.benchmark import time_frames
 from cmfr.cli.main import guarded
@@ -32,6 +30,8 @@ from cmfr.training.config import DataConfig, StageConfig, TrainConfig, load_trai
 from cmfr.training.trainer import train
 from cmfr.utils.device import peak_memory, pick_device, reset_peak_memory
 from cmfr.utils.versions import versions
+from demo import render_clip
+from measure_training import record_of
 
 BATCHES = (16, 32, 64)
 Row = tuple[str, str]
