@@ -19,8 +19,10 @@ def read_tree(path: Path, overrides: list[str]) -> dict[str, Any]:
         raise FileNotFoundError(f"no configuration file {path}")
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not valid YAML: it is no text") from None
     except RecursionError:
         raise UserError(f"{path} is nested too deeply") from None
     if not isinstance(tree, dict):
