@@ -1,4 +1,4 @@
-"""Does everything run on this GPU, and how fast? One table, in under four minutes.
+"""Does everything run on this GPU, and how fast? One table, meant to take under four minutes.
 
     make gpu-check
     .venv/bin/python scripts/gpu_check.py [--device cuda] [--model cmfr-s] [--minutes 4]
@@ -143,7 +143,7 @@ def main() -> int:
     )
     parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto")
     parser.add_argument("--model", default="cmfr-s", help="model name or weights file (cmfr-s)")
-    parser.add_argument("--minutes", type=float, default=4, help="begin nothing new after them (4)")
+    parser.add_argument("--minutes", type=float, default=4, help="no new batch size after them (4)")
     args = parser.parse_args()
     device = pick_device(args.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "a CPU, no GPU"
