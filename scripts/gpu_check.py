@@ -23,9 +23,7 @@ import torch
 from cmfr.analysis.benchmark import time_frames
 from cmfr.cli.main import guarded
 from cmfr.codec.codec import load_codec
-from cmfr.config import LATENT_STRIDE
 from cmfr.models.video_model import VideoCodec
-from cmfr.nn.layers import pad_to_multiple
 from cmfr.training.config import DataConfig, StageConfig, TrainConfig, load_train_config
 from cmfr.training.trainer import train
 from cmfr.utils.device import peak_memory, pick_device, reset_peak_memory
@@ -102,7 +100,7 @@ def coding_speed(
     which has more symbols than video."""
     width, height = size
     noise = [torch.rand(1, 3, height, width, device=device) for _ in range(count)]
-    frames = [pad_to_multiple(x, LATENT_STRIDE) for x in noise]
+    frames = [model.padded(x) for x in noise]
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     for speed in time_frames(model, frames):
         for side, fps, stages in (

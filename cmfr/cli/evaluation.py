@@ -18,7 +18,7 @@ from cmfr.cli.options import (
 )
 from cmfr.cli.parser import add_intra_period, frame_size
 from cmfr.utils.errors import UserError
-from cmfr.utils.files import check_distinct
+from cmfr.utils.files import atomic_write_text, check_distinct
 
 if TYPE_CHECKING:
     from cmfr.cli.parser import Commands
@@ -120,7 +120,6 @@ def run_anchor(args: argparse.Namespace) -> None:
 
 def run_bdrate(args: argparse.Namespace) -> int:
     """Raises UserError or OSError; returns 1 if not one BD-rate could be computed."""
-    from cmfr.evaluation.records import write_text
     from cmfr.report.text import as_csv, as_text, bd_tables
     from cmfr.video.info import parse_frame_rate
 
@@ -134,5 +133,5 @@ def run_bdrate(args: argparse.Namespace) -> int:
     )
     print("\n".join(map(as_text, tables)))
     if args.csv:
-        write_text(args.csv, as_csv(tables))
+        atomic_write_text(args.csv, as_csv(tables))
     return 0 if any(line.bd_rate is not None for t in tables for line in t.lines) else 1

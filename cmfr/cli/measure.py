@@ -30,7 +30,7 @@ from cmfr.cli.parser import (
 from cmfr.config import QUALITIES
 from cmfr.models.presets import PRESETS
 from cmfr.utils.errors import UserError
-from cmfr.utils.files import check_distinct
+from cmfr.utils.files import atomic_write_text, check_distinct
 
 if TYPE_CHECKING:
     from cmfr.cli.parser import Commands
@@ -292,7 +292,6 @@ def _write_json(
 ) -> None:  # fmt: skip
     from dataclasses import asdict
 
-    from cmfr.evaluation.records import write_text
     from cmfr.utils.versions import versions
 
     tree = {
@@ -303,4 +302,4 @@ def _write_json(
         "speed": [asdict(row) for row in speed],
         "files_ms": files,
     }
-    write_text(path, json.dumps(tree, indent=1) + "\n")
+    atomic_write_text(path, json.dumps(tree, indent=1) + "\n")

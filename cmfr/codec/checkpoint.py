@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from cmfr.models.registry import FAMILIES, AnyModelConfig, parse_model, with_present_names
 from cmfr.nn.densities import drop_tables, weights_of
 from cmfr.utils.errors import UserError
-from cmfr.utils.files import atomic_write
+from cmfr.utils.files import atomic_write, atomic_write_bytes
 from cmfr.utils.yaml_config import faults
 
 FORMAT = "cmfr-weights-1"
@@ -43,14 +43,11 @@ def _as_os_error(path: Path) -> Iterator[None]:
         raise OSError(f"{path} cannot be written: {error}") from error
 
 
-def _write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
+def check_fit(expected: dict[str, Tensor], weights: dict[str, Tensor], where: str) -> None:
+    """Every weight is there, of the right shape, and no other. Raises ValueError.
 
-
-def check_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
-    """Every weight is there, of the right shape, and no other; all are numbers, and not all are 0.
-    Raises ValueError. Of the model only shapes are read."""
-    expected = weights_of(model)
+    expected: a model's weights, of which only the shapes are read.
+    """
     missing = sorted(expected.keys() - weights.keys())
     surplus = sorted(weights.keys() - expected.keys())
     if missing or surplus:
@@ -64,17 +61,20 @@ def check_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> N
                 f"{where}: {name} has shape {tuple(value.shape)}, "
                 f"the model needs {tuple(expected[name].shape)}"
             )
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
+    """Into the model, strictly: what fits it, finite numbers, not all of them 0. Raises
+    ValueError."""
+    expected = weights_of(model)
+    check_fit(expected, weights, where)
+    for name, value in weights.items():
         if value.is_complex() or not value.float().isfinite().all():
             raise UserError(f"{where}: {name} has values that are no finite numbers")
     if not any(value.any() for value in weights.values()):
         raise UserError(f"{where}: all weights are zero")
-
-
-def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
-    """Into the model, strictly: what `check_weights` lets pass. Raises ValueError."""
-    check_weights(model, weights, where)
     with torch.no_grad():
-        for name, value in weights_of(model).items():
+        for name, value in expected.items():
             value.copy_(weights[name])
     drop_tables(model)
 
@@ -95,8 +95,7 @@ def save_weights(
     tensors = {name: value.to(dtype).contiguous() for name, value in weights.items()}
     head = {"format": FORMAT, "config": cfg.model_dump_json(), **(metadata or {})}
     head[WEIGHTS_ID] = (weights_id or weights_hash(tensors)).hex()
-    data = save(tensors, head)
-    atomic_write(path, lambda temporary: _write(temporary, data))
+    atomic_write_bytes(path, save(tensors, head))
 
 
 def read_weights(path: Path) -> tuple[AnyModelConfig, dict[str, Tensor], dict[str, str]]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cmfr.codec.checkpoint import (
-    check_weights,
+    check_fit,
     load_weights,
     read_weights,
     save_weights,
@@ -47,8 +47,7 @@ def build_model(cfg: AnyModelConfig, tensors: dict[str, Tensor], where: str) -> 
     """The model of a weights file. Raises UserError for weights that are not its, before memory is
     taken for it: the configuration may be anyone's."""
     if cfg not in PRESETS.values():
-        with torch.device("meta"):
-            check_weights(VideoCodec(cfg), tensors, where)
+        check_fit(_shapes(cfg), tensors, where)
     model = VideoCodec(cfg)
     load_weights(model, tensors, where)
     return model
@@ -91,11 +90,13 @@ def read_published(
     if reader is None:
         raise UserError(f"published checkpoints are of dcvc-dc and dcvc-fm, not of {model}")
 
-    def expected(cfg: AnyModelConfig) -> dict[str, Tensor]:
-        with torch.device("meta"):
-            return weights_of(VideoCodec(cfg))
+    return reader(paths, preset, _shapes, **changes)
 
-    return reader(paths, preset, expected, **changes)
+
+def _shapes(cfg: AnyModelConfig) -> dict[str, Tensor]:
+    """The weights of a model of this configuration by name, on no device: shapes alone."""
+    with torch.device("meta"):
+        return weights_of(VideoCodec(cfg))
 
 
 def convert_files(

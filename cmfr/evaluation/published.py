@@ -25,9 +25,9 @@ from cmfr.evaluation.records import (
     load_json,
     malformed,
     read_results,
-    write_text,
 )
 from cmfr.utils.errors import UserError
+from cmfr.utils.files import atomic_write_text
 from cmfr.video.info import parse_frame_rate, parse_raw_name
 
 FOLDER = Path(__file__).parent / "published_rd"
@@ -321,7 +321,7 @@ def export_compressai(path: str | Path, records: Iterable[Record], description: 
     if len({len(column) for column in columns.values()}) != 1:
         raise UserError(f"{path}: not all rates have the same metrics")
     codec = next(iter(rates.values()))[0].codec
-    write_text(
+    atomic_write_text(
         path,
         json.dumps({"name": codec, "description": description, "results": columns}, indent=1)
         + "\n",

@@ -175,11 +175,6 @@ def write_results(path: str | Path, records: Iterable[Record]) -> None:
         rates[key] = {**_dcvc_record(record), "cmfr": record}
     with malformed(path, "not written"):
         text = _dump(found)
-    write_text(path, text)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file that appears complete or not at all. Raises OSError that names it."""
     atomic_write_text(path, text)
 
 

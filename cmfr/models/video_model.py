@@ -15,6 +15,15 @@ from cmfr.nn.entropy_coder import BitEstimator
 from cmfr.nn.layers import pad_to_multiple
 
 
+def refreshes(position: int, period: int) -> bool:
+    """Whether the frame after the one at `position` is a temporal feature refresh. The only place
+    that knows; the first P-frame after an I-frame reads the frame anyway.
+
+    period: frames between refreshes, 0 = never.
+    """
+    return period > 0 and position % period == 0
+
+
 class VideoCodec(nn.Module):
     """Intra codec and P-frame codec of one configuration, for all 64 qualities."""
 
@@ -41,14 +50,11 @@ class VideoCodec(nn.Module):
         """`past`, without its feature where the next frame is a temporal feature refresh: its
         contexts then come from the frame alone (design: DCVC-FM's). The latents stay.
 
-        period: frames between refreshes, 0 = never; by default the model's. The only place that
-        knows when a refresh is; training and coding both call it.
+        period: frames between refreshes, 0 = never; by default the model's. Training and coding
+        both call it.
         """
         period = self.cfg.refresh_period if period is None else period
-        # The first P-frame has position 1; it reads the frame anyway.
-        if period and past.position % period == 0:
-            return replace(past, feature=None)
-        return past
+        return replace(past, feature=None) if refreshes(past.position, period) else past
 
     def padded_size(self, height: int, width: int) -> FrameSize:
         """What a frame of this size is coded as: the next multiples that the latents need."""

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from cmfr.models.state import FrameOutput, MotionPictures, ReferenceState
+from cmfr.models.video_model import refreshes
 from cmfr.training.config import StageConfig, TrainConfig
 from cmfr.training.distributed import Team
 from cmfr.training.stage import Result, StageModel
@@ -48,9 +49,7 @@ def pattern(module: StageModel, position: int) -> tuple[Any, ...]:
     hierarchy, found = cfg.hierarchy, []
     for t in range(position + 1, position + stage.frames):
         place = t % hierarchy.period
-        reads_frame = t == position + 1 or bool(
-            cfg.refresh_period and (t - 1) % cfg.refresh_period == 0
-        )
+        reads_frame = t == position + 1 or refreshes(t - 1, cfg.refresh_period)
         found.append(
             (
                 hierarchy.quality_offsets[place],

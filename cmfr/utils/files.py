@@ -87,32 +87,35 @@ class Part:
 def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
     """Call ``write(temporary)`` and give the result the name `path`; see `Part`. `write` must write
     into the file that is there. An OSError names `path`."""
-    with _named(path):
-        part = Part(path)
-        try:
-            write(part.temporary)
-            part.commit()
-        finally:
-            part.discard()
+    with _completed(path) as temporary:
+        write(temporary)
+
+
+def atomic_write_bytes(path: Path, data: bytes) -> None:
+    """A file that appears complete or not at all."""
+    with output_file(path) as file:
+        file.write(data)
 
 
 def atomic_write_text(path: Path, text: str) -> None:
     """A text file that appears complete or not at all."""
-
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
-
-    atomic_write(path, write)
+    atomic_write_bytes(path, text.encode())
 
 
 @contextmanager
 def output_file(path: Path) -> Iterator[BinaryIO]:
     """A binary file to write, that appears complete at the end or not at all; see `Part`."""
+    with _completed(path) as temporary, temporary.open("wb") as file:
+        yield file
+
+
+@contextmanager
+def _completed(path: Path) -> Iterator[Path]:
+    """What to write in place of `path`, which appears at the end; an error leaves nothing."""
     with _named(path):
         part = Part(path)
         try:
-            with part.temporary.open("wb") as file:
-                yield file
+            yield part.temporary
             part.commit()
         finally:
             part.discard()

@@ -137,7 +137,7 @@ class Settings:
 
 
 def run(sources: Sequence[Source], settings: Settings, output: Path) -> list[Record]:
-    """Code all sequences at all rates: see base.run."""
+    """Code all sequences at all rates: see base.code_all."""
 
     @contextmanager
     def coder(source: Source) -> Iterator[Code]:

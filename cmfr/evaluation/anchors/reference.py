@@ -85,8 +85,10 @@ class ReferenceSettings:
 
 
 def run(sources: Sequence[Source], settings: ReferenceSettings, output: Path) -> list[Record]:
-    """Code all sequences at all QPs: see base.run. Raises ValueError too where the encoder fails
-    (with the last line that it says) or its files do not fit."""
+    """Code all sequences at all QPs: see base.code_all.
+
+    Raises ValueError too where the encoder fails (with the last line that it says) or its files
+    do not fit."""
 
     @contextmanager
     def coder(source: Source) -> Iterator[Code]:

@@ -19,7 +19,7 @@ from cmfr.training.data.prepare_clips import (
     require_scene_detector,
 )
 from cmfr.utils.errors import UserError
-from cmfr.utils.files import atomic_write
+from cmfr.utils.files import atomic_write_bytes
 from cmfr.utils.parallel import Count, outcomes
 from cmfr.video.reader import VIDEO_SUFFIXES
 
@@ -71,12 +71,8 @@ def _write_csv(path: Path, columns: list[str], rows: list[Row]) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([columns, *rows])
     content = text.getvalue().encode()
-
-    def write(temporary: Path) -> None:
-        temporary.write_bytes(content)
-
     if not path.is_file() or path.read_bytes() != content:
-        atomic_write(path, write)
+        atomic_write_bytes(path, content)
 
 
 def prepare_clips(
