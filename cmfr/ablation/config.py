@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, model_validator
 
 from cmfr.config import QUALITIES, Strict
-from cmfr.evaluation.conditions import Color, Measurement
+from cmfr.evaluation.conditions import CodingConditions, Color
 from cmfr.evaluation.found_sets import FoundSet, find_set, set_of_files
 from cmfr.evaluation.sequences import TestSequence
 from cmfr.models.registry import FAMILIES, AnyModelConfig, parse_model
@@ -51,20 +51,19 @@ class EvaluationConfig(Strict):
     """What every variant codes, and what is measured.
 
     One of: sets, test sets (names or YAML files) with the folders of their sequences; videos,
-    files, folders of videos, folders of PNGs; generated ones. frames: the first so many (default:
-    all). intra_period: see `Codec.encode_video`. color, matrix, range, round_8bit: see
-    `Measurement`.
+    files, folders of videos, folders of PNGs; generated ones. frames (the first so many; default:
+    all) to round_8bit: see `CodingConditions`.
     """
 
     sets: dict[str, Path] = {}
     videos: tuple[Path, ...] = ()
     generated: GeneratedConfig | None = None
     qualities: tuple[Annotated[int, Field(ge=0, lt=QUALITIES)], ...] = (0, 21, 42, 63)
-    frames: int | None = Field(None, ge=1)
+    frames: int | None = None
     intra_period: int = -1
     color: Color = "yuv420"
-    matrix: str = "bt709"
-    range: str = "full"
+    matrix: str | None = None
+    range: str | None = None
     round_8bit: bool = False
 
     @model_validator(mode="after")
@@ -73,13 +72,12 @@ class EvaluationConfig(Strict):
             raise UserError("give either videos or generated or sets")
         if list(self.qualities) != sorted(set(self.qualities)) or not self.qualities:
             raise UserError(f"qualities {list(self.qualities)} do not rise")
-        if self.intra_period != -1 and self.intra_period < 1:
-            raise UserError(f"intra_period {self.intra_period} is neither -1 nor at least 1")
-        self.measurement()
+        self.conditions()
         return self
 
-    def measurement(self) -> Measurement:
-        return Measurement(self.color, self.matrix, self.range, self.round_8bit)
+    def conditions(self) -> CodingConditions:
+        keys = ("color", "matrix", "range", "round_8bit", "frames", "intra_period")
+        return CodingConditions.asked(**{key: getattr(self, key) for key in keys})
 
     def found(
         self, folder: Path, tell: Callable[[str], None] = lambda line: None

@@ -242,8 +242,7 @@ def tasks_of(
                 task
                 for found in sets
                 for task in Run(
-                    weights, found, measured.qualities, measured.frames, measured.intra_period,
-                    measurement=measured.measurement(),
+                    weights, found, measured.qualities, measured.conditions()
                 ).tasks(devices, results_file(cfg, name))
             ]  # fmt: skip
     return tasks

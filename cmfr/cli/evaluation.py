@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cmfr.cli.options import (
+    add_conditions,
     add_list,
-    add_measurement,
     add_sources,
     add_stated,
     check_sources,
-    measurement,
+    conditions,
     stated,
     tell,
 )
-from cmfr.cli.parser import add_intra_period, frame_size
+from cmfr.cli.parser import frame_size
 from cmfr.utils.errors import UserError
 from cmfr.utils.files import atomic_write_text, check_distinct
 
@@ -40,9 +40,7 @@ def add_commands(commands: Commands) -> None:
     for name, of in (("--crfs", "CRF"), ("--qps", "QP")):
         help = "one point each, as 22 27 32 37 or 22,27,32,37"
         add_list(anchor, name, float, f"{of}s", metavar=of, help=help)
-    anchor.add_argument("--frames", type=int, help="the first so many (default: all listed)")
-    add_intra_period(anchor)
-    add_measurement(anchor)
+    add_conditions(anchor)
     anchor.add_argument("--threads", type=int, default=1, help="(1; x264 makes slices of more)")
     anchor.add_argument("--binary", type=Path, help="encoder of hm or vtm")
     anchor.add_argument("--cfg", type=Path, help="low-delay configuration of hm or vtm")
@@ -92,9 +90,7 @@ def run_anchor(args: argparse.Namespace) -> None:
         raise UserError(f"{args.codec} needs --binary, --cfg and --qps")
     if reference and args.preset or not reference and (args.binary or args.cfg):
         raise UserError("--preset is not for hm and vtm, --binary and --cfg are for them only")
-    measured = measurement(args)
-    if args.frames is not None and args.frames < 1:
-        raise UserError(f"frames must be 1 or more, not {args.frames}")
+    asked = conditions(args)
     from cmfr.evaluation.anchors import base, ffmpeg
     from cmfr.evaluation.anchors import reference as reference_software
 
@@ -103,18 +99,17 @@ def run_anchor(args: argparse.Namespace) -> None:
         if args.test
         else base.video_sources(args.videos)
     )
-    common = {"frames": args.frames, "intra_period": args.intra_period, "measurement": measured}
     if reference:
         qps = tuple(int(qp) for qp in args.qps)
         if list(qps) != args.qps:
             raise UserError(f"the QPs of {args.codec} are whole numbers")
         program = reference_software.ReferenceSettings(
-            args.codec, args.binary, args.cfg, qps, **common
+            args.codec, args.binary, args.cfg, qps, asked
         )
         reference_software.run(sources, program, args.output)
         return
     rates, mode = tuple(args.crfs or args.qps), "crf" if args.crfs else "qp"
-    settings = ffmpeg.Settings(args.codec, rates, args.preset, mode, threads=args.threads, **common)
+    settings = ffmpeg.Settings(args.codec, rates, args.preset, mode, asked, args.threads)
     ffmpeg.run(sources, settings, args.output)
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmfr.cli.options import (
+    add_conditions,
     add_list,
-    add_measurement,
     add_sources,
     check_sources,
-    measurement,
+    conditions,
     tell,
 )
 from cmfr.cli.parser import (
@@ -55,10 +55,8 @@ def _add_evaluate(commands: Commands) -> None:
         evaluate, "--qualities", quality_index, f"qualities 0..{QUALITIES - 1}",
         default=[0, 21, 42, 63], metavar="Q", help="e.g. 0,21,42,63 (default)",
     )  # fmt: skip
-    evaluate.add_argument("--frames", type=int, help="the first so many (default: all listed)")
-    add_intra_period(evaluate)
+    add_conditions(evaluate)
     add_refresh_period(evaluate)
-    add_measurement(evaluate)
     evaluate.add_argument("--processes", type=int, default=1, help="side by side (1)")
     evaluate.add_argument("--threads", type=int, help="CPU threads of each process")
     add_device(evaluate)
@@ -122,21 +120,16 @@ def run_evaluate(args: argparse.Namespace) -> int:
     check_sources(args)
     if args.videos and args.sequences:
         raise UserError("--sequences is for --test")
-    if args.refresh_period is not None and not 0 <= args.refresh_period <= 65535:
-        raise UserError(f"--refresh-period {args.refresh_period} is not in 0..65535")
-    for name in ("frames", "processes", "threads"):
+    for name in ("processes", "threads"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f"--{name} {getattr(args, name)} is less than 1")
-    measured, devices = measurement(args), all_devices(args.device)
+    asked, devices = conditions(args), all_devices(args.device)
     if args.videos:
         found = set_of_files(args.videos, args.frames)
     else:
         found = find_set(args.test, args.root, args.sequences, args.frames, tell)
     with _weights_file(args.model, args.weights) as weights:
-        run = Run(
-            weights, found, sorted(set(args.qualities)), args.frames, args.intra_period,
-            args.refresh_period, measured,
-        )  # fmt: skip
+        run = Run(weights, found, sorted(set(args.qualities)), asked)
         failures = evaluate(run, args.output, devices, args.processes, args.threads)
     for where, reason in failures.items():
         print(f"{where}: {reason}", file=sys.stderr)

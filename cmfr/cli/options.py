@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cmfr.cli.parser import add_color
-from cmfr.evaluation.conditions import Measurement
+from cmfr.cli.parser import add_color, add_intra_period
+from cmfr.evaluation.conditions import CodingConditions
 from cmfr.utils.errors import UserError
 
 
@@ -53,7 +53,10 @@ def add_list(
     parser.add_argument(name, nargs="+", type=list_of(kind, what), action=ListAction, **options)
 
 
-def add_measurement(parser: argparse.ArgumentParser) -> None:
+def add_conditions(parser: argparse.ArgumentParser) -> None:
+    """How sequences are coded and what quality is measured on."""
+    parser.add_argument("--frames", type=int, help="the first so many (default: all listed)")
+    add_intra_period(parser)
     parser.add_argument(
         "--color", choices=("yuv420", "rgb"), default="yuv420",
         help="measure the decoded samples (default), or RGB made of the source as DCVC does",
@@ -62,10 +65,10 @@ def add_measurement(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--round-8bit", action="store_true", help="round RGB before measuring")
 
 
-def measurement(args: argparse.Namespace) -> Measurement:
-    """What the options say. Raises ValueError."""
-    colors = {n: getattr(args, n) for n in ("matrix", "range") if getattr(args, n) is not None}
-    return Measurement(args.color, round_8bit=args.round_8bit, **colors)
+def conditions(args: argparse.Namespace) -> CodingConditions:
+    """What these options ask for, and --refresh-period where there is one. Raises UserError."""
+    names = ("color", "matrix", "range", "round_8bit", "frames", "intra_period", "refresh_period")
+    return CodingConditions.asked(**{n: getattr(args, n) for n in names if n in args})
 
 
 def add_stated(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:

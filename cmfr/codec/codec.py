@@ -17,7 +17,7 @@ from cmfr.codec.bitstream import (
     DamagedFrame,
     FramePacket,
 )
-from cmfr.codec.header import StreamHeader
+from cmfr.codec.header import StreamHeader, check_periods
 from cmfr.codec.model_files import build_model, read_model
 from cmfr.codec.picture import Picture
 from cmfr.config import MAX_PIXELS, QUALITIES
@@ -315,10 +315,7 @@ def check_request(
     target = Path(target)
     if not 0 <= quality < QUALITIES:
         raise UserError(f"quality {quality} is not in 0..{QUALITIES - 1}")
-    if intra_period != -1 and intra_period < 1:
-        raise UserError(f"intra period {intra_period} is neither -1 nor at least 1")
-    if refresh_period is not None and not 0 <= refresh_period <= 65535:
-        raise UserError(f"refresh period {refresh_period} is not in 0..65535")
+    check_periods(intra_period, refresh_period)
     if target.suffix.lower() in VIDEO_SUFFIXES or target.suffix.lower() == ".png":
         raise UserError(f"{target}: what is written is a .cmfr file, not a video; name it so")
     if not target.parent.is_dir():

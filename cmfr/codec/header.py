@@ -34,6 +34,14 @@ def check_number(name: str, value: int, low: int, high: int) -> None:
         raise UserError(f"{name} {value!r} is not in {low}..{high}")
 
 
+def check_periods(intra_period: int, refresh_period: int | None) -> None:
+    """Raise UserError for what no stream can say; refresh_period None: the model's."""
+    if intra_period != -1 and intra_period < 1:
+        raise UserError(f"the intra period {intra_period} is neither -1 nor at least 1")
+    if refresh_period is not None:
+        check_number("the refresh period", refresh_period, 0, 65535)
+
+
 @dataclass(frozen=True)
 class StreamHeader:
     """What a stream says about itself. Values outside of their ranges raise ValueError.

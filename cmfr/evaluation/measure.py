@@ -24,7 +24,7 @@ from cmfr.analysis.complexity import count, facts
 from cmfr.codec.bitstream import BitstreamReader, BitstreamWriter
 from cmfr.codec.checkpoint import read_weights, weights_hash
 from cmfr.codec.codec import Codec, CodingReport, load_codec
-from cmfr.evaluation.conditions import Measurement
+from cmfr.evaluation.conditions import CodingConditions
 from cmfr.evaluation.records import FrameResult, Record, Times, read_results, write_results
 from cmfr.evaluation.sequences import TestSequence, open_sequence
 from cmfr.utils.device import peak_memory, reset_peak_memory
@@ -40,10 +40,10 @@ OnFrame = Callable[[], None]
 
 @dataclass(frozen=True)
 class SequenceTask:
-    """One measurement: `frames` frames of a sequence at a quality.
+    """One measurement: a sequence at a quality.
 
-    rate_index: 0 for the lowest quality of the run; refresh_period None: the model's;
-    set_sequences: names of all sequences of the set; parts: folder of finished measurements.
+    rate_index: 0 for the lowest quality of the run; conditions: as asked for; set_sequences: names
+    of all sequences of the set; parts: folder of finished measurements.
     """
 
     weights: Path
@@ -53,12 +53,14 @@ class SequenceTask:
     source: Path
     quality: int
     rate_index: int
-    frames: int
-    intra_period: int = -1
-    refresh_period: int | None = None
-    measurement: Measurement = Measurement()
+    conditions: CodingConditions
     set_sequences: tuple[str, ...] = ()
     parts: Path | None = None
+
+    @property
+    def frames(self) -> int:
+        """How many are coded: all that the sequence's entry lists, unless fewer are asked for."""
+        return min(self.conditions.frames or self.sequence.frames, self.sequence.frames)
 
     def key(self) -> str:
         """Hash of weights, source, conditions and the code that measures: the same key, the same
@@ -68,6 +70,7 @@ class SequenceTask:
             "source": _samples_hash(self),
             "device": torch.device(self.device).type,
             "code": code_hash(__name__),
+            "frames": self.frames,
         }
         for name in ("parts", "rate_index", "set_sequences"):
             del told[name]
@@ -152,8 +155,9 @@ def evaluate_sequence(codec: Codec, task: SequenceTask, on_frame: OnFrame | None
         dataset=task.dataset, sequence=task.sequence.name, codec=_codec_name(codec, task),
         rate_index=task.rate_index, label=task.quality, width=stored.width, height=stored.height,
         frame_rate=stored.frame_rate,
-        conditions=task.measurement.conditions(
-            stored, task.intra_period, count, _samples_hash(task)
+        conditions=replace(
+            task.conditions.met(stored, count, _samples_hash(task)),
+            refresh_period=_refresh_period(codec, task),
         ),
         frames=[
             FrameResult(kind, bits, values, estimate)  # type: ignore[arg-type]
@@ -173,7 +177,7 @@ def evaluate_sequence(codec: Codec, task: SequenceTask, on_frame: OnFrame | None
 def open_pictures(codec: Codec, task: SequenceTask) -> VideoReader:
     """The sequence as it is coded and measured: as it is stored, or as 8-bit RGB pictures where RGB
     is measured. An RGB network takes YUV that does not say its colors as BT.709, full range."""
-    reader, measured = open_sequence(task.source, task.sequence), task.measurement
+    reader, measured = open_sequence(task.source, task.sequence), task.conditions
     if reader.info.chroma == "rgb":
         if measured.color != "rgb":
             reader.close()
@@ -193,12 +197,16 @@ def _as_rgb(reader: VideoReader, info: VideoInfo) -> VideoReader:
     return VideoReader(reader.path, target, lambda: (rgb_picture(f, info) for f in reader))
 
 
+def _refresh_period(codec: Codec, task: SequenceTask) -> int:
+    asked = task.conditions.refresh_period
+    return codec.model.cfg.refresh_period if asked is None else asked
+
+
 def _codec_name(codec: Codec, task: SequenceTask) -> str:
     """The model's name, and the refresh period where it is not the model's."""
-    period = task.refresh_period
-    if period is None or period == codec.model.cfg.refresh_period:
-        return codec.name
-    return f"{codec.name}-refresh{period}"
+    period = _refresh_period(codec, task)
+    same = period == codec.model.cfg.refresh_period
+    return codec.name if same else f"{codec.name}-refresh{period}"
 
 
 def _encode(
@@ -208,7 +216,8 @@ def _encode(
     clock = _Clock()
     coded = []
     with open_pictures(codec, task) as reader, stream.open("w+b") as file:
-        header = codec.header(reader.info, task.quality, task.intra_period, task.refresh_period)
+        intra_period, refresh_period = task.conditions.intra_period, _refresh_period(codec, task)
+        header = codec.header(reader.info, task.quality, intra_period or -1, refresh_period)
         writer = BitstreamWriter(file, header)
         frames = clock.reading(islice(reader, task.frames))
         for frame in codec.encode_frames(frames, reader.info, header, writer, estimate=True):
@@ -258,12 +267,12 @@ def frame_quality(
 ) -> dict[str, float]:  # fmt: skip
     """Metrics of one frame of `open_pictures` by name; x_hat [1, 3, H, W] is what the network gave,
     clamped."""
-    if task.measurement.color == "yuv420":
+    if task.conditions.color == "yuv420":
         return stored_quality(original, decoded, info)
     if codec.model.cfg.color == "ycbcr":
         x_hat = ycbcr_to_rgb(x_hat, "bt709", "full")
     x_hat = x_hat.float().clamp(0, 1)
-    if task.measurement.round_8bit:
+    if task.conditions.rounds_rgb:
         x_hat = (x_hat * 255).round() / 255
     return rgb_quality(planes_to_tensor(original, info, "rgb", codec.device), x_hat)
 

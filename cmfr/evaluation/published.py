@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from cmfr.evaluation.conditions import Conditions
+from cmfr.evaluation.conditions import CodingConditions
 from cmfr.evaluation.records import (
     DATASET_MEAN,
     DCVC_KEYS,
@@ -84,7 +84,7 @@ def _published_curve(
     said = content["conditions"] | content.get("dataset_conditions", {}).get(dataset, {})
     frames = columns.get("frames", said["frames"])
     alone = sequence != DATASET_MEAN
-    conditions = Conditions(
+    conditions = CodingConditions(
         **{**said, "frames": frames if alone else None, "publication": content["source"]}
     )
     kinds = {"all": ("", frames)}  # the end of its columns' names, how many frames
@@ -123,7 +123,7 @@ def _record(
     codec: str,
     index: int,
     label: float | None,
-    conditions: Conditions,
+    conditions: CodingConditions,
     averages: Mapping[str, Average],
 ) -> Record:
     """With the size and frame rate that the sequence's name tells."""
@@ -152,9 +152,9 @@ def read_any(
     codec names what the file does not (default: the file's name). dataset, size (width, height)
     and frame_rate (per second) are for CompressAI's files, which give kbit/s of no named set;
     dataset for CSV without such a column. conditions: what is known of those that the file does not
-    state, by the names of `Conditions`; color, number of frames, and that only the first is intra
-    are often told by a file. Points without a rate index are numbered by rising rate. CSV has a
-    header with `sequence`, `bpp` and metrics as in `FrameResult.quality`, and may have dataset,
+    state, by the names of `CodingConditions`; color, number of frames, and that only the first is
+    intra are often told by a file. Points without a rate index are numbered by rising rate. CSV has
+    a header with `sequence`, `bpp` and metrics as in `FrameResult.quality`, and may have dataset,
     codec, label, rate_index, frames.
 
     Raises FileNotFoundError, or ValueError with what is wrong or has to be given.
@@ -165,7 +165,7 @@ def read_any(
     return [replace(r, conditions=_with(r.conditions, conditions)) for r in records]
 
 
-def _with(known: Conditions, more: Mapping[str, Any]) -> Conditions:
+def _with(known: CodingConditions, more: Mapping[str, Any]) -> CodingConditions:
     """With what is not known filled in; matrix, range and chroma are of RGB only."""
     found = {name: value for name, value in more.items() if getattr(known, name) is None}
     if known.color != "rgb":
@@ -227,10 +227,10 @@ def _dcvc(points: Sequence[tuple[str, str, str, Json]], codec: str) -> list[Reco
     return records
 
 
-def _stated(quality: Mapping[str, float], frames: int) -> Conditions:
+def _stated(quality: Mapping[str, float], frames: int) -> CodingConditions:
     """What such a file says of the conditions."""
     rgb = any(name.endswith("_rgb") for name in quality)
-    return Conditions("rgb" if rgb else "yuv420", frames=frames or None)
+    return CodingConditions("rgb" if rgb else "yuv420", frames=frames or None)
 
 
 def _compressai(

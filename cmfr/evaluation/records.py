@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from cmfr.evaluation.conditions import Conditions
+from cmfr.evaluation.conditions import CodingConditions
 from cmfr.utils.errors import UserError
 from cmfr.utils.files import atomic_write_text
 
@@ -88,7 +88,7 @@ class Record:
     width: int
     height: int
     frame_rate: Fraction | None
-    conditions: Conditions
+    conditions: CodingConditions
     frames: Sequence[FrameResult] = ()
     averages: Mapping[str, Average] = field(default_factory=dict)
     metadata: Json = field(default_factory=dict)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cmfr.evaluation.conditions import Measurement
+from cmfr.evaluation.conditions import CodingConditions
 from cmfr.evaluation.found_sets import FoundSet
 from cmfr.evaluation.measure import SequenceTask
 from cmfr.evaluation.records import Record, write_results
@@ -20,16 +20,13 @@ Outcome = Record | Exception  # of a task: its record, or the error that prevent
 
 @dataclass(frozen=True)
 class Run:
-    """What to measure and how; see `SequenceTask`. qualities: in rising order; frames: the first so
-    many of every sequence (None: all that its entry lists)."""
+    """What to measure and how; see `SequenceTask`. qualities: in rising order; conditions: of every
+    sequence, whose frames None are all that its entry lists."""
 
     weights: Path
     found: FoundSet
     qualities: Sequence[int]
-    frames: int | None = None
-    intra_period: int = -1
-    refresh_period: int | None = None
-    measurement: Measurement = Measurement()
+    conditions: CodingConditions
 
     def tasks(self, devices: Sequence[str], output: Path) -> list[SequenceTask]:
         """A task for each sequence and quality in the order of the results file `output`, the
@@ -42,8 +39,7 @@ class Run:
         return [
             SequenceTask(
                 self.weights, devices[i % len(devices)], self.found.dataset, sequence, source,
-                quality, index, min(self.frames or sequence.frames, sequence.frames),
-                self.intra_period, self.refresh_period, self.measurement, self.found.names,
+                quality, index, self.conditions, self.found.names,
                 output.with_name(output.name + ".parts"),
             )
             for i, (sequence, source, index, quality) in enumerate(pairs)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cmfr.evaluation.conditions import DifferentConditions, advice, not_stated
+from cmfr.evaluation.conditions import DifferentConditions, advice, not_stated, period
 from cmfr.evaluation.conditions import differences as differences_of
 from cmfr.evaluation.published import dataset_name, published, published_names, read_any
 from cmfr.evaluation.records import DATASET_MEAN, Record
@@ -65,12 +65,6 @@ def describe(record: Record) -> str:
     if said.color == "rgb":
         color += f" (matrix {said.matrix or 'not stated'}, range {said.range or 'not stated'})"
     return f"{color}, intra period {period(said.intra_period)}"
-
-
-def period(intra_period: int | None) -> str:
-    if intra_period is None:
-        return "not stated"
-    return "-1 (only the first frame)" if intra_period == -1 else str(intra_period)
 
 
 def some(names: Iterable[str]) -> str:

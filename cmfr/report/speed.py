@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from cmfr.evaluation.conditions import CodingConditions
 from cmfr.evaluation.records import Json, load_json, malformed
-from cmfr.report.collect import Codec, period
+from cmfr.report.collect import Codec
 from cmfr.report.comparison import Report, records_in
 from cmfr.utils.errors import UserError
 
@@ -111,22 +112,16 @@ def conditions_table(report: Report) -> tuple[Line, list[Line]]:
     properties: dict[str, list[str]] = {}
     for codec in report.codecs:
         records = records_in(codec, report)
-        said = [r.conditions for r in records]
-        for name, values in {
-            "quality measured on": (c.color for c in said),
-            "color matrix of RGB": ("-" if c.color == "yuv420" else c.matrix for c in said),
-            "color range of RGB": ("-" if c.color == "yuv420" else c.range for c in said),
-            "intra period": (period(c.intra_period) for c in said),
-            "frames": (c.frames for c in said),
-            "rounding before measuring": (c.rounding for c in said),
-            "chroma of 4:2:0 in RGB": (
-                "-" if c.color == "yuv420" or c.matrix == "rgb" else c.chroma for c in said
-            ),
-            "size": (f"{r.width}x{r.height}" if r.width else None for r in records),
-            "rates per sequence": Counter((r.dataset, r.sequence) for r in records).values(),
-            "note": (c.note or "-" for c in said),
-        }.items():
-            properties.setdefault(name, []).append(_distinct(values))
+        values: dict[str, list[Any]] = {name: [] for name, _ in CodingConditions().lines()}
+        for name, value in (line for record in records for line in record.conditions.lines()):
+            values[name].append(value)
+        values |= {
+            "size": [f"{r.width}x{r.height}" if r.width else None for r in records],
+            "rates per sequence": [*Counter((r.dataset, r.sequence) for r in records).values()],
+            "note": [r.conditions.note or "-" for r in records],
+        }
+        for name, column in values.items():
+            properties.setdefault(name, []).append(_distinct(column))
     head = ["condition", *(codec.name for codec in report.codecs)]
     return head, [[name, *values] for name, values in properties.items()]
 

@@ -115,7 +115,7 @@ def test_the_paper_has_every_residual_and_every_method():
         (["evaluation.matrix=bt601"], "are for --color rgb"),
         (["variants.full.title=without the proposed methods"], "two have the title 'without"),
         (["evaluation.qualities=[21, 0]"], "do not rise"),
-        (["evaluation.intra_period=0"], "intra_period 0 is neither"),
+        (["evaluation.intra_period=0"], "intra period 0 is neither"),
     ],
 )
 def test_mistakes_are_one_sentence(overrides, reason):

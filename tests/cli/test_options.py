@@ -6,7 +6,7 @@ import pytest
 
 from cmfr.cli.main import build_parser
 from cmfr.cli.options import existing_paths
-from cmfr.evaluation.conditions import Measurement
+from cmfr.evaluation.conditions import CodingConditions
 
 COMMANDS = {
     "evaluate": ["--test", "t", "--root", "r", "-o", "o"],
@@ -58,15 +58,16 @@ def test_a_file_with_a_comma_in_its_name_is_one_file(tmp_path):
 
 
 def test_what_is_measured_on():
-    from cmfr.cli.options import measurement
+    from cmfr.cli.options import conditions
 
-    def chosen(*words) -> Measurement:
-        return measurement(parse("evaluate", *words))
+    def chosen(*words) -> CodingConditions:
+        return conditions(parse("evaluate", *words))
 
-    assert chosen() == Measurement()
-    assert chosen("--color", "rgb") == Measurement("rgb", "bt709", "full")
+    assert chosen() == CodingConditions("yuv420", intra_period=-1)
+    assert chosen("--color", "rgb") == CodingConditions("rgb", "bt709", "full", -1, None, "float")
     words = ("--color", "rgb", "--matrix", "bt601", "--range", "limited", "--round-8bit")
-    assert chosen(*words) == Measurement("rgb", "bt601", "limited", True)
+    assert chosen(*words) == CodingConditions("rgb", "bt601", "limited", -1, None, "8bit")
+    assert chosen("--refresh-period", "8").refresh_period == 8
     with pytest.raises(ValueError, match="are for --color rgb"):
         chosen("--matrix", "bt601")
     assert isinstance(parse("anchor", *words), argparse.Namespace)

@@ -13,7 +13,7 @@ from test_records import record
 
 from cmfr.cli.evaluation import add_commands
 from cmfr.evaluation.bd_rate import bd_rate
-from cmfr.evaluation.conditions import Conditions
+from cmfr.evaluation.conditions import CodingConditions
 from cmfr.evaluation.published import (
     FOLDER,
     export_compressai,
@@ -147,13 +147,14 @@ def test_dcvcs_own_files_are_read(tmp_path):
     first, second = read_any(tmp_path / "DC.json")
     assert (first.codec, first.dataset, first.sequence) == ("DC", "hevc_d", "BQSquare_416x240_60")
     assert (first.width, first.height, first.frame_rate) == (416, 240, 60)
-    assert first.conditions == Conditions("rgb", frames=96)  # 3 I-frames may be of any period
+    assert first.conditions == CodingConditions("rgb", frames=96)  # 3 I-frames may be of any period
     assert first.average().quality == {"psnr_rgb": 31.0}  # MS-SSIM of 0 was not computed
     assert (first.average("I").frames, first.average("P").frames) == (3, 93)
     assert (second.rate_index, second.label, second.bpp) == (1, 1, 0.2)
     single = {"000": dcvc_point(1, 95, 0.1, 31.0, ave_all_frame_psnr_y=30.0)}
     (tmp_path / "one.json").write_text(json.dumps({"UVG": {"x": single}}))
-    assert read_any(tmp_path / "one.json")[0].conditions == Conditions("yuv420", None, None, -1, 96)
+    [one] = read_any(tmp_path / "one.json")
+    assert one.conditions == CodingConditions("yuv420", None, None, -1, 96)
 
 
 def test_qp_keys_become_rate_indices_from_the_lowest_rate_on(tmp_path):
@@ -223,7 +224,7 @@ def test_csv_tables(tmp_path):
         writer.writerows([["s_64x48_25", 0.2, 33.5, 27, "x"], ["s_64x48_25", 0.1, 31.5, 32, "y"]])
     stated = {"matrix": "bt709", "range": "full", "intra_period": 32, "frames": 96}
     low, high = read_any(path, dataset="UVG", conditions=stated)
-    assert low.conditions == Conditions("rgb", "bt709", "full", 32, 96)
+    assert low.conditions == CodingConditions("rgb", "bt709", "full", 32, 96)
     assert (low.codec, low.dataset, low.rate_index, low.label) == ("theirs", "uvg", 0, 32)
     assert (high.rate_index, high.bpp, high.mean("psnr_rgb")) == (1, 0.2, 33.5)
     assert (low.width, low.frame_rate, low.conditions.matrix) == (64, 25, "bt709")

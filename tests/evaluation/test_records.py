@@ -10,9 +10,8 @@ from fractions import Fraction
 import pytest
 
 from cmfr.evaluation.conditions import (
-    Conditions,
+    CodingConditions,
     DifferentConditions,
-    Measurement,
     check_comparable,
     not_stated,
 )
@@ -40,7 +39,7 @@ def record(rate=0, sequence="a", frames=None, codec="ours", **changes):
         yuv_frame("P", 307 * (rate + 1), 29.0 + rate, ms_ssim_y=0.8),
         yuv_frame("P", 614 * (rate + 1), 28.0 + rate, ms_ssim_y=0.7),
     )
-    conditions = Conditions("yuv420", intra_period=-1, frames=len(frames), rounding="8bit")
+    conditions = CodingConditions("yuv420", intra_period=-1, frames=len(frames), rounding="8bit")
     values = {
         "dataset": "set", "sequence": sequence, "codec": codec, "rate_index": rate, "label": 20,
         "width": 64, "height": 48, "frame_rate": Fraction(30000, 1001), "conditions": conditions,
@@ -86,7 +85,7 @@ def test_what_was_not_measured_on_all_frames_has_no_mean():
     ("changes", "reason"),
     [
         ({"width": 0}, "ours on a: the size 0x48 has no pixels"),
-        ({"conditions": Conditions("rgb", frames=7)}, "3 frames, the conditions say 7"),
+        ({"conditions": CodingConditions("rgb", frames=7)}, "3 frames, the conditions say 7"),
         ({"frames": ()}, "neither frames nor averages"),
     ],
 )
@@ -101,7 +100,7 @@ def test_records_that_cannot_be_are_refused(changes, reason):
 
 def test_files_give_back_equal_records(tmp_path):
     averages = {"all": Average(3, 0.1, {"psnr_rgb": 1 / 3})}
-    known = Conditions("rgb", "bt709", "full", 32, None, "float", "a note")
+    known = CodingConditions("rgb", "bt709", "full", 32, None, "float", "a note")
     means_only = replace(
         record(1), frames=(), averages=averages, conditions=known, label=None, frame_rate=None
     )
@@ -143,7 +142,7 @@ def test_files_have_exactly_dcvcs_keys(tmp_path):
     assert set(content["set"]["a"]["000"]) == common | PLANES | PLANE_LISTS | SECONDS
     rgb = record(
         frames=[FrameResult("I", 99, {"psnr_rgb": 30.0, "ms_ssim_rgb": 0.5})],
-        conditions=Conditions("rgb", frames=1),
+        conditions=CodingConditions("rgb", frames=1),
     )
     assert set(written(tmp_path, rgb)["set"]["a"]["000"]) == common
 
@@ -255,7 +254,7 @@ def test_class_curve_weighs_sequences_by_their_frames():
 
 # --- conditions
 
-RGB = Conditions("rgb", "bt709", "full", 32, 96, "float", source="0" * 64, chroma="linear")
+RGB = CodingConditions("rgb", "bt709", "full", 32, 96, "float", source="0" * 64, chroma="linear")
 
 
 @pytest.mark.parametrize(
@@ -314,7 +313,7 @@ def test_matrix_does_not_matter_to_yuv():
 
 def test_a_refusal_says_the_options_that_match_a_published_curve():
     mine = replace(record(codec="mine"), conditions=replace(RGB, frames=3, intra_period=-1))
-    there = Conditions("rgb", "bt601", "limited", 32, 96, publication="a paper")
+    there = CodingConditions("rgb", "bt601", "limited", 32, 96, publication="a paper")
     paper = replace(record(codec="paper"), frames=(), conditions=there,
                     averages={"all": Average(96, 0.1, {"psnr_rgb": 30.0})})  # fmt: skip
     options = "--matrix bt601 --range limited --frames 96 --intra-period 32"
@@ -322,7 +321,8 @@ def test_a_refusal_says_the_options_that_match_a_published_curve():
         with pytest.raises(DifferentConditions) as refusal:
             check_comparable(*pair)
         assert str(refusal.value).endswith(f"(measure with {options} to match paper)")
-    yuv = replace(paper, conditions=Conditions("yuv420", intra_period=-1, publication="a paper"))
+    stored = CodingConditions("yuv420", intra_period=-1, publication="a paper")
+    yuv = replace(paper, conditions=stored)
     with pytest.raises(DifferentConditions, match=r"\(measure with --color yuv420 to match paper"):
         check_comparable(mine, yuv)
     other = replace(mine, codec="other", conditions=replace(mine.conditions, matrix="bt601"))
@@ -337,8 +337,11 @@ def test_a_refusal_says_the_options_that_match_a_published_curve():
         ({"color": "rgb", "range": "tv"}, "color range 'tv' is not one of full, limited"),
         ({"matrix": "bt601"}, "--matrix, --range and --round-8bit are for --color rgb"),
         ({"round_8bit": True}, "are for --color rgb"),
+        ({"frames": 0}, "frames must be 1 or more"),
+        ({"intra_period": 0}, "intra period 0 is neither -1 nor"),
+        ({"refresh_period": 65536}, "the refresh period 65536 is not in 0..65535"),
     ],
 )
-def test_measurements_that_cannot_be(options, reason):
+def test_conditions_that_cannot_be(options, reason):
     with pytest.raises(ValueError, match=reason):
-        Measurement(**options)
+        CodingConditions.asked(**options)

@@ -16,7 +16,7 @@ from pytorch_msssim import ms_ssim
 from cmfr.cli.main import main
 from cmfr.codec.checkpoint import save_weights
 from cmfr.codec.codec import Codec, load_codec
-from cmfr.evaluation.conditions import Measurement
+from cmfr.evaluation.conditions import CodingConditions
 from cmfr.evaluation.measure import SequenceTask, evaluate_sequence
 from cmfr.evaluation.records import read_results
 from cmfr.evaluation.sequences import TestSequence
@@ -158,8 +158,8 @@ class Identity:
 
 def sequence_task(path, sequence, folder, **changes):
     values = {"weights": folder / "identity.safetensors", "device": "cpu", "dataset": "made",
-              "sequence": sequence, "source": path, "quality": 1, "rate_index": 0, "frames": 2,
-              "measurement": Measurement("rgb")}  # fmt: skip
+              "sequence": sequence, "source": path, "quality": 1, "rate_index": 0,
+              "conditions": CodingConditions.asked("rgb", frames=2)}  # fmt: skip
     values["weights"].touch()
     return SequenceTask(**{**values, **changes})
 
@@ -182,7 +182,7 @@ def test_an_identity_rgb_codec_gets_the_cap(place, tmp_path, name, colors):
         Identity().encode_frame, Identity().decode_frame,
     )  # fmt: skip
     task = sequence_task(path, TestSequence.model_validate(info), tmp_path,
-                         measurement=Measurement("rgb", *colors))  # fmt: skip
+                         conditions=CodingConditions.asked("rgb", *colors, frames=2))  # fmt: skip
     record = evaluate_sequence(codec, task)
     assert [f.quality["psnr_rgb"] for f in record.frames] == [PSNR_CAP] * 2
     assert record.conditions.matrix == colors[0] and record.conditions.rounding == "float"
@@ -350,11 +350,12 @@ def test_a_measurement_is_kept_for_its_code_and_samples(place, tmp_path, monkeyp
     key = task.key()
     write_yuv(tmp_path / "other.yuv", 5, 48, 80)  # other file, same samples
     assert replace(task, source=tmp_path / "other.yuv").key() == key
-    other = replace(task, frames=3), replace(task, measurement=Measurement("rgb", "bt601"))
-    assert key not in {t.key() for t in other}
+    for changes in ({"frames": 3}, {"matrix": "bt601"}, {"refresh_period": 1}):
+        assert replace(task, conditions=replace(task.conditions, **changes)).key() != key
     # Other rates and sequences beside it change nothing but its place.
-    beside = replace(task, rate_index=7, set_sequences=("small", "large"), frames=2, quality=5)
-    beside = replace(beside, parts=tmp_path / "parts", measurement=Measurement())
+    beside = replace(task, rate_index=7, set_sequences=("small", "large"), quality=5)
+    stored = CodingConditions.asked(frames=2)
+    beside = replace(beside, parts=tmp_path / "parts", conditions=stored)
     record = beside.measure()
     first = replace(beside, rate_index=0, set_sequences=())
     assert first.key() == beside.key()
@@ -395,7 +396,8 @@ def test_estimates_take_no_time_of_encoding(place, tmp_path, monkeypatch):
     codec = load_codec(place / "nano.safetensors", "cpu")
     sequence = TestSequence.model_validate(yaml.safe_load(
         (place / "made.yaml").read_text())["sequences"][0])  # fmt: skip
-    task = sequence_task(place / "small.yuv", sequence, tmp_path, measurement=Measurement())
+    task = sequence_task(place / "small.yuv", sequence, tmp_path,
+                         conditions=CodingConditions.asked(frames=2))  # fmt: skip
     evaluate_sequence(codec, task)  # warms up
     count, calls = BitEstimator._count, []
 

@@ -17,7 +17,7 @@ from conftest import bd_rates
 from cmfr.cli.main import main
 from cmfr.cli.report import add_commands
 from cmfr.evaluation.bd_rate import NotComparable, bd_rate
-from cmfr.evaluation.conditions import Conditions, DifferentConditions
+from cmfr.evaluation.conditions import CodingConditions, DifferentConditions
 from cmfr.evaluation.published import published
 from cmfr.evaluation.records import (
     DATASET_MEAN,
@@ -52,7 +52,8 @@ def record(codec, dataset, sequence, index, rate=1.0, shift=0.0, frames=12, peri
         results.append(FrameResult("I" if intra else "P", bits * (4 if intra else 0.7), quality))
     return Record(
         dataset, sequence, codec, index, QPS[index], 416, 240, Fraction(50),
-        Conditions("yuv420", intra_period=period, frames=frames, rounding="8bit"), results, **other,
+        CodingConditions("yuv420", intra_period=period, frames=frames, rounding="8bit"),
+        results, **other,
     )  # fmt: skip
 
 
@@ -258,7 +259,7 @@ def test_means_are_over_the_sequences_that_have_a_number():
     def curves(name, of):
         quality = {"ms_ssim_y": 0.5}
         return Codec.of(name, [
-            Record("set", sequence, name, i, None, 64, 48, None, Conditions(
+            Record("set", sequence, name, i, None, 64, 48, None, CodingConditions(
                 "yuv420", intra_period=-1, frames=2, rounding="8bit"), averages={"all": Average(
                     2, factor * 2.0**i, {**quality, "psnr_yuv": 30 + 2.0 * i + shift})})
             for sequence, (factor, shift, points) in of.items() for i in range(points)
@@ -366,7 +367,8 @@ def test_a_difference_within_one_codec_is_found_too(tmp_path, results):
 
 def test_a_published_mean_needs_force_and_gets_a_note(tmp_path):
     own = [
-        Record("uvg", s, "mine", i, None, 1920, 1080, None, Conditions("rgb", "bt709", "full"),
+        Record("uvg", s, "mine", i, None, 1920, 1080, None,
+               CodingConditions("rgb", "bt709", "full"),
                averages={"all": Average(600, 0.02 * 2**i, {"psnr_rgb": 34 + 1.8 * i})})
         for s in ("Beauty", "Jockey") for i in range(5)
     ]  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 
 import av
 
-from cmfr.evaluation.conditions import Conditions, Measurement
+from cmfr.evaluation.conditions import CodingConditions
 from cmfr.evaluation.found_sets import find_set, set_of_files
 from cmfr.evaluation.records import Record, read_results, write_results
 from cmfr.evaluation.sequences import open_sequence
@@ -121,7 +121,7 @@ def request(settings: Any, source: Source, module: str) -> dict[str, Any]:
             return str(value)
         return f"{value.name}, {value.stat().st_size} bytes"
 
-    samples = source_hash(source, settings.frames or source.frames)
+    samples = source_hash(source, settings.conditions.frames or source.frames)
     values = asdict(settings).items()
     found = {name: told(value) for name, value in values if name != "rates"}
     return found | {"source": samples, "code": code_hash(module), "pyav": av.__version__}
@@ -153,51 +153,47 @@ def describe(record: Record) -> str:
     return f"{record.sequence} {record.codec} {record.label}: {', '.join(shown)}"
 
 
-def check_rates(rates: Sequence[float], intra_period: int, frames: int | None) -> None:
+def check_rates(rates: Sequence[float]) -> None:
     """Raises ValueError for what no encoder can take."""
     if not rates or len(set(rates)) < len(rates) or min(rates) < 0:
         raise UserError(f"rates {[f'{r:g}' for r in rates]} are to be different, not negative")
-    if intra_period != -1 and intra_period < 1:
-        raise UserError(f"the intra period {intra_period} is neither -1 nor at least 1")
-    if frames is not None and frames < 1:
-        raise UserError(f"frames must be 1 or more, not {frames}")
 
 
 # --- quality
 
 
 def frame_quality(
-    source: Frame, decoded: Frame, info: VideoInfo, measurement: Measurement
+    source: Frame, decoded: Frame, info: VideoInfo, asked: CodingConditions
 ) -> dict[str, float]:
     """Metrics by name: of the stored samples, and where RGB is measured of what both become in RGB.
 
     The source then is the 8-bit picture that RGB networks are fed and judged against too; the
-    decoded samples are not rounded unless `measurement` says so.
+    decoded samples are not rounded unless it is asked for.
     """
     quality = stored_quality(source, decoded, info)
-    if measurement.color == "rgb":
-        info = resolve_color(info, measurement.matrix, measurement.range)
+    if asked.color == "rgb":
+        info = resolve_color(info, asked.matrix, asked.range)
         x = planes_to_tensor(source, info, "rgb")
-        rounded = measurement.round_8bit
+        rounded = asked.rounds_rgb
         y = planes_to_tensor(decoded, info, "rgb") if rounded else yuv_to_rgb(decoded, info)
         quality |= rgb_quality(x, y)
     return quality
 
 
-def conditions(source: Source, info: VideoInfo, settings: Any, frames: int) -> Conditions:
-    """As results state them; settings: of a program that codes 4:2:0 samples as they are stored."""
-    measured, period = settings.measurement, settings.intra_period
-    note = "coded as stored, in 4:2:0" if measured.color == "rgb" else ""
-    samples = source_hash(source, settings.frames or source.frames)
-    return measured.conditions(info, period, frames, samples, note)
+def conditions_met(
+    source: Source, info: VideoInfo, asked: CodingConditions, frames: int
+) -> CodingConditions:
+    """As results state them, of a program that codes 4:2:0 samples as they are stored."""
+    note = "coded as stored, in 4:2:0" if asked.color == "rgb" else ""
+    return asked.met(info, frames, source_hash(source, asked.frames or source.frames), note)
 
 
 def compare_videos(
-    source: VideoReader, decoded: VideoReader, frames: int, measurement: Measurement
+    source: VideoReader, decoded: VideoReader, frames: int, asked: CodingConditions
 ) -> list[dict[str, float]]:
     """Quality of the first `frames` frames. Raises ValueError if `decoded` is another video."""
     one, other = source.info, decoded.info
     if (one.plane_shapes, one.bit_depth) != (other.plane_shapes, other.bit_depth):
         raise UserError(f"{source.path} was coded, but {other.width}x{other.height} decoded")
     pairs = zip(islice(source, frames), decoded, strict=True)
-    return [frame_quality(a, b, one, measurement) for a, b in pairs]
+    return [frame_quality(a, b, one, asked) for a, b in pairs]

@@ -30,10 +30,10 @@ from cmfr.evaluation.anchors.base import (
     check_rates,
     code_all,
     compare_videos,
-    conditions,
+    conditions_met,
     require_420,
 )
-from cmfr.evaluation.conditions import Measurement
+from cmfr.evaluation.conditions import CodingConditions
 from cmfr.evaluation.records import FrameResult, Record, Times
 from cmfr.utils.errors import UserError
 from cmfr.video.info import RANGE_CODES, Frame, VideoInfo, matrix_code
@@ -66,21 +66,18 @@ ENCODERS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """How to code: `rates` are CRFs or QPs by `mode`; frames: the first so many, None: all that the
-    source has; intra_period: frames from one I-frame to the next, -1: only the first; preset None
-    is the first of the encoder. Raises ValueError."""
+    """How to code: `rates` are CRFs or QPs by `mode`; conditions: as asked for, of which frames
+    None are all that the source has; preset None is the first of the encoder. Raises ValueError."""
 
     codec: str
     rates: tuple[float, ...]
     preset: str | None = None
     mode: str = "crf"
-    frames: int | None = None
-    intra_period: int = -1
-    measurement: Measurement = Measurement()
+    conditions: CodingConditions = CodingConditions.asked()
     threads: int = 1
 
     def __post_init__(self) -> None:
-        check_rates(self.rates, self.intra_period, self.frames)
+        check_rates(self.rates)
         if self.codec not in ENCODERS:
             raise UserError(f"codec {self.codec!r} is not one of {', '.join(ENCODERS)}")
         if self.mode not in ("crf", "qp"):
@@ -105,8 +102,9 @@ class Settings:
     def options(self, rate: float) -> dict[str, str]:
         """FFmpeg's options for one rate."""
         value, preset = f"{rate:g}", str(self.preset)
-        keyint = "infinite" if self.intra_period == -1 else str(self.intra_period)
-        last = "1" if self.intra_period == 1 else keyint.replace("infinite", "9999")
+        intra_period = self.conditions.intra_period
+        keyint = "infinite" if intra_period == -1 else str(intra_period)
+        last = "1" if intra_period == 1 else keyint.replace("infinite", "9999")
         if self.codec == "x264":
             parameters = f"keyint={keyint}:min-keyint={last}:scenecut=0:bframes=0"
             options = {"preset": preset, "tune": "zerolatency", "x264-params": parameters}
@@ -125,7 +123,7 @@ class Settings:
             fixed = ":aq-mode=0" if self.mode == "qp" else ""
             parameters = f"pred-struct=1:keyint={keyint}:scd=0:lp={self.threads}{fixed}"
             return {"preset": preset, self.mode: value, "svtav1-params": parameters}
-        period = str(_NEVER if self.intra_period == -1 else self.intra_period)
+        period = str(_NEVER if intra_period == -1 else intra_period)
         options = {
             "deadline": "good", "cpu-used": preset, "lag-in-frames": "0", "auto-alt-ref": "0",
             "row-mt": "0", "b": "0", "crf": value, "g": period, "keyint_min": period,
@@ -149,7 +147,7 @@ def run(sources: Sequence[Source], settings: Settings, output: Path) -> list[Rec
 def code(source: Source, settings: Settings, rate: float, rate_index: int) -> Record:
     """Code one sequence at one rate, decode what was written, compare."""
     encoder, options, began = ENCODERS[settings.codec], settings.options(rate), time.perf_counter()
-    count = settings.frames or source.frames
+    count = settings.conditions.frames or source.frames
     with source.open() as reader, tempfile.TemporaryDirectory() as folder:
         info = reader.info
         require_420(info, source.name)
@@ -161,11 +159,12 @@ def code(source: Source, settings: Settings, rate: float, rate_index: int) -> Re
             raise UserError(reason) from error
         encoded = time.perf_counter()
         keys = [number for number, (_, intra) in enumerate(packets) if intra]
-        period = settings.intra_period if settings.intra_period > 0 else _NEVER
+        asked = settings.conditions.intra_period
+        period = asked if asked and asked > 0 else _NEVER
         if keys != list(range(0, len(packets), period)):
             raise UserError(f"{encoder.library} coded frames {keys} of {source.name} as intra")
         with open_video(stream, frame_rate=info.frame_rate) as decoded:
-            quality = compare_videos(reader, decoded, len(packets), settings.measurement)
+            quality = compare_videos(reader, decoded, len(packets), settings.conditions)
     frames = tuple(
         FrameResult("I" if intra else "P", 8 * size, values)
         for (size, intra), values in zip(packets, quality, strict=True)
@@ -174,7 +173,7 @@ def code(source: Source, settings: Settings, rate: float, rate_index: int) -> Re
     return Record(
         source.dataset, source.name, settings.name, rate_index,
         int(rate) if rate == int(rate) else rate, info.width, info.height, info.frame_rate,
-        conditions(source, info, settings, len(frames)), frames,
+        conditions_met(source, info, settings.conditions, len(frames)), frames,
         metadata={
             "encoder": encoder.library, "parameters": options, "threads": settings.threads,
             "bit_depth": info.bit_depth, **library_versions(encoder.library),

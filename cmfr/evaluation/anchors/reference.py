@@ -23,10 +23,10 @@ from cmfr.evaluation.anchors.base import (
     check_rates,
     code_all,
     compare_videos,
-    conditions,
+    conditions_met,
     require_420,
 )
-from cmfr.evaluation.conditions import Measurement
+from cmfr.evaluation.conditions import CodingConditions
 from cmfr.evaluation.records import Average, FrameResult, Record, Times
 from cmfr.utils.errors import UserError
 from cmfr.video.info import RAW_FORMATS, VideoInfo
@@ -49,12 +49,10 @@ class ReferenceSettings:
     binary: Path
     config: Path
     rates: tuple[int, ...]
-    frames: int | None = None
-    intra_period: int = -1
-    measurement: Measurement = Measurement()
+    conditions: CodingConditions = CodingConditions.asked()
 
     def __post_init__(self) -> None:
-        check_rates(self.rates, self.intra_period, self.frames)
+        check_rates(self.rates)
         if self.codec not in CODECS:
             raise UserError(f"codec {self.codec!r} is not one of {', '.join(CODECS)}")
         for what, path in (("encoder", self.binary), ("configuration", self.config)):
@@ -77,8 +75,8 @@ class ReferenceSettings:
             "ConformanceWindowMode": 1,  # pads sizes that are no multiple of the smallest block
             "FrameRate": round(info.frame_rate),  # older versions take whole numbers only
             "FramesToBeEncoded": frames,
-            "IntraPeriod": self.intra_period,
-            "DecodingRefreshType": 0 if self.intra_period == -1 else 2,
+            "IntraPeriod": self.conditions.intra_period,
+            "DecodingRefreshType": 0 if self.conditions.intra_period == -1 else 2,
             "QP": qp,
         }
         return [f"--{name}={value}" for name, value in values.items()]
@@ -97,7 +95,7 @@ def run(sources: Sequence[Source], settings: ReferenceSettings, output: Path) ->
             raw = Path(folder) / "source.yuv"
 
             def code(qp: float, index: int) -> Record:
-                frames = _write_raw(source, raw, settings.frames or source.frames)
+                frames = _write_raw(source, raw, settings.conditions.frames or source.frames)
                 return _code(source, reader, raw, frames, settings, int(qp), index)
 
             yield code
@@ -143,7 +141,7 @@ def _code(
         )
     size = (info.width, info.height)
     with open_video(result, size=size, pixel_format=layout, frame_rate=info.frame_rate) as decoded:
-        quality = compare_videos(reader, decoded, frames, settings.measurement)
+        quality = compare_videos(reader, decoded, frames, settings.conditions)
     bits, pictures = 8 * stream.stat().st_size, _pictures(log, frames)
     known: dict[str, Any] = {}
     if pictures:
@@ -160,7 +158,7 @@ def _code(
     done = time.perf_counter()
     return Record(
         source.dataset, source.name, settings.codec, rate_index, qp, *size, info.frame_rate,
-        conditions(source, info, settings, frames),
+        conditions_met(source, info, settings.conditions, frames),
         metadata={
             "encoder": settings.binary.name, "configuration": settings.config.name,
             "parameters": parameters, "version": version[1] if version else None,
