@@ -24,7 +24,7 @@ from cmfr.analysis.benchmark import time_frames
 from cmfr.cli.main import guarded
 from cmfr.codec.codec import load_codec
 from cmfr.models.video_model import VideoCodec
-from cmfr.training.config import DataConfig, StageConfig, TrainConfig, load_train_config
+from cmfr.training.config import GeneratedConfig, StageConfig, TrainConfig, load_train_config
 from cmfr.training.trainer import train
 from cmfr.utils.device import peak_memory, pick_device, reset_peak_memory
 from cmfr.utils.versions import versions
@@ -129,7 +129,7 @@ def checks(model: str, device: torch.device, minutes: float) -> Iterator[Row]:
     # Before training speed: that may be left out where time is short.
     yield from coding_speed(load_codec(model, device.type).model, device)
     cfg = load_train_config("cmfr_s_gpu")
-    data = DataConfig(kind="generated", count=4, frames=8, size=(320, 288), preload=True)
+    data = GeneratedConfig(count=4, frames=8, size=(320, 288), preload=True)
     cfg = cfg.model_copy(update={"data": {"scenes": data}})
     # Half a minute is what a batch size may take.
     yield from training_speed(cfg, cfg.stages[-1], device, lambda: time.monotonic() > ends - 30)

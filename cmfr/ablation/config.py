@@ -12,7 +12,7 @@ from cmfr.config import QUALITIES, Strict
 from cmfr.evaluation.conditions import CodingConditions, Color
 from cmfr.evaluation.found_sets import FoundSet, find_set, set_of_files
 from cmfr.evaluation.sequences import TestSequence
-from cmfr.models.registry import FAMILIES, AnyModelConfig, parse_model
+from cmfr.models.registry import AnyModelConfig, parse_model
 from cmfr.training.config import (
     InitConfig,
     StageConfig,
@@ -143,7 +143,7 @@ def load_ablation(path: str | Path, overrides: list[str] | None = None) -> Ablat
     try:
         cfg = AblationConfig.model_validate(tree)
     except ValidationError as error:
-        raise UserError(f"{path}: {faults(error, AblationConfig, FAMILIES)}") from error
+        raise UserError(f"{path}: {faults(error, AblationConfig)}") from error
     return cfg.model_copy(
         update={"base": file.parent / cfg.base, "overrides": (*cfg.overrides, *training)}
     )
@@ -223,7 +223,7 @@ def _changed(model: AnyModelConfig, variant: VariantConfig, name: str) -> AnyMod
     try:
         return parse_model(merged(plain(model), variant.changes))
     except ValidationError as error:
-        raise UserError(f"variant {name}: {faults(error, AnyModelConfig, FAMILIES)}") from error
+        raise UserError(f"variant {name}: {faults(error, AnyModelConfig)}") from error
 
 
 def _check_keeps_intra(stage: StageConfig) -> None:

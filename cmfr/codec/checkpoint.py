@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from cmfr.models.registry import FAMILIES, AnyModelConfig, parse_model, with_present_names
+from cmfr.models.registry import AnyModelConfig, parse_model, with_present_names
 from cmfr.nn.densities import drop_tables, weights_of
 from cmfr.utils.errors import UserError
 from cmfr.utils.files import atomic_write, atomic_write_bytes
@@ -116,7 +116,7 @@ def read_weights(path: Path) -> tuple[AnyModelConfig, dict[str, Tensor], dict[st
     try:
         cfg = parse_model(json.loads(metadata["config"]))
     except ValidationError as error:
-        told = faults(error, AnyModelConfig, FAMILIES)
+        told = faults(error, AnyModelConfig)
         raise UserError(f"{path}: its model configuration cannot be read: {told}") from error
     except (KeyError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: its model configuration cannot be read: {error}") from error

@@ -114,7 +114,7 @@ def load_test_set(name_or_path: str | Path) -> TestSet:
     try:
         return TestSet.model_validate(read_tree(path, []))
     except ValidationError as error:
-        raise UserError(f"{path}: {faults(error, TestSet, ())}") from error
+        raise UserError(f"{path}: {faults(error, TestSet)}") from error
 
 
 def find_sequence(root: Path, sequence: TestSequence) -> Path:

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
-from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, Discriminator, Tag, TypeAdapter
+from pydantic import AfterValidator, TypeAdapter
 from torch import Tensor
 
 from cmfr.config import CodecConfig, DCVCConfig, ModelConfig
@@ -21,6 +19,7 @@ from cmfr.models.cmfr.intra import IntraCodec
 from cmfr.models.dcvc.inter import DCVC
 from cmfr.models.dcvc.intra import DCVCIntra
 from cmfr.models.dcvc.published import read_official
+from cmfr.utils.yaml_config import one_of
 
 # What `Family.published` is given: files; the preset's configuration; the weights (or their shapes)
 # that a model of a configuration has; changes to the configuration.
@@ -52,19 +51,13 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def _family(value: Any) -> str:
-    # Weights files from before there was more than one family do not name it.
-    if isinstance(value, dict):
-        return str(value.get("family", "cmfr"))
-    return str(getattr(value, "family", "cmfr"))
-
-
 def _union(families: dict[str, Family]) -> Any:
-    members = [
-        Annotated[family.config, AfterValidator(family.checked), Tag(name)]
+    members = {
+        name: Annotated[family.config, AfterValidator(family.checked)]
         for name, family in families.items()
-    ]
-    return Annotated[reduce(or_, members), Discriminator(_family)]
+    }
+    # Weights files from before there was more than one family do not name it.
+    return one_of(members, "family", default="cmfr")
 
 
 if TYPE_CHECKING:

@@ -3,49 +3,90 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from cmfr.config import QUALITIES, CodecConfig, Strict
 from cmfr.models.presets import PRESETS
-from cmfr.models.registry import FAMILIES, AnyModelConfig
+from cmfr.models.registry import AnyModelConfig
 from cmfr.utils.config_files import find_config
 from cmfr.utils.errors import UserError, unknown
-from cmfr.utils.yaml_config import faults, merged, read_tree
+from cmfr.utils.yaml_config import faults, merged, one_of, read_tree
+
+Gap = Annotated[int, Field(ge=1)]
 
 
 class DataConfig(Strict):
-    """One data set.
+    """What all kinds of data sets have.
 
-    kind: ``clips`` = a folder of video files and of folders of numbered frames; ``septuplets`` =
-    Vimeo-90k as distributed (its root, the folder that holds ``sequences/`` and the lists);
-    ``images`` = a folder of pictures, for the intra codec; ``generated`` = rendered moving scenes
-    (no root; for smoke tests). include, exclude: glob patterns of names relative to the root, so
-    that training and validation can share one folder. preload keeps the whole set as uint8 in the
-    memory of the training device and crops there (all of Vimeo-90k are 150 GB); otherwise
-    `workers` processes per rank read ahead. gaps: temporal distances drawn from. count, frames,
-    size: of generated clips.
+    preload: keep the whole set as uint8 in the memory of the training device and crop there (all
+    of Vimeo-90k are 150 GB); otherwise `workers` processes per rank read ahead.
     """
 
-    kind: Literal["clips", "septuplets", "images", "generated"] = "clips"
-    root: Path | None = None
-    list_file: str = "sep_trainlist.txt"
-    include: tuple[str, ...] = ("*",)
-    exclude: tuple[str, ...] = ()
+    kind: str
     preload: bool = False
     workers: int = Field(2, ge=0)
-    gaps: tuple[Annotated[int, Field(ge=1)], ...] = Field((1,), min_length=1)
+
+
+class _Moving(DataConfig):
+    """gaps: temporal distances drawn from; reversal: half of the samples run backwards."""
+
+    gaps: tuple[Gap, ...] = Field((1,), min_length=1)
     reversal: bool = True
+
+
+class _Chosen(DataConfig):
+    """include, exclude: glob patterns of names (relative to the root), so that training and
+    validation can share one set."""
+
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+
+
+class ClipsConfig(_Moving, _Chosen):
+    """A folder of video files, or of folders of numbered frames."""
+
+    kind: Literal["clips"] = "clips"
+    root: Path
+
+
+class SeptupletsConfig(_Moving):
+    """Vimeo-90k as distributed. root: the folder that holds ``sequences/`` and the lists."""
+
+    kind: Literal["septuplets"] = "septuplets"
+    root: Path
+    list_file: str = "sep_trainlist.txt"
+
+
+class ImagesConfig(_Chosen):
+    """A folder of pictures, for the intra codec: clips of one frame."""
+
+    kind: Literal["images"] = "images"
+    root: Path
+    gaps: ClassVar[tuple[int, ...]] = (1,)
+    reversal: ClassVar[bool] = True  # draws as the others do
+
+
+class GeneratedConfig(_Moving, _Chosen):
+    """Rendered moving scenes, for smoke tests: `count` of so many frames; size: width, height."""
+
+    kind: Literal["generated"] = "generated"
     count: int = Field(8, ge=1)
     frames: int = Field(16, ge=1)
-    size: tuple[int, int] = (192, 128)  # width, height
+    size: tuple[int, int] = (192, 128)
 
-    @model_validator(mode="after")
-    def _has_root(self) -> DataConfig:
-        if (self.root is None) != (self.kind == "generated"):
-            raise UserError(f"kind {self.kind} {'needs a' if self.root is None else 'has no'} root")
-        return self
+
+DATA_KINDS: dict[str, type[DataConfig]] = {
+    "clips": ClipsConfig,
+    "septuplets": SeptupletsConfig,
+    "images": ImagesConfig,
+    "generated": GeneratedConfig,
+}
+if TYPE_CHECKING:
+    AnyDataConfig = ClipsConfig | SeptupletsConfig | ImagesConfig | GeneratedConfig
+else:
+    AnyDataConfig = one_of(DATA_KINDS, "kind", default="clips")
 
 
 class DistortionConfig(Strict):
@@ -231,7 +272,7 @@ class TrainConfig(Strict):
     """
 
     model: AnyModelConfig
-    data: dict[str, DataConfig] = Field(min_length=1)
+    data: dict[str, AnyDataConfig] = Field(min_length=1)
     stages: tuple[StageConfig, ...] = Field(min_length=1)
     run_dir: Path
     loss: LossConfig = LossConfig()
@@ -310,4 +351,4 @@ def load_train_config(path: str | Path, overrides: list[str] | None = None) -> T
     try:
         return TrainConfig.model_validate(tree)
     except ValidationError as error:
-        raise UserError(f"{path}: {faults(error, TrainConfig, FAMILIES)}") from error
+        raise UserError(f"{path}: {faults(error, TrainConfig)}") from error

@@ -27,7 +27,7 @@ from cmfr.codec.checkpoint import (
     save_weights,
 )
 from cmfr.models.registry import with_present_names
-from cmfr.training.config import TrainConfig
+from cmfr.training.config import DATA_KINDS, TrainConfig
 from cmfr.utils.errors import UserError
 from cmfr.utils.files import atomic_write_text, remove_leftovers
 from cmfr.utils.yaml_config import differences, plain
@@ -52,8 +52,14 @@ def fixed_part(cfg: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _with_new_keys(theirs: dict[str, Any]) -> dict[str, Any]:
-    """A configuration as it was written, with the keys that there were not yet."""
+def _with_present_keys(theirs: dict[str, Any]) -> dict[str, Any]:
+    """A configuration as it was written, with the keys that there were not yet, and without those
+    of data sets that had no effect."""
+    data = {
+        name: {k: v for k, v in values.items() if k in DATA_KINDS[values["kind"]].model_fields}
+        for name, values in theirs["data"].items()
+    }
+    theirs = {**theirs, "data": data}
     try:
         return plain(TrainConfig.model_validate(theirs))
     except ValidationError:  # it has keys that are no more
@@ -74,7 +80,7 @@ class RunDir:
         """
         config, mine = self.path / "config.yaml", plain(self.cfg)
         if config.is_file() and self.state_file.is_file():
-            theirs = _with_new_keys(yaml.safe_load(config.read_text()))
+            theirs = _with_present_keys(yaml.safe_load(config.read_text()))
             found = differences(fixed_part(theirs), fixed_part(mine))
             if found:
                 shown = "; ".join(f"{key}: {a} there, {b} here" for key, a, b in found[:8])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Discriminator, Tag, ValidationError
 
 from cmfr.utils.errors import UserError, unknown
 
@@ -81,24 +83,52 @@ def differences(a: Any, b: Any, where: str = "") -> list[tuple[str, Any, Any]]:
     return [leaf for key, x, y in pairs for leaf in differences(x, y, f"{where}.{key}".lstrip("."))]
 
 
-def faults(error: ValidationError, kind: Any, tags: Collection[str]) -> str:
-    """All faults of a configuration of this type in one line, each with its place.
+def one_of(
+    members: Mapping[str, Any],
+    key: str,
+    default: str,
+) -> Any:
+    """The type of a configuration that is one of several, by the value of `key` in it.
 
-    tags: pydantic's marks of which member of a union it is, which no file has.
+    members: their types by that value; default: where the key is left out.
     """
-    told = []
+
+    def mark(value: Any) -> str:
+        has = isinstance(value, dict)
+        return _mark(value.get(key, default) if has else getattr(value, key, default))
+
+    known = [Annotated[member, Tag(_mark(name))] for name, member in members.items()]
+    message = f"{key}: there is no such one; there are {', '.join(members)}"
+    return Annotated[
+        reduce(or_, known),
+        Discriminator(mark, custom_error_type=key, custom_error_message=message),
+    ]
+
+
+def _mark(name: Any) -> str:
+    """Pydantic's mark of a member in the places of faults; no file has such a key."""
+    return f"<{name}>"
+
+
+def _is_mark(part: int | str) -> bool:
+    return isinstance(part, str) and part == _mark(part[1:-1])
+
+
+def faults(error: ValidationError, kind: Any) -> str:
+    """All faults of a configuration of this type in one line, each with its place."""
+    sentences = []
     for fault in error.errors():
         *parents, last = fault["loc"] or ("",)
-        keys = [key for key in _keys(kind, parents, tags) if key not in tags]
-        where = ".".join(_place(fault["loc"], tags)) or "configuration"
+        keys = _keys(kind, parents)
+        where = ".".join(str(p) for p in fault["loc"] if not _is_mark(p)) or "configuration"
         if fault["type"] == "extra_forbidden" and keys:
-            told.append(f"{where}: {unknown('no key is called', str(last), keys)}")
+            sentences.append(f"{where}: {unknown('no key is called', str(last), keys)}")
         else:
-            told.append(f"{where}: {fault['msg'].removeprefix('Value error, ')}")
-    return "; ".join(told)
+            sentences.append(f"{where}: {fault['msg'].removeprefix('Value error, ')}")
+    return "; ".join(sentences)
 
 
-def _keys(kind: Any, place: Sequence[int | str], tags: Collection[str]) -> list[str]:
+def _keys(kind: Any, place: Sequence[int | str]) -> list[str]:
     """The keys that a configuration of this type can have at a place; none where it is no
     mapping with fixed keys."""
     if get_origin(kind) is Annotated:
@@ -107,22 +137,12 @@ def _keys(kind: Any, place: Sequence[int | str], tags: Collection[str]) -> list[
         if not place:
             return list(kind.model_fields)
         field = kind.model_fields.get(str(place[0]))
-        return _keys(field.annotation, place[1:], tags) if field else []
+        return _keys(field.annotation, place[1:]) if field else []
     arguments = get_args(kind)
     if get_origin(kind) in (tuple, list, dict):  # an index or a name, then an entry
         entry = arguments[-1] if get_origin(kind) is dict else arguments[0]
-        return _keys(entry, place[1:], tags) if place else []
-    if place and place[0] in tags:
-        members = [get_args(one)[0] if get_args(one) else one for one in arguments]
-        families = {get_args(m.model_fields["family"].annotation)[0]: m for m in members}
-        return _keys(families[place[0]], place[1:], tags)
-    return next((keys for one in arguments if (keys := _keys(one, place, tags))), [])
-
-
-def _place(parts: tuple[int | str, ...], tags: Collection[str]) -> list[str]:
-    """Where a fault is, as the file has it: without the name of the model's family."""
-    return [
-        str(part)
-        for i, part in enumerate(parts)
-        if part not in tags or (i > 0 and parts[i - 1] != "model")
-    ]
+        return _keys(entry, place[1:]) if place else []
+    if place and _is_mark(place[0]):
+        marked = {part.tag: m for m in arguments for part in get_args(m) if isinstance(part, Tag)}
+        return _keys(marked[str(place[0])], place[1:])
+    return next((keys for member in arguments if (keys := _keys(member, place))), [])

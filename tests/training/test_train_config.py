@@ -44,8 +44,9 @@ def test_mistakes_in_a_configuration_are_named(path):
         ("nonsense", "not of the form key=value"),
         ("stages=[1", "not valid YAML"),
         ("data.train.gaps=[0]", "data.train.gaps"),
-        ("data.train.kind=clips", "kind clips needs a root"),
-        ("data.train.root=x", "kind generated has no root"),
+        ("data.train.kind=clips", "data.train.root: Field required"),
+        ("data.train.kind=clip", "there is no such one; there are clips, septuplets, images"),
+        ("model.family=vvc", "there is no such one; there are cmfr, dcvc"),
         ("stages.1.data=long", "stage inter: no data set is called 'long'; there are train"),
         ("validation.data=held_out", "validation: no data set is called 'held_out'"),
         ("stages.0.accumulate=3", "batch 2 is no multiple of accumulate 3"),
@@ -62,6 +63,32 @@ def test_mistakes_in_a_configuration_are_named(path):
             load_train_config(path, [override])
     with pytest.raises(FileNotFoundError, match="no configuration file"):
         load_train_config(path.parent / "absent.yaml")
+
+
+@pytest.mark.parametrize(
+    ("kind", "key"),
+    [
+        ("clips", "list_file"),
+        ("clips", "size"),
+        ("septuplets", "include"),
+        ("septuplets", "count"),
+        ("images", "gaps"),
+        ("images", "reversal"),
+        ("generated", "root"),
+        ("generated", "list_file"),
+    ],
+)
+def test_a_key_without_effect_for_a_kind_of_data_is_an_error(path, kind, key):
+    tree = yaml.safe_load(path.read_text())
+    tree["data"]["clips"] = {"kind": kind, key: 1} | ({} if kind == "generated" else {"root": "x"})
+    path.write_text(yaml.safe_dump(tree))
+    with pytest.raises(ValueError, match=rf"data\.clips\.{key}: no key is called '{key}'; there"):
+        load_train_config(path)
+
+
+def test_data_sets_are_clips_unless_they_say(path):
+    data = load_train_config(path, ["data.more={root: here}"]).data["more"]
+    assert (data.kind, data.gaps, data.root) == ("clips", (1,), Path("here"))
 
 
 def test_overrides_change_presets_section_by_section(path):

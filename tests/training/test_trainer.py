@@ -268,6 +268,9 @@ def test_a_run_from_before_there_were_new_keys_is_resumed(tmp_path, clips):
     del tree["schedule_clock"]
     for stage in tree["stages"]:
         del stage["decay"]
+    for data in tree["data"].values():  # keys without effect were written too
+        data |= {"list_file": "sep_trainlist.txt", "count": 8}
+        assert data["kind"] == "clips"
     written.write_text(yaml.safe_dump(tree))
     train(load_train_config(path))
     with pytest.raises(ValueError, match=r"stages\.0\.decay: 0\.2 there, 0\.5 here"):

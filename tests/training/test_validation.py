@@ -4,7 +4,7 @@ import torch
 from cmfr.models.presets import PRESETS
 from cmfr.nn.entropy_coder import make_tables
 from cmfr.nn.payload import SMALL
-from cmfr.training.config import DataConfig, LossConfig, ValidationConfig
+from cmfr.training.config import GeneratedConfig, LossConfig, ValidationConfig
 from cmfr.training.data.datasets import GeneratedClips
 from cmfr.training.data.sampler import to_network
 from cmfr.training.distributed import Team
@@ -12,7 +12,7 @@ from cmfr.training.validation import RDPoint, Validation, averaged
 from cmfr.utils.device import exact_arithmetic
 
 CPU = torch.device("cpu")
-CLIPS = GeneratedClips(DataConfig(kind="generated", count=3, frames=4, size=(100, 72)))
+CLIPS = GeneratedClips(GeneratedConfig(count=3, frames=4, size=(100, 72)))
 
 
 def validation(team=None, **changes):

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cmfr.training.config import DataConfig
+from cmfr.training.config import AnyDataConfig, GeneratedConfig, ImagesConfig, SeptupletsConfig
 from cmfr.training.data.generated import generated_clip
 from cmfr.utils.errors import UserError
 from cmfr.video.reader import open_video
@@ -202,7 +202,7 @@ class ImageFolder(ClipSet):
 class GeneratedClips(ClipSet):
     """Rendered moving scenes (`generated_clip`) of one length and size."""
 
-    def __init__(self, cfg: DataConfig) -> None:
+    def __init__(self, cfg: GeneratedConfig) -> None:
         self.cfg = cfg
         self.names = _chosen([f"scene{i:04d}" for i in range(cfg.count)], cfg.include, cfg.exclude)
 
@@ -236,25 +236,25 @@ class Preloaded(ClipSet):
         return Clip(clip.first[chosen], None if clip.chroma is None else clip.chroma[chosen])
 
 
-def open_data(cfg: DataConfig) -> ClipSet:
+def open_data(cfg: AnyDataConfig) -> ClipSet:
     """The data set of a configuration, nothing decoded yet.
 
     Raises FileNotFoundError or ValueError that names the missing folder, list or file.
     """
-    if cfg.kind == "generated":
-        data: ClipSet = GeneratedClips(cfg)
+    root = None if isinstance(cfg, GeneratedConfig) else cfg.root
+    if root and not root.is_dir():
+        raise FileNotFoundError(f"data: {root} is no folder")
+    data: ClipSet
+    if isinstance(cfg, GeneratedConfig):
+        data = GeneratedClips(cfg)
+    elif isinstance(cfg, SeptupletsConfig):
+        data = Vimeo90kSeptuplet(cfg.root, cfg.list_file)
+    elif isinstance(cfg, ImagesConfig):
+        data = ImageFolder(cfg.root, cfg.include, cfg.exclude)
     else:
-        assert cfg.root is not None
-        if not cfg.root.is_dir():
-            raise FileNotFoundError(f"data: {cfg.root} is no folder")
-        if cfg.kind == "septuplets":
-            data = Vimeo90kSeptuplet(cfg.root, cfg.list_file)
-        elif cfg.kind == "images":
-            data = ImageFolder(cfg.root, cfg.include, cfg.exclude)
-        else:
-            data = ClipFolder(cfg.root, cfg.include, cfg.exclude)
+        data = ClipFolder(cfg.root, cfg.include, cfg.exclude)
     if not data.names:
-        raise UserError(f"data: {cfg.root or 'the generated set'} holds no {cfg.kind} to train on")
+        raise UserError(f"data: {root or 'the generated set'} holds no {cfg.kind} to train on")
     return data
 
 

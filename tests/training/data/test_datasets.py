@@ -7,7 +7,7 @@ import torch
 from conftest import SHARED, moving_clip
 from PIL import Image
 
-from cmfr.training.config import DataConfig
+from cmfr.training.config import ClipsConfig, ImagesConfig, SeptupletsConfig
 from cmfr.training.data.datasets import Preloaded, Vimeo90kSeptuplet, open_data
 from cmfr.training.data.generated import generated_clip
 from cmfr.video.info import ColorInfo, Frame, VideoInfo
@@ -39,7 +39,7 @@ def vimeo(tmp_path):
 
 
 def test_septuplets_are_read_as_distributed(vimeo):
-    data = open_data(DataConfig(kind="septuplets", root=vimeo))
+    data = open_data(SeptupletsConfig(root=vimeo))
     assert data.names == ["00001/0001", "00002/0007"] and data.shape(1) == (7, 32, 48)
     third = np.asarray(Image.open(vimeo / "sequences/00002/0007/im3.png"))
     assert np.array_equal(data.read(1).first[2].permute(1, 2, 0).numpy(), third)
@@ -48,8 +48,8 @@ def test_septuplets_are_read_as_distributed(vimeo):
 
 def test_what_is_wrong_with_vimeo_is_named(vimeo):
     with pytest.raises(FileNotFoundError, match="Vimeo-90k: no list .*sep_testlist.txt"):
-        open_data(DataConfig(kind="septuplets", root=vimeo, list_file="sep_testlist.txt"))
-    data = open_data(DataConfig(kind="septuplets", root=vimeo))
+        open_data(SeptupletsConfig(root=vimeo, list_file="sep_testlist.txt"))
+    data = open_data(SeptupletsConfig(root=vimeo))
     (vimeo / "sequences/00002/0007/im4.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"im4\.png is no readable picture"):
         data.read(1)
@@ -87,7 +87,7 @@ def test_a_folder_of_videos(tmp_path):
     for seed in range(3):
         write_video(tmp_path / f"{seed}.mkv", seed=seed)
     (tmp_path / "notes.txt").write_text("not a clip")
-    data = open_data(DataConfig(root=tmp_path, exclude=("1*",)))
+    data = open_data(ClipsConfig(root=tmp_path, exclude=("1*",)))
     assert data.names == ["0.mkv", "2.mkv"]
     assert data.shape(1) == (5, 32, 48)
     clip = data.read(1)
@@ -95,7 +95,7 @@ def test_a_folder_of_videos(tmp_path):
     part = data.read(1, [1, 3])
     assert torch.equal(part.first, clip.first[[1, 3]])
     assert torch.equal(part.chroma, clip.chroma[[1, 3]])
-    held_out = open_data(DataConfig(root=tmp_path, include=("1*",)))
+    held_out = open_data(ClipsConfig(root=tmp_path, include=("1*",)))
     assert held_out.names == ["1.mkv"]
 
 
@@ -104,7 +104,7 @@ def test_a_folder_of_frame_folders(tmp_path):
         for i in range(12):
             write_picture(tmp_path / clip / f"{i:03d}.png", i)
     (tmp_path / "empty").mkdir()
-    data = open_data(DataConfig(root=tmp_path))
+    data = open_data(ClipsConfig(root=tmp_path))
     assert data.names == ["a", "b"] and data.shape(0) == (12, 32, 48)
     assert torch.equal(data.read(0, [10, 11]).first, data.read(0).first[10:])
 
@@ -112,7 +112,7 @@ def test_a_folder_of_frame_folders(tmp_path):
 def test_a_folder_of_images(tmp_path):
     write_picture(tmp_path / "a.png", 0, size=(40, 24))
     write_picture(tmp_path / "more" / "b.jpg", 1, size=(64, 48))
-    data = open_data(DataConfig(kind="images", root=tmp_path))
+    data = open_data(ImagesConfig(root=tmp_path))
     assert data.names == ["a.png", "more/b.jpg"]
     assert [data.shape(i) for i in range(2)] == [(1, 24, 40), (1, 48, 64)]
     assert data.read(1).first.shape == (1, 3, 48, 64)
@@ -120,7 +120,7 @@ def test_a_folder_of_images(tmp_path):
 
 def test_preloaded_clips_are_the_same(tmp_path):
     write_video(tmp_path / "a.mkv", frames=9)
-    data = open_data(DataConfig(root=tmp_path))
+    data = open_data(ClipsConfig(root=tmp_path))
     kept = Preloaded(data, torch.device("cpu"))
     assert kept.shape(0) == data.shape(0)
     for frames in (None, [3], [2, 5, 8], [0, 1, 2]):
@@ -139,18 +139,18 @@ def test_generated_scenes_move_and_are_the_same_everywhere():
 
 def test_missing_and_unfit_data_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="is no folder"):
-        open_data(DataConfig(root=tmp_path / "absent"))
+        open_data(ClipsConfig(root=tmp_path / "absent"))
     with pytest.raises(ValueError, match="holds no clips"):
-        open_data(DataConfig(root=tmp_path))
+        open_data(ClipsConfig(root=tmp_path))
     write_video(tmp_path / "a.mkv")
     write_picture(tmp_path / "frames" / "1.png", 0)
     with pytest.raises(ValueError, match="both videos and folders of frames"):
-        open_data(DataConfig(root=tmp_path))
+        open_data(ClipsConfig(root=tmp_path))
     (tmp_path / "frames" / "1.png").unlink()
     info = VideoInfo(32, 32, Fraction(25), ColorInfo(), "444", 8)
     with open_writer(tmp_path / "b.mkv", info) as writer:
         plane = np.zeros((32, 32), np.uint8)
         writer.write(Frame((plane, plane, plane)))
-    data = open_data(DataConfig(root=tmp_path))
+    data = open_data(ClipsConfig(root=tmp_path))
     with pytest.raises(ValueError, match=r"b\.mkv: training clips are 8-bit 4:2:0"):
         data.read(1)

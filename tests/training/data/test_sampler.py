@@ -2,7 +2,7 @@ import pytest
 import torch
 from conftest import write_yuv
 
-from cmfr.training.config import DataConfig, StageConfig
+from cmfr.training.config import GeneratedConfig, StageConfig
 from cmfr.training.data.datasets import Clip, GeneratedClips, Preloaded, read_video_clip
 from cmfr.training.data.sampler import Cut, CutPlan, batches, cut_window, to_network
 from cmfr.training.distributed import Team
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 def plan(shapes=SHAPES, seed=(0, 0), stage=STAGE, **data):
-    return CutPlan(shapes, DataConfig(kind="generated", **data), stage, seed)
+    return CutPlan(shapes, GeneratedConfig(**data), stage, seed)
 
 
 class OneClip:
@@ -104,7 +104,7 @@ def test_rgb_clips_become_ycbcr_for_a_ycbcr_network():
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_preloaded_clips_and_workers_give_the_same_batches(workers):
-    data = DataConfig(kind="generated", count=3, frames=6, size=(64, 48), workers=workers)
+    data = GeneratedConfig(count=3, frames=6, size=(64, 48), workers=workers)
     clips = GeneratedClips(data)
     drawn = CutPlan([clips.shape(i) for i in range(3)], data, STAGE, (0, 0))
     team = Team(0, 1, CPU)
