@@ -15,14 +15,14 @@ from cmfr.utils.errors import UserError
 QUALITIES = 64  # quality indices 0 (smallest file) .. 63 (best), in one set of weights
 # Of a picture to decode, unless more are allowed: what a stream says of itself is easily forged.
 MAX_PIXELS = 8192 * 4320
-LATENT_STRIDE = 16  # frames are padded to a multiple of it, the coarsest latent's stride
+MAX_STRIDE = 16  # of any latent and level of a model
 
 
 # A configuration may come from a weights file of anyone: no number in it makes a model that cannot
 # be built in a moment.
 Width = Annotated[int, Field(ge=1, le=4096)]
 Depth = Annotated[int, Field(ge=0, le=64)]
-Stride = Annotated[int, Field(ge=1, le=LATENT_STRIDE)]
+Stride = Annotated[int, Field(ge=1, le=MAX_STRIDE)]
 
 
 class Strict(BaseModel):
@@ -178,8 +178,9 @@ class CodecConfig(Strict):
 
     @property
     def frame_multiple(self) -> int:
-        """Frames are padded to a multiple of so many pixels, the coarsest latent's stride."""
-        return LATENT_STRIDE
+        """Frames are padded to a multiple of so many pixels: the stride of the coarsest latent, or
+        the coarsest that there may be."""
+        return MAX_STRIDE
 
     @property
     def flat_chroma(self) -> bool:
@@ -214,27 +215,33 @@ class ModelConfig(CodecConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:
-        if self.motion.latent_stride != 16:
-            raise UserError("motion.latent_stride must be 16")
         if 4 * self.feature_stride > self.inter.latent_stride:
             raise UserError(
                 f"inter.latent_stride = {self.inter.latent_stride} is finer than the coarsest "
                 f"context, at {4 * self.feature_stride}"
             )
-        _check_strides("motion.estimation", self.motion.estimation)
+        _check_strides("motion.estimation", self.motion.estimation, self.frame_multiple)
         return self
+
+    @property
+    def frame_multiple(self) -> int:
+        return max(part.latent_stride for part in (self.intra, self.motion, self.inter))
 
 
 def _check_strides(
-    where: str, levels: tuple[EstimationLevel, ...] | tuple[MatchingLevel, ...]
+    where: str, levels: tuple[EstimationLevel, ...] | tuple[MatchingLevel, ...], multiple: int
 ) -> None:
+    """Raise UserError unless a frame whose sides are multiples of `multiple` can have the levels."""
     strides = [level.stride for level in levels]
     halving = all(a % b == 0 for a, b in zip(strides, strides[1:], strict=False))
-    if not strides or LATENT_STRIDE % strides[0] or not halving:
+    if not strides or multiple % strides[0] or not halving:
         raise UserError(
-            f"{where}: strides {strides} must divide {LATENT_STRIDE}, coarse to fine, each a "
+            f"{where}: strides {strides} must divide {multiple}, coarse to fine, each a "
             "divisor of the one before"
         )
+
+
+LATENT_STRIDE = 16  # of all of DCVC's latents
 
 
 class DCVCConfig(CodecConfig):
@@ -267,7 +274,7 @@ class DCVCConfig(CodecConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> DCVCConfig:
-        _check_strides("estimation", self.estimation)
+        _check_strides("estimation", self.estimation, self.frame_multiple)
         if self.estimation[-1].stride != 1:
             raise UserError("estimation: the last level must work at stride 1")
         for name in ("motion_channels", "latent"):

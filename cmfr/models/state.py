@@ -24,7 +24,7 @@ def detached(value: T) -> T:
 
 
 class FrameSize(NamedTuple):
-    """Padded size in pixels, multiples of 16: all the past that an I-frame has."""
+    """Padded size in pixels, multiples of the model's `frame_multiple`: all the past that an I-frame has."""
 
     height: int
     width: int
@@ -39,8 +39,7 @@ class FrameSize(NamedTuple):
 class LatentReference:
     """What the previous P-frame left for the entropy models, the motion codec and the refiner.
 
-    residual [B, Cy, H/S, W/S], motion [B, Cm, H/16, W/16]: quantized latents, S the stride of the
-    residual latent.
+    residual [B, Cy, H/S, W/S], motion [B, Cm, H/S, W/S]: quantized latents, S the stride of each.
     motion_feature [B, C, H/4, W/4]: decoder-side feature of the motion codec.
     flow [B, 2, H/s, W/s]: the flow that was used, s the feature stride.
     """
@@ -55,7 +54,7 @@ class LatentReference:
 class ReferenceState:
     """The decoded past: all that a P-frame is coded from, equal in encoder and decoder.
 
-    frame [B, 3, H, W] in [0, 1], H and W multiples of 16; feature [B, C0, H/s, W/s], or None
+    frame [B, 3, H, W] in [0, 1], H and W padded; feature [B, C0, H/s, W/s], or None
     after an I-frame; latents, or None before the first P-frame after an I-frame. position: how
     many frames after the I-frame `frame` is (the I-frame has position 0).
     """

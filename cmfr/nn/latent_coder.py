@@ -22,7 +22,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from cmfr.config import LATENT_STRIDE, LatentConfig, ModelConfig
+from cmfr.config import LatentConfig, ModelConfig
 from cmfr.nn.densities import GAUSSIAN, Density, FactorizedDensity, HyperBottleneck
 from cmfr.nn.entropy_coder import EntropyCoder
 from cmfr.nn.init import LEAK
@@ -95,7 +95,7 @@ class LatentCoder(nn.Module, ABC):
         hyper: int,
         steps: int,
         skip: float,
-        stride: int = LATENT_STRIDE,
+        stride: int,
         rdoq: float = 0.0,
     ) -> None:
         super().__init__()

@@ -71,7 +71,7 @@ class Trainer:
         self.validation = None
         if cfg.validation:
             self.validation = Validation(
-                cfg.validation, self.data[cfg.validation.data], cfg.loss, cfg.model.color, self.team
+                cfg.validation, self.data[cfg.validation.data], cfg.loss, cfg.model, self.team
             )
         self.live = weights_of(self.model)
         self.ema = {name: value.clone() for name, value in self.live.items()}

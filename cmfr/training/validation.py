@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cmfr.config import LATENT_STRIDE
+from cmfr.config import CodecConfig
 from cmfr.models.video_model import VideoCodec
 from cmfr.nn.densities import weights_of
 from cmfr.training.config import LossConfig, ValidationConfig
@@ -38,13 +38,18 @@ class Validation:
     """Fixed clips, coded at fixed qualities; the work is split over the team."""
 
     def __init__(
-        self, cfg: ValidationConfig, clips: ClipSet, loss: LossConfig, color: str, team: Team
+        self,
+        cfg: ValidationConfig,
+        clips: ClipSet,
+        loss: LossConfig,
+        model: CodecConfig,
+        team: Team,
     ) -> None:
-        self.cfg, self.loss, self.color, self.team = cfg, loss, color, team
-        self.distortion = Distortion(loss, color)
+        self.cfg, self.loss, self.color, self.team = cfg, loss, model.color, team
+        self.distortion = Distortion(loss, model.color)
         count = min(cfg.clips, len(clips))
         chosen = [round(i * (len(clips) - 1) / max(1, count - 1)) for i in range(count)]
-        self.clips = [_start(clips, index, cfg.frames) for index in chosen]
+        self.clips = [_start(clips, i, cfg.frames, model.frame_multiple) for i in chosen]
 
     @torch.no_grad()
     def run(self, model: VideoCodec, intra: bool) -> list[RDPoint]:
@@ -97,13 +102,15 @@ class Validation:
         return float(bits) / pixels, (6 * y + u + v) / 8, float(distortion)
 
 
-def _start(clips: ClipSet, index: int, frames: int) -> Clip:
-    """The first frames of a clip, their size cut to a multiple of 16."""
+def _start(clips: ClipSet, index: int, frames: int, multiple: int) -> Clip:
+    """The first frames of a clip, their size cut to a multiple of so many pixels."""
     length, height, width = clips.shape(index)
     clip = clips.read(index, range(min(frames, length)))
-    height, width = (side // LATENT_STRIDE * LATENT_STRIDE for side in (height, width))
-    if min(height, width) < LATENT_STRIDE:
-        raise UserError(f"validation: {clips.names[index]} is smaller than 16x16 pixels")
+    height, width = (side // multiple * multiple for side in (height, width))
+    if min(height, width) < multiple:
+        raise UserError(
+            f"validation: {clips.names[index]} is smaller than {multiple}x{multiple} pixels"
+        )
     chroma = None if clip.chroma is None else clip.chroma[..., : height // 2, : width // 2]
     return Clip(clip.first[..., :height, :width], chroma)
 

@@ -17,7 +17,7 @@ CLIPS = GeneratedClips(GeneratedConfig(count=3, frames=4, size=(100, 72)))
 
 def validation(team=None, **changes):
     cfg = ValidationConfig(data="x", clips=2, frames=3, qualities=(5, 40), **changes)
-    return Validation(cfg, CLIPS, LossConfig(), "ycbcr", team or Team(0, 1, CPU))
+    return Validation(cfg, CLIPS, LossConfig(), PRESETS["cmfr-nano"], team or Team(0, 1, CPU))
 
 
 def test_points_agree_with_real_coding(nano):

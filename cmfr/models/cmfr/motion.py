@@ -23,8 +23,8 @@ MOTION_GAINS = (0.1, 2.0)
 class MotionCodec(nn.Module):
     """Codes the flow given the previous motion latent and feature.
 
-    Both transforms meet the motion feature at 1/4 resolution; the latent is at 1/16. They start as
-    a Haar pyramid of the flow, keeping its lowest frequencies, and its transpose.
+    Both transforms meet the motion feature at 1/4 resolution; the latent is at 1/S, S its stride.
+    They start as a Haar pyramid of the flow, keeping its lowest frequencies, and its transpose.
     """
 
     def __init__(self, cfg: ModelConfig) -> None:
@@ -34,20 +34,19 @@ class MotionCodec(nn.Module):
         self.analysis_head = nn.Sequential(
             conv(2, width), *(conv(width, width, stride=2) for _ in range(levels))
         )
-        self.analysis = nn.Sequential(
-            conv(2 * width, width, 1), block(cfg, width),
-            conv(width, width, stride=2), block(cfg, width),
-            conv(width, latent, stride=2),
-        )  # fmt: skip
+        below = int(log2(cfg.motion.latent_stride // 4))  # halvings from the feature to the latent
+        analysis = [conv(2 * width, width, 1), block(cfg, width)]
+        for _ in range(below - 1):
+            analysis += [conv(width, width, stride=2), block(cfg, width)]
+        self.analysis = nn.Sequential(*analysis, conv(width, latent, stride=2))
         self.latent = PriorLatentCoder(cfg, "motion", cfg.motion, latent, MOTION_GAINS)
-        self.synthesis = nn.Sequential(
-            conv(latent, width, 1), block(cfg, width), upsample(width, width),
-            block(cfg, width), upsample(width, width), block(cfg, width),
-        )  # fmt: skip
+        synthesis = [conv(latent, width, 1), block(cfg, width)]
+        for _ in range(below):
+            synthesis += [upsample(width, width), block(cfg, width)]
+        self.synthesis = nn.Sequential(*synthesis)
         ups = [upsample(width, width) for _ in range(levels)]
         self.synthesis_tail = nn.Sequential(*ups, conv(width, 2))
-        self._start([*self.analysis_head[1:], self.analysis[2], self.analysis[4]],
-                    [self.synthesis[2], self.synthesis[4], *ups])  # fmt: skip
+        self._start([*self.analysis_head[1:], *self.analysis[2::2]], [*self.synthesis[2::2], *ups])
 
     def _start(self, downs: list[nn.Module], ups: list[nn.Module]) -> None:
         """Initial weights; downs, ups: the layers that halve and double, in their order."""
@@ -72,7 +71,7 @@ class MotionCodec(nn.Module):
         previous_feature: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Code a flow [B, 2, H/s, W/s] (None when decoding), given the previous latent
-        [B, Cm, H/16, W/16] and feature [B, C, H/4, W/4]: decoded flow, and the new ones of both."""
+        [B, Cm, H/S, W/S] and feature [B, C, H/4, W/4]: decoded flow, and the new ones of both."""
         y = None
         if flow is not None:
             y = self.analysis(torch.cat([self.analysis_head(flow), previous_feature], 1))

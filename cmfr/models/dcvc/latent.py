@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cmfr.config import DCVCConfig
+from cmfr.config import LATENT_STRIDE, DCVCConfig
 from cmfr.models.dcvc.blocks import Kind, block_hyper, depth_block, plain_hyper
 from cmfr.nn.densities import (
     DCVC_GAUSSIAN,
@@ -30,7 +30,7 @@ class DCVCLatentCoder(LatentCoder):
     spatial: nn.Module
 
     def __init__(self, name: str, channels: int, hyper: int, sets: int = 1) -> None:
-        super().__init__(name, channels, hyper, steps=4, skip=0.0)
+        super().__init__(name, channels, hyper, steps=4, skip=0.0, stride=LATENT_STRIDE)
         self.bottleneck = FactorizedBitEstimator(hyper, sets)
 
     def encode_hyper(self, y: Tensor, quality: Tensor | None) -> Tensor:

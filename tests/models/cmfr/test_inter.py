@@ -9,6 +9,7 @@ from cmfr.models.base import FrameSize
 from cmfr.models.presets import PRESETS
 from cmfr.models.video_model import VideoCodec
 from cmfr.nn.entropy_coder import DecodeMismatch
+from cmfr.utils.yaml_config import merged
 
 HEIGHT, WIDTH = 208, 240  # 13 x 15 latent positions: odd, so that every crop is exercised
 
@@ -27,11 +28,14 @@ VARIANTS = [
     {"feature_stride": 2},
     {"block": "depthwise"},
     {"refresh_period": 3},
-]
+    {"motion": {"latent_stride": 8}},
+    {"motion": {"latent_stride": 8}, "intra": {"latent_stride": 8}, "inter": {"latent_stride": 8},
+     "feature_stride": 2},
+]  # fmt: skip
 
 
 def variant(changes) -> ModelConfig:
-    return ModelConfig.model_validate({**PRESETS["cmfr-nano"].model_dump(), **changes})
+    return ModelConfig.model_validate(merged(PRESETS["cmfr-nano"].model_dump(), changes))
 
 
 def name_of(changes):
@@ -143,3 +147,15 @@ def test_motion_refiner_starts_near_the_decoded_flow():
         motion = model(clip, torch.tensor([30]))[1].motion
     assert motion.decoded.abs().max() > 0.5
     assert (motion.decoded - motion.refined).abs().max() < 0.2
+
+
+@pytest.mark.parametrize("stride", [8, 16])
+def test_the_bound_on_symbols_follows_from_the_config(stride):
+    cfg = variant({"motion": {"latent_stride": stride}})
+    model = VideoCodec(cfg)
+    assert model.padded_size(40, 70) == (48, 80)  # of the coarsest latent, the residual's
+    symbols = 0
+    for part in (cfg.motion, cfg.inter):
+        height, width = 48 // part.latent_stride, 80 // part.latent_stride
+        symbols += part.latent * height * width + part.hyper * -(-height // 4) * -(-width // 4)
+    assert model.inter.symbols(FrameSize(48, 80)) == symbols
