@@ -9,7 +9,7 @@ __all__ = ["Codec", "ModelConfig", "PRESETS", "load_codec", "__version__"]
 
 if TYPE_CHECKING:
     from cmfr.codec.codec import Codec, load_codec
-    from cmfr.config import ModelConfig
+    from cmfr.models.cmfr.config import ModelConfig
     from cmfr.models.presets import PRESETS
 
 
@@ -20,7 +20,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(codec, name)
     if name == "ModelConfig":
-        from cmfr.config import ModelConfig
+        from cmfr.models.cmfr.config import ModelConfig
 
         return ModelConfig
     if name == "PRESETS":

@@ -1,7 +1,8 @@
-"""The models' configurations: sizes and switches as data (models/presets.py has the numbers).
+"""What the configurations of all models share; each family has its own (models/cmfr/config.py,
+models/dcvc/config.py), and models/presets.py has the numbers.
 
-Unknown keys are errors. A weights file carries one of these in its metadata, and that is all that
-is needed to build the model again.
+Unknown keys are errors. A weights file carries a model's configuration in its metadata, and that is
+all that is needed to build the model again.
 """
 
 from __future__ import annotations
@@ -62,19 +63,6 @@ class EstimationLevel(Strict):
     widths: tuple[Width, ...] = Field((32, 64, 32, 16), max_length=16)
 
 
-class MatchingLevel(Strict):
-    """One level of CMFR's motion estimation.
-
-    stride: the level works on frames reduced by this factor.
-    radius: of its search, in pixels of its resolution; 0 = none.
-    widths: of its 3x3 convolutions; one more gives the two flow components.
-    """
-
-    stride: Stride
-    radius: int = Field(2, ge=0, le=8)
-    widths: tuple[Width, ...] = Field((48, 48, 48), max_length=16)
-
-
 _Offset = Annotated[int, Field(gt=-QUALITIES, lt=QUALITIES)]
 _Adaptor = Annotated[int, Field(ge=0, lt=16)]
 
@@ -132,37 +120,6 @@ class LatentConfig(Strict):
         return self
 
 
-class IntraConfig(LatentConfig):
-    """I-frame codec: widths at 1/2, 1/4, 1/8 resolution and blocks per level."""
-
-    channels: tuple[Width, Width, Width]
-    blocks: tuple[Depth, Depth, Depth]
-
-
-class RefinerConfig(Strict):
-    """Motion Refiner. hypotheses: flows that it makes of the decoded one, whose predictions are
-    blended; with 1 it corrects the decoded flow. width, blocks: of its network, at half the
-    flow's resolution."""
-
-    width: int = Field(ge=8, le=4096)
-    blocks: int = Field(3, ge=1, le=64)
-    hypotheses: int = Field(4, ge=1, le=64)
-
-
-class MotionConfig(LatentConfig):
-    """Motion estimation, motion codec (of width `channels`) and Motion Refiner."""
-
-    estimation: tuple[MatchingLevel, ...] = Field(max_length=16)
-    channels: Width
-    refiner: RefinerConfig
-
-
-class ResidualConfig(LatentConfig):
-    """Conditional residual codec."""
-
-    generator_blocks: Depth = 2
-
-
 class CodecConfig(Strict):
     """What every model has, whatever its network.
 
@@ -188,100 +145,12 @@ class CodecConfig(Strict):
         return self.color == "ycbcr"
 
 
-class ModelConfig(CodecConfig):
-    """CMFR: everything that decides the network. The four ablation switches come first.
-
-    residual: what is subtracted before the context encoder: a name of `RESIDUAL_MODES` in
-    models/cmfr/residual_modes.py (design: CMFR is ``masked_feature``).
-    fusion: how contexts enter the context encoder and decoder. reference: what the next frame's
-    context is mined from. feature_stride: resolution of the features (1 = full, 2 = half, 4).
-    block: residual block type. bottleneck: middle width of a residual block over its width.
-    """
-
-    family: Literal["cmfr"] = "cmfr"
-    residual: str = "masked_feature"
-    fusion: Literal["sff", "concat"] = "sff"
-    motion_refiner: bool = True
-    reference: Literal["reconstructed_feature", "frame"] = "reconstructed_feature"
-
-    feature_stride: Literal[1, 2, 4]
-    context_channels: tuple[Width, Width, Width]
-    block: Literal["residual", "depthwise"] = "residual"
-    bottleneck: float = Field(1.0, gt=0, le=1)
-    intra: IntraConfig
-    motion: MotionConfig
-    inter: ResidualConfig
-    skip_scale: float = Field(0.15, ge=0, le=64)  # latents of a smaller scale are not coded
-
-    @model_validator(mode="after")
-    def _consistent(self) -> ModelConfig:
-        if 4 * self.feature_stride > self.inter.latent_stride:
-            raise UserError(
-                f"inter.latent_stride = {self.inter.latent_stride} is finer than the coarsest "
-                f"context, at {4 * self.feature_stride}"
-            )
-        _check_strides("motion.estimation", self.motion.estimation, self.frame_multiple)
-        return self
-
-    @property
-    def frame_multiple(self) -> int:
-        return max(part.latent_stride for part in (self.intra, self.motion, self.inter))
-
-
-def _check_strides(
-    where: str, levels: tuple[EstimationLevel, ...] | tuple[MatchingLevel, ...], multiple: int
-) -> None:
-    """Raise UserError unless a frame whose sides are multiples of `multiple` can have the levels."""
-    strides = [level.stride for level in levels]
+def check_strides(where: str, strides: list[int], multiple: int) -> None:
+    """Raise UserError unless frames whose sides are multiples of `multiple` can have a pyramid of
+    these strides, coarse to fine."""
     halving = all(a % b == 0 for a, b in zip(strides, strides[1:], strict=False))
     if not strides or multiple % strides[0] or not halving:
         raise UserError(
             f"{where}: strides {strides} must divide {multiple}, coarse to fine, each a "
             "divisor of the one before"
         )
-
-
-LATENT_STRIDE = 16  # of all of DCVC's latents
-
-
-class DCVCConfig(CodecConfig):
-    """DCVC-DC (CVPR 2023) or DCVC-FM (CVPR 2024); the defaults are the published widths.
-
-    generation: whose blocks, quality gains and I-frame parameters. quality_gains: what lies
-    between the stored gains of DCVC-DC's four rate points at the other 60 qualities: ``ends``
-    draws a geometric line from the first to the last, as the published code does when it codes
-    64 qualities; ``anchors`` goes through all four, which are then exactly qualities 0, 21, 42 and
-    63 (the published rate points), and is what trains all of them. DCVC-FM has no such choice.
-
-    context_channels at 1, 1/2 and 1/4; unet: widths of a U-Net's three levels; hyper,
-    intra_hyper: of the hyper-latents; motion_channels: width of the motion codec, its latent and
-    its hyper-latent.
-    """
-
-    family: Literal["dcvc"]
-    generation: Literal["dc", "fm"]
-    quality_gains: Literal["ends", "anchors"] = "ends"
-    estimation: tuple[EstimationLevel, ...] = Field(max_length=16)
-    context_channels: tuple[Width, Width, Width] = (48, 64, 96)
-    motion_channels: Width = 64
-    latent: Width = 128
-    hyper: Width
-    decoder_channels: Width = 32
-    unet: tuple[Width, Width, Width] = (32, 64, 128)
-    intra_channels: tuple[Width, Width, Width] = (128, 192, 256)
-    intra_hyper: Width
-    intra_refine: Width = 16
-
-    @model_validator(mode="after")
-    def _consistent(self) -> DCVCConfig:
-        _check_strides("estimation", self.estimation, self.frame_multiple)
-        if self.estimation[-1].stride != 1:
-            raise UserError("estimation: the last level must work at stride 1")
-        for name in ("motion_channels", "latent"):
-            if getattr(self, name) % 4:
-                raise UserError(f"{name} = {getattr(self, name)} is no multiple of 4")
-        if self.intra_channels[2] % 4:
-            raise UserError(f"intra_channels: {self.intra_channels[2]} is no multiple of 4")
-        if self.generation == "fm" and self.quality_gains != "ends":
-            raise UserError("quality_gains: DCVC-FM has only two stored gains, its ends")
-        return self

@@ -16,12 +16,13 @@ import pytest  # noqa: E402
 import scipy.ndimage  # noqa: E402
 import torch  # noqa: E402
 
-from cmfr.config import DCVCConfig, ModelConfig  # noqa: E402
 from cmfr.evaluation.records import Record  # noqa: E402
+from cmfr.models.cmfr.config import ModelConfig  # noqa: E402
+from cmfr.models.cmfr.latent import PriorLatentCoder, calibrate  # noqa: E402
+from cmfr.models.dcvc.config import DCVCConfig  # noqa: E402
 from cmfr.models.presets import PRESETS  # noqa: E402
 from cmfr.models.video_model import VideoCodec  # noqa: E402
 from cmfr.nn.init import LEAK  # noqa: E402
-from cmfr.nn.latent_coder import PriorLatentCoder, calibrate  # noqa: E402
 from cmfr.report.collect import Codec  # noqa: E402
 from cmfr.report.comparison import build  # noqa: E402
 from cmfr.report.text import Line, bd_lines  # noqa: E402

@@ -15,11 +15,11 @@ from torch import Tensor
 from cmfr.analysis.diagnosis_table import DiagnosedSequence, Table
 from cmfr.config import QUALITIES
 from cmfr.models.cmfr.inter import CMFR
+from cmfr.models.cmfr.latent import PriorLatentCoder, calibrate
 from cmfr.models.cmfr.residual_modes import FeatureResidual
 from cmfr.models.state import FrameOutput, FrameSize, ReferenceState
 from cmfr.models.video_model import VideoCodec
 from cmfr.nn.entropy_coder import BitEstimator, Unquantized
-from cmfr.nn.latent_coder import PriorLatentCoder, calibrate
 from cmfr.nn.layers import half_samples, resize_flow, warp
 from cmfr.utils.device import exact_arithmetic
 from cmfr.utils.errors import UserError

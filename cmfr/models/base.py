@@ -137,8 +137,9 @@ class FrameCodec(nn.Module, ABC, Generic[Past]):
 class CodedMotion:
     """The motion half of a P-frame: its pictures, and what it leaves for the next one.
 
-    latent [B, Cm, H/S, W/S], S its stride; feature [B, C, H/4, W/4]; reference: the feature that contexts are
-    mined from, [B, C0, H/s, W/s].
+    latent [B, Cm, H/S, W/S], S its stride.
+    feature [B, C, H/4, W/4].
+    reference: the feature that contexts are mined from, [B, C0, H/s, W/s].
     """
 
     pictures: MotionPictures

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from cmfr.config import (
-    DCVCConfig,
-    EstimationLevel,
-    HierarchyConfig,
+from cmfr.config import EstimationLevel, HierarchyConfig
+from cmfr.models.cmfr.config import (
     IntraConfig,
     MatchingLevel,
     ModelConfig,
@@ -18,6 +16,7 @@ from cmfr.config import (
     RefinerConfig,
     ResidualConfig,
 )
+from cmfr.models.dcvc.config import DCVCConfig
 
 
 def _levels(*strides: int) -> tuple[EstimationLevel, ...]:

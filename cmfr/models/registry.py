@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator, TypeAdapter
 from torch import Tensor
 
-from cmfr.config import CodecConfig, DCVCConfig, ModelConfig
+from cmfr.config import CodecConfig
 from cmfr.models.base import FrameCodec, FrameSize, InterCodec
+from cmfr.models.cmfr.config import ModelConfig
 from cmfr.models.cmfr.inter import CMFR, RENAMED, checked_switches
 from cmfr.models.cmfr.intra import IntraCodec
+from cmfr.models.dcvc.config import DCVCConfig
 from cmfr.models.dcvc.inter import DCVC
 from cmfr.models.dcvc.intra import DCVCIntra
 from cmfr.models.dcvc.published import read_official

@@ -24,7 +24,8 @@ def detached(value: T) -> T:
 
 
 class FrameSize(NamedTuple):
-    """Padded size in pixels, multiples of the model's `frame_multiple`: all the past that an I-frame has."""
+    """Padded size in pixels, multiples of the model's `frame_multiple`: all the past that an
+    I-frame has."""
 
     height: int
     width: int

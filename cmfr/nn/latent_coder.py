@@ -5,8 +5,8 @@
     for k in the spatial steps:                                1, 2 (checkerboard) or 4 (quadtree)
         code the k-th part of y/step; refine (scale, mean) of the rest from what is known
 
-`LatentCoder` is this order of things, for CMFR and DCVC alike; `PriorLatentCoder` has CMFR's
-networks for it.
+`LatentCoder` is this order of things, for CMFR and DCVC alike; models/cmfr/latent.py and
+models/dcvc/latent.py have their networks for it.
 
 The four-step split is DCVC-DC's: channels in four groups, each taking the four positions of a 2x2
 cell in another order, so that every step sees some channels at every position.
@@ -15,25 +15,15 @@ cell in another order, so that every step sees some channels at every position.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
-from cmfr.config import LatentConfig, ModelConfig
-from cmfr.nn.densities import GAUSSIAN, Density, FactorizedDensity, HyperBottleneck
+from cmfr.nn.densities import GAUSSIAN, Density, FactorizedDensity
 from cmfr.nn.entropy_coder import EntropyCoder
-from cmfr.nn.init import LEAK
-from cmfr.nn.layers import (
-    LATENT_GAINS,
-    QualityScaler,
-    block,
-    conv,
-    pad_to_multiple,
-    upsample,
-)
+from cmfr.nn.layers import pad_to_multiple
 
 # _CELL_ORDER[steps][step][group] = which cell position (row-major 2x2) the group codes then;
 # with 2 steps a "position" is a color of the checkerboard.
@@ -203,128 +193,6 @@ class LatentCoder(nn.Module, ABC):
     def _scatter(self, x: Tensor, mask: Tensor) -> Tensor:
         """Inverse of `_gather`, zeros elsewhere: [B, C/groups, H, W] -> [B, C, H, W]."""
         return torch.where(mask, x[:, None], 0.0).flatten(1, 2)
-
-
-class PriorLatentCoder(LatentCoder):
-    """CMFR's entropy model, of intra, motion and residual latents (its layers are ours).
-
-    Latents are in the units of the signal, and so are the predictions of the networks: a gain that
-    the quality index chooses turns both into symbols, so that one prediction serves all qualities.
-
-        symbol = round((y - mean) * gain(quality) / step)     scale of the symbols alike
-
-    `spread` [C] is what a latent's values are like before anything is known of them; networks see
-    and predict values relative to it, and `calibrate` measures it before training.
-
-    gains: initial gains at quality 0 and 63.
-    prior_channels: of all temporal priors together.
-    """
-
-    def __init__(
-        self,
-        cfg: ModelConfig,
-        name: str,
-        section: LatentConfig,
-        prior_channels: int,
-        gains: tuple[float, float] = LATENT_GAINS,
-    ) -> None:
-        channels, hyper, steps = section.latent, section.hyper, section.spatial_steps
-        skip, stride = cfg.skip_scale, section.latent_stride
-        super().__init__(name, channels, hyper, steps, skip, stride, section.rdoq)
-        width = section.prior
-        self.gain = QualityScaler(channels, gains)
-        self.log_spread = nn.Parameter(torch.zeros(channels))
-        self.measured: list[Tensor] | None = None  # mean squares [C], while `calibrate` runs
-        if hyper:
-            self.hyper_encoder = nn.Sequential(
-                conv(channels, hyper, 1), nn.LeakyReLU(0.1),
-                conv(hyper, hyper, stride=2), nn.LeakyReLU(0.1),
-                conv(hyper, hyper, stride=2, gain=0.3),
-            )  # fmt: skip
-            self.bottleneck = HyperBottleneck(hyper)
-            self.hyper_decoder = nn.Sequential(
-                upsample(hyper, hyper), nn.LeakyReLU(0.1),
-                upsample(hyper, hyper), nn.LeakyReLU(0.1),
-            )  # fmt: skip
-        self.head = conv(hyper + prior_channels, width, 1)
-        self.quality = QualityScaler(width)
-        self.body = nn.Sequential(
-            block(cfg, width), nn.LeakyReLU(0.1), conv(width, 3 * channels, 1, gain=LEAK)
-        )
-        if steps > 1:
-            self.adaptors = nn.ModuleList(conv(3 * channels, width, 1) for _ in range(steps - 1))
-            self.spatial = nn.Sequential(
-                block(cfg, width), nn.LeakyReLU(0.1), conv(width, 2 * channels, 1, gain=LEAK)
-            )
-
-    def encode_hyper(self, y: Tensor, quality: Tensor | None) -> Tensor:
-        assert quality is not None
-        return self.hyper_encoder(self.gain(y, quality))
-
-    def hyper_density(self, quality: Tensor | None) -> FactorizedDensity:
-        return self.bottleneck
-
-    def predict(
-        self,
-        z_hat: Tensor | None,
-        priors: list[Tensor],
-        size: tuple[int, int],
-        quality: Tensor | None,
-    ) -> Prediction:
-        assert quality is not None
-        if z_hat is not None:
-            priors = [self.hyper_decoder(z_hat)[..., : size[0], : size[1]], *priors]
-        h = self.quality(self.head(torch.cat(priors, 1)), quality)
-        step, log_scale, mean = self.body(h).chunk(3, 1)
-        # Spatially adaptive quantization step, bounded to [1/2, 2].
-        step = torch.exp2(torch.tanh(step)) / self.gain.gain(quality)
-        return Prediction(
-            step, *self._symbols(log_scale, mean, step), torch.cat([log_scale, mean], 1)
-        )
-
-    def refine(self, k: int, known: Tensor, told: Prediction) -> tuple[Tensor, Tensor]:
-        known = known * told.step / self._spread()
-        h = self.adaptors[k - 1](torch.cat([known, told.shared], 1))
-        log_scale, mean = self.spatial(h).chunk(2, 1)
-        return self._symbols(log_scale, mean, told.step)
-
-    def _symbols(self, log_scale: Tensor, mean: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-        """Scale and mean relative to the spread -> of symbols."""
-        unit = self._spread() / step
-        return torch.exp(log_scale.clamp(-8, 8)) * unit, mean * unit
-
-    def _spread(self) -> Tensor:
-        return self.log_spread.exp()[:, None, None]
-
-    def _code(
-        self,
-        coder: EntropyCoder,
-        y: Tensor | None,
-        priors: list[Tensor],
-        size: tuple[int, int],
-        quality: Tensor | None,
-    ) -> Tensor:
-        if self.measured is not None and y is not None:
-            self.measured.append(y.detach().square().mean((0, 2, 3)))
-        return super()._code(coder, y, priors, size, quality)
-
-
-@torch.no_grad()
-def calibrate(coders: Sequence[PriorLatentCoder], run: Callable[[], None]) -> None:
-    """Set the spreads of latents to what `run` codes with them, the root mean square of every
-    channel: entropy models then start at what the data has.
-    """
-    for coder in coders:
-        coder.measured = []
-    try:
-        run()
-        for coder in coders:
-            if coder.measured:
-                square = torch.stack(coder.measured).mean(0)
-                coder.log_spread.copy_(0.5 * square.clamp(min=1e-8).log())
-    finally:
-        for coder in coders:
-            coder.measured = None
 
 
 def _device(module: nn.Module) -> torch.device:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmfr.config import QUALITIES, ModelConfig
+from cmfr.config import QUALITIES
 from cmfr.nn.init import LEAK
 
 
@@ -78,13 +78,6 @@ class DepthwiseBlock(nn.Module):
         if self.feed_forward == "gated":
             return x + self.reduce(a * F.leaky_relu(b, 0.1))
         return x + self.reduce(F.leaky_relu(a, 0.1) + F.leaky_relu(b, 0.01))
-
-
-def block(cfg: ModelConfig, channels: int) -> nn.Module:
-    """The residual block that the config asks for, C -> C."""
-    if cfg.block == "residual":
-        return ResidualBlock(channels, cfg.bottleneck)
-    return DepthwiseBlock(channels, hidden=max(8, int(2 * channels * cfg.bottleneck)))
 
 
 def conv(

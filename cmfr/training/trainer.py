@@ -17,8 +17,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cmfr.codec.checkpoint import load_weights
+from cmfr.models.cmfr.latent import PriorLatentCoder, calibrate
 from cmfr.nn.densities import weights_of
-from cmfr.nn.latent_coder import PriorLatentCoder, calibrate
 from cmfr.training.config import StageConfig, TrainConfig
 from cmfr.training.data.datasets import ClipSet
 from cmfr.training.data.sampler import CutPlan, batches

@@ -11,7 +11,7 @@ from conftest import lively, write_yuv
 
 from cmfr.codec.bitstream import BitstreamReader, BitstreamWriter, DamagedFrame
 from cmfr.codec.codec import Codec, load_codec
-from cmfr.config import ModelConfig
+from cmfr.models.cmfr.config import ModelConfig
 from cmfr.models.presets import PRESETS
 from cmfr.nn.entropy_coder import BitReader
 from cmfr.utils.device import arithmetic

@@ -10,8 +10,9 @@ from torch import nn
 
 from cmfr.codec.checkpoint import save_weights
 from cmfr.codec.codec import load_codec
-from cmfr.config import CodecConfig, ModelConfig
+from cmfr.config import CodecConfig
 from cmfr.models.base import FrameCodec, FrameSize, InterCodec
+from cmfr.models.cmfr.config import ModelConfig
 from cmfr.models.cmfr.residual_modes import RESIDUAL_MODES, FeatureResidual, Subtrahend
 from cmfr.models.presets import PRESETS
 from cmfr.models.registry import FAMILIES, Family, parse_model, with_present_names

@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from cmfr.config import LatentConfig
+from cmfr.models.cmfr.latent import PriorLatentCoder, calibrate
 from cmfr.nn.entropy_coder import BitEstimator
-from cmfr.nn.latent_coder import PriorLatentCoder, calibrate, step_masks
+from cmfr.nn.latent_coder import step_masks
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])

@@ -1,7 +1,7 @@
 import torch
 from conftest import moving_clip
 
-from cmfr.config import MatchingLevel
+from cmfr.models.cmfr.config import MatchingLevel
 from cmfr.models.cmfr.motion_estimation import MotionEstimation
 from cmfr.nn.layers import warp
 from cmfr.training.flow_loss import flow_loss

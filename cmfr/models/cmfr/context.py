@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cmfr.config import CodecConfig, ModelConfig
+from cmfr.config import CodecConfig
+from cmfr.models.cmfr.blocks import block
+from cmfr.models.cmfr.config import ModelConfig
 from cmfr.models.cmfr.motion import BlendedMotion
 from cmfr.models.state import ReferenceState
 from cmfr.nn.init import LEAK, identity_start
-from cmfr.nn.layers import block, conv, resize_flow, upsample, warp
+from cmfr.nn.layers import conv, resize_flow, upsample, warp
 
 
 class FeatureAdaptor(nn.Module):

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmfr.config import ModelConfig
+from cmfr.models.cmfr.blocks import block
+from cmfr.models.cmfr.config import ModelConfig
 from cmfr.nn.init import LEAK, identity_start, pixel_start
-from cmfr.nn.layers import block, conv
+from cmfr.nn.layers import conv
 
 MASK_SLOPE = 8.0
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from cmfr.config import ModelConfig
 from cmfr.models.base import CodedMotion, MotionInterCodec
+from cmfr.models.cmfr.config import ModelConfig
 from cmfr.models.cmfr.context import FeatureAdaptor, TemporalContext
 from cmfr.models.cmfr.features import FeatureExtractor, FrameStem
 from cmfr.models.cmfr.motion import BlendedMotion, MotionCodec, MotionRefiner

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmfr.config import ModelConfig
 from cmfr.models.base import FrameCodec, FrameSize
+from cmfr.models.cmfr.blocks import block
+from cmfr.models.cmfr.config import ModelConfig
+from cmfr.models.cmfr.latent import PriorLatentCoder
 from cmfr.models.state import FrameOutput, ReferenceState
 from cmfr.nn.entropy_coder import EntropyCoder
 from cmfr.nn.init import (
@@ -17,8 +19,7 @@ from cmfr.nn.init import (
     pyramid_bands,
     synthesis_start,
 )
-from cmfr.nn.latent_coder import PriorLatentCoder
-from cmfr.nn.layers import INTRA_GAINS, block, conv, upsample
+from cmfr.nn.layers import INTRA_GAINS, conv, upsample
 
 
 class IntraCodec(FrameCodec[FrameSize]):

@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmfr.config import ModelConfig
+from cmfr.models.cmfr.blocks import block
+from cmfr.models.cmfr.config import ModelConfig
+from cmfr.models.cmfr.latent import PriorLatentCoder
 from cmfr.nn.entropy_coder import EntropyCoder
 from cmfr.nn.init import LEAK, analysis_start, haar_bands, identity_start, synthesis_start
-from cmfr.nn.latent_coder import PriorLatentCoder
-from cmfr.nn.layers import block, conv, resize_flow, upsample, warp
+from cmfr.nn.layers import conv, resize_flow, upsample, warp
 
 # Initial gains of motion latents at quality 0 and 63: Haar coefficients of flows in pixels.
 MOTION_GAINS = (0.1, 2.0)

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmfr.config import EstimationLevel, MatchingLevel
+from cmfr.config import EstimationLevel
+from cmfr.models.cmfr.config import MatchingLevel
 from cmfr.nn.layers import conv, resize_flow, warp
 
 

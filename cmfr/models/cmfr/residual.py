@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmfr.config import ModelConfig
+from cmfr.models.cmfr.blocks import block
+from cmfr.models.cmfr.config import ModelConfig
 from cmfr.models.cmfr.features import fusion
+from cmfr.models.cmfr.latent import PriorLatentCoder
 from cmfr.nn.entropy_coder import EntropyCoder
 from cmfr.nn.init import (
     Bands,
@@ -19,8 +21,7 @@ from cmfr.nn.init import (
     pyramid_bands,
     synthesis_start,
 )
-from cmfr.nn.latent_coder import PriorLatentCoder
-from cmfr.nn.layers import QualityScaler, block, conv, upsample
+from cmfr.nn.layers import QualityScaler, conv, upsample
 
 Contexts = tuple[Tensor, Tensor, Tensor]
 

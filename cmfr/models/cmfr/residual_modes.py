@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmfr.config import ModelConfig
+from cmfr.models.cmfr.config import ModelConfig
 from cmfr.models.cmfr.features import MaskPredictor, PredictedFeatureExtractor
 
 

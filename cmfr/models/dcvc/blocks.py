@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmfr.config import DCVCConfig
+from cmfr.models.dcvc.config import DCVCConfig
 from cmfr.nn.layers import DepthwiseBlock, QualityScaler, QualityTable, conv, upsample
 
 Kind = Literal["plain", "gated", "sum", "product"]

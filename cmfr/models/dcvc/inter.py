@@ -10,7 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cmfr.config import LATENT_STRIDE, DCVCConfig
 from cmfr.models.base import CodedMotion, MotionInterCodec
 from cmfr.models.cmfr.context import FeatureAdaptor
 from cmfr.models.cmfr.features import FrameStem
@@ -23,6 +22,7 @@ from cmfr.models.dcvc.blocks import (
     inter_gain,
     inter_kind,
 )
+from cmfr.models.dcvc.config import LATENT_STRIDE, DCVCConfig
 from cmfr.models.dcvc.latent import InterLatentCoder
 from cmfr.models.dcvc.motion import AlignedContext, Contexts, DCVCMotionCodec
 from cmfr.models.state import FrameOutput, LatentReference, MotionPictures, ReferenceState

@@ -6,7 +6,6 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from cmfr.config import LATENT_STRIDE, DCVCConfig
 from cmfr.models.base import FrameCodec, FrameSize
 from cmfr.models.dcvc.blocks import (
     DECODER_GAINS,
@@ -18,6 +17,7 @@ from cmfr.models.dcvc.blocks import (
     depth_block,
     intra_gain,
 )
+from cmfr.models.dcvc.config import LATENT_STRIDE, DCVCConfig
 from cmfr.models.dcvc.latent import IntraLatentCoder
 from cmfr.models.state import FrameOutput, ReferenceState
 from cmfr.nn.entropy_coder import EntropyCoder

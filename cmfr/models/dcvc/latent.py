@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cmfr.config import LATENT_STRIDE, DCVCConfig
 from cmfr.models.dcvc.blocks import Kind, block_hyper, depth_block, plain_hyper
+from cmfr.models.dcvc.config import LATENT_STRIDE, DCVCConfig
 from cmfr.nn.densities import (
     DCVC_GAUSSIAN,
     DCVC_LAPLACIAN,

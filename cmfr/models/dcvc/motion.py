@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmfr.config import DCVCConfig
 from cmfr.models.dcvc.blocks import (
     DECODER_GAINS,
     ENCODER_GAINS,
@@ -16,6 +15,7 @@ from cmfr.models.dcvc.blocks import (
     inter_gain,
     inter_kind,
 )
+from cmfr.models.dcvc.config import DCVCConfig
 from cmfr.models.dcvc.latent import InterLatentCoder
 from cmfr.models.state import LatentReference
 from cmfr.nn.entropy_coder import EntropyCoder

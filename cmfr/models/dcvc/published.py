@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cmfr.config import DCVCConfig
+from cmfr.models.dcvc.config import DCVCConfig
 from cmfr.utils.errors import UserError
 
 # (pattern, replacement): first the modules of the I-frame network, then of the P-frame network,

@@ -4,8 +4,8 @@ import pytest
 import torch
 from conftest import lively, moving_clip
 
-from cmfr.config import ModelConfig
 from cmfr.models.base import FrameSize
+from cmfr.models.cmfr.config import ModelConfig
 from cmfr.models.presets import PRESETS
 from cmfr.models.video_model import VideoCodec
 from cmfr.nn.entropy_coder import DecodeMismatch

@@ -6,8 +6,8 @@ import torch
 from conftest import lively_dcvc, moving_clip, write_yuv
 
 from cmfr.codec.codec import Codec
-from cmfr.config import DCVCConfig
 from cmfr.models.base import FrameSize
+from cmfr.models.dcvc.config import DCVCConfig
 from cmfr.models.presets import PRESETS
 from cmfr.video.reader import open_video
 
