@@ -17,7 +17,7 @@ from cmfr.utils.yaml_config import faults, merged, one_of, read_tree
 Gap = Annotated[int, Field(ge=1)]
 
 
-class DataConfig(Strict):
+class _DataSet(Strict):
     """What all kinds of data sets have.
 
     preload: keep the whole set as uint8 in the memory of the training device and crop there (all
@@ -29,14 +29,14 @@ class DataConfig(Strict):
     workers: int = Field(2, ge=0)
 
 
-class _Moving(DataConfig):
+class _Moving(_DataSet):
     """gaps: temporal distances drawn from; reversal: half of the samples run backwards."""
 
     gaps: tuple[Gap, ...] = Field((1,), min_length=1)
     reversal: bool = True
 
 
-class _Chosen(DataConfig):
+class _Chosen(_DataSet):
     """include, exclude: glob patterns of names (relative to the root), so that training and
     validation can share one set."""
 
@@ -77,16 +77,16 @@ class GeneratedConfig(_Moving, _Chosen):
     size: tuple[int, int] = (192, 128)
 
 
-DATA_KINDS: dict[str, type[DataConfig]] = {
+DATA_KINDS: dict[str, type[_DataSet]] = {
     "clips": ClipsConfig,
     "septuplets": SeptupletsConfig,
     "images": ImagesConfig,
     "generated": GeneratedConfig,
 }
 if TYPE_CHECKING:
-    AnyDataConfig = ClipsConfig | SeptupletsConfig | ImagesConfig | GeneratedConfig
+    DataConfig = ClipsConfig | SeptupletsConfig | ImagesConfig | GeneratedConfig
 else:
-    AnyDataConfig = one_of(DATA_KINDS, "kind", default="clips")
+    DataConfig = one_of(DATA_KINDS, "kind", default="clips")
 
 
 class DistortionConfig(Strict):
@@ -272,7 +272,7 @@ class TrainConfig(Strict):
     """
 
     model: AnyModelConfig
-    data: dict[str, AnyDataConfig] = Field(min_length=1)
+    data: dict[str, DataConfig] = Field(min_length=1)
     stages: tuple[StageConfig, ...] = Field(min_length=1)
     run_dir: Path
     loss: LossConfig = LossConfig()

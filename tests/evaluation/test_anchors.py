@@ -149,7 +149,7 @@ def test_rgb_is_measured_against_the_pictures_that_networks_get():
     found = frame_quality(*pictures, info, RGB)
     assert found["psnr_rgb"] == pytest.approx(-10 * math.log10(mse), abs=1e-4)
     assert found["psnr_y"] == plane_psnr(pictures[0].planes[0], pictures[1].planes[0], 255)
-    rounded = frame_quality(*pictures, info, replace(RGB, round_8bit=True))["psnr_rgb"]
+    rounded = frame_quality(*pictures, info, replace(RGB, rounding="8bit"))["psnr_rgb"]
     mse = np.mean((reference - np.rint(decoded * 255) / 255) ** 2)
     assert rounded == pytest.approx(-10 * math.log10(mse), abs=1e-4) != found["psnr_rgb"]
     limited = CodingConditions.asked("rgb", "bt601", "limited")
@@ -162,7 +162,7 @@ def test_ms_ssim_of_equal_pictures_that_are_large_enough():
     info = VideoInfo(176, 162, Fraction(25), ColorInfo(), "420", 8)
     planes = tuple(np.full(s, 90, np.uint8) for s in info.plane_shapes)
     same = (Frame(planes), Frame(planes), info)
-    found = frame_quality(*same, replace(RGB, round_8bit=True))
+    found = frame_quality(*same, replace(RGB, rounding="8bit"))
     assert found["ms_ssim_y"] == found["ms_ssim_rgb"] == 1
     assert found["psnr_rgb"] == found["psnr_yuv"] == 100
     # Not rounded, they differ from the reference by what its rounding left.

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cmfr.training.config import AnyDataConfig, GeneratedConfig, ImagesConfig, SeptupletsConfig
+from cmfr.training.config import DataConfig, GeneratedConfig, ImagesConfig, SeptupletsConfig
 from cmfr.training.data.generated import generated_clip
 from cmfr.utils.errors import UserError
 from cmfr.video.reader import open_video
@@ -236,7 +236,7 @@ class Preloaded(ClipSet):
         return Clip(clip.first[chosen], None if clip.chroma is None else clip.chroma[chosen])
 
 
-def open_data(cfg: AnyDataConfig) -> ClipSet:
+def open_data(cfg: DataConfig) -> ClipSet:
     """The data set of a configuration, nothing decoded yet.
 
     Raises FileNotFoundError or ValueError that names the missing folder, list or file.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from cmfr.training.config import AnyDataConfig, StageConfig
+from cmfr.training.config import DataConfig, StageConfig
 from cmfr.training.data.datasets import Clip, ClipSet, Preloaded
 from cmfr.training.distributed import Team
 from cmfr.utils.errors import UserError
@@ -39,7 +39,7 @@ class CutPlan:
     """Draws the cuts of a stage. Raises ValueError when no clip is large and long enough."""
 
     def __init__(
-        self, shapes: list[tuple[int, int, int]], data: AnyDataConfig, stage: StageConfig,
+        self, shapes: list[tuple[int, int, int]], data: DataConfig, stage: StageConfig,
         seed: tuple[int, ...],
     ) -> None:  # fmt: skip
         self.shapes, self.data, self.stage, self.seed = shapes, data, stage, seed
