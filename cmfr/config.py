@@ -40,10 +40,11 @@ class Strict(BaseModel):
         kinds = {name: field.annotation for name, field in cls.model_fields.items()}
         lists = {name for name, kind in kinds.items() if _is_list(kind)}
         return {
-            key: value.replace(",", " ").split() if key in lists and isinstance(value, str)
+            key: value.replace(",", " ").split()
+            if key in lists and isinstance(value, str)
             else value
             for key, value in values.items()
-        }  # fmt: skip
+        }
 
 
 def _is_list(kind: Any) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cmfr.config import CodecConfig
 from cmfr.models.base import FrameCodec, FrameSize, InterCodec
-from cmfr.models.cmfr.config import ModelConfig
+from cmfr.models.cmfr.config import CMFRConfig
 from cmfr.models.cmfr.inter import CMFR, RENAMED, checked_switches
 from cmfr.models.cmfr.intra import IntraCodec
 from cmfr.models.dcvc.config import DCVCConfig
@@ -48,7 +48,7 @@ class Family:
 
 
 FAMILIES: dict[str, Family] = {
-    "cmfr": Family(ModelConfig, IntraCodec, CMFR, checked=checked_switches, renamed=RENAMED),
+    "cmfr": Family(CMFRConfig, IntraCodec, CMFR, checked=checked_switches, renamed=RENAMED),
     "dcvc": Family(DCVCConfig, DCVCIntra, DCVC, published=read_official),
 }
 
@@ -63,12 +63,12 @@ def _union(families: dict[str, Family]) -> Any:
 
 
 if TYPE_CHECKING:
-    AnyModelConfig = ModelConfig | DCVCConfig
+    ModelConfig = CMFRConfig | DCVCConfig
 else:
-    AnyModelConfig = _union(FAMILIES)
+    ModelConfig = _union(FAMILIES)
 
 
-def parse_model(value: Any) -> AnyModelConfig:
+def parse_model(value: Any) -> ModelConfig:
     """The configuration of any family from plain values. Raises ValidationError."""
     return TypeAdapter(_union(FAMILIES)).validate_python(value)
 

@@ -21,7 +21,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from cmfr.nn.densities import GAUSSIAN, Density, FactorizedDensity
+from cmfr.nn.densities import GAUSSIAN, Density, HyperDensity
 from cmfr.nn.entropy_coder import EntropyCoder
 from cmfr.nn.layers import pad_to_multiple
 
@@ -99,7 +99,7 @@ class LatentCoder(nn.Module, ABC):
         """y, padded to multiples of 4 -> hyper-latent z at a quarter of its size."""
 
     @abstractmethod
-    def hyper_density(self, quality: Tensor | None) -> FactorizedDensity:
+    def hyper_density(self, quality: Tensor | None) -> HyperDensity:
         """The density of z."""
 
     @abstractmethod
@@ -113,10 +113,10 @@ class LatentCoder(nn.Module, ABC):
         """Decoded z (of the padded size), temporal priors -> the prediction, of `size`."""
 
     @abstractmethod
-    def refine(self, k: int, known: Tensor, told: Prediction) -> tuple[Tensor, Tensor]:
+    def refine(self, k: int, known: Tensor, prediction: Prediction) -> tuple[Tensor, Tensor]:
         """(scale, mean) of the symbols of step k >= 1; known: symbols so far, 0 elsewhere."""
 
-    def positive(self, scale: Tensor) -> Tensor:
+    def scale_activation(self, scale: Tensor) -> Tensor:
         """Predicted scales as the density takes them."""
         return scale
 
@@ -155,28 +155,28 @@ class LatentCoder(nn.Module, ABC):
     ) -> Tensor:
         height, width = size
         z_hat = self._code_hyper(coder, y, size, quality) if self.hyper_channels else None
-        told = self.predict(z_hat, priors, size, quality)
-        scale, mean = told.scale, told.mean
+        prediction = self.predict(z_hat, priors, size, quality)
+        scale, mean = prediction.scale, prediction.mean
         scaled = None
         if y is not None:
-            scaled = y / told.step if told.gain is None else y * told.gain
+            scaled = y / prediction.step if prediction.gain is None else y * prediction.gain
         masks = step_masks(self.steps, height, width, mean.device)
         known = torch.zeros_like(mean)
         for k in range(self.steps):
             if k:
-                scale, mean = self.refine(k, known, told)
+                scale, mean = self.refine(k, known, prediction)
             mask = masks[k]
             coded = coder.code_latent(
                 f"{self.name}_y",
                 None if scaled is None else self._gather(scaled, mask),
                 self._gather(mean, mask),
-                self.positive(self._gather(scale, mask)),
+                self.scale_activation(self._gather(scale, mask)),
                 self.density,
                 self.skip,
                 self.rdoq,
             )
             known = known + self._scatter(coded, mask)
-        return known * told.step
+        return known * prediction.step
 
     def _code_hyper(
         self, coder: EntropyCoder, y: Tensor | None, size: tuple[int, int], quality: Tensor | None

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmfr.config import QUALITIES
-from cmfr.nn.init import LEAK
+from cmfr.nn.init import SMALL_GAIN
 
 
 class ResidualBlock(nn.Module):
@@ -61,11 +61,11 @@ class DepthwiseBlock(nn.Module):
         self.feed_forward = feed_forward
         self.point1 = conv(inputs, middle, 1)
         self.depth = nn.Conv2d(middle, middle, 3, padding=1, groups=middle)
-        self.point2 = conv(inputs if product else middle, outputs, 1, gain=LEAK)
+        self.point2 = conv(inputs if product else middle, outputs, 1, gain=SMALL_GAIN)
         self.merge = conv(outputs, outputs, 1) if product else None
         self.skip = conv(inputs, outputs, 1) if inputs != outputs else nn.Identity()
         self.expand = conv(outputs, hidden if feed_forward == "plain" else 2 * hidden, 1)
-        self.reduce = conv(hidden, outputs, 1, gain=LEAK)
+        self.reduce = conv(hidden, outputs, 1, gain=SMALL_GAIN)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.depth(F.leaky_relu(self.point1(x), 0.01))

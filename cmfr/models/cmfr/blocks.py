@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import nn
 
-from cmfr.models.cmfr.config import ModelConfig
+from cmfr.models.cmfr.config import CMFRConfig
 from cmfr.nn.layers import DepthwiseBlock, ResidualBlock
 
 
-def block(cfg: ModelConfig, channels: int) -> nn.Module:
+def block(cfg: CMFRConfig, channels: int) -> nn.Module:
     """The residual block that the config asks for, C -> C."""
     if cfg.block == "residual":
         return ResidualBlock(channels, cfg.bottleneck)

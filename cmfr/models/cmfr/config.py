@@ -54,7 +54,7 @@ class ResidualConfig(LatentConfig):
     generator_blocks: Depth = 2
 
 
-class ModelConfig(CodecConfig):
+class CMFRConfig(CodecConfig):
     """CMFR: everything that decides the network. The four ablation switches come first.
 
     residual: what is subtracted before the context encoder: a name of `RESIDUAL_MODES` in
@@ -76,14 +76,14 @@ class ModelConfig(CodecConfig):
     bottleneck: float = Field(1.0, gt=0, le=1)
     intra: IntraConfig
     motion: MotionConfig
-    inter: ResidualConfig
+    residual_codec: ResidualConfig
     skip_scale: float = Field(0.15, ge=0, le=64)  # latents of a smaller scale are not coded
 
     @model_validator(mode="after")
-    def _consistent(self) -> ModelConfig:
-        if 4 * self.feature_stride > self.inter.latent_stride:
+    def _consistent(self) -> CMFRConfig:
+        if 4 * self.feature_stride > self.residual_codec.latent_stride:
             raise UserError(
-                f"inter.latent_stride = {self.inter.latent_stride} is finer than the coarsest "
+                f"residual_codec.latent_stride = {self.residual_codec.latent_stride} is finer than the coarsest "
                 f"context, at {4 * self.feature_stride}"
             )
         strides = [level.stride for level in self.motion.estimation]
@@ -92,4 +92,4 @@ class ModelConfig(CodecConfig):
 
     @property
     def frame_multiple(self) -> int:
-        return max(part.latent_stride for part in (self.intra, self.motion, self.inter))
+        return max(part.latent_stride for part in (self.intra, self.motion, self.residual_codec))

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from cmfr.models.base import FrameCodec, FrameSize
 from cmfr.models.cmfr.blocks import block
-from cmfr.models.cmfr.config import ModelConfig
-from cmfr.models.cmfr.latent import PriorLatentCoder
+from cmfr.models.cmfr.config import CMFRConfig
+from cmfr.models.cmfr.latent import CMFRLatentCoder
 from cmfr.models.state import FrameOutput, ReferenceState
 from cmfr.nn.entropy_coder import EntropyCoder
 from cmfr.nn.init import (
@@ -28,7 +28,7 @@ class IntraCodec(FrameCodec[FrameSize]):
     Starts as a Haar transform of the pixels less 1/2 and its inverse.
     """
 
-    def __init__(self, cfg: ModelConfig) -> None:
+    def __init__(self, cfg: CMFRConfig) -> None:
         super().__init__()
         intra = cfg.intra
         a, b, c = intra.channels
@@ -47,7 +47,7 @@ class IntraCodec(FrameCodec[FrameSize]):
         self.analysis = nn.Sequential(
             downs[0], *blocks[0], downs[1], *blocks[1], downs[2], *blocks[2], downs[3]
         )
-        self.latent = PriorLatentCoder(cfg, "intra", intra, 0, INTRA_GAINS)
+        self.latent = CMFRLatentCoder(cfg, "intra", intra, 0, INTRA_GAINS)
         self.synthesis = nn.Sequential(
             ups[0], *blocks[3], ups[1], *blocks[4], ups[2], *blocks[5], last
         )
@@ -69,5 +69,5 @@ class IntraCodec(FrameCodec[FrameSize]):
         stride = self.latent.stride
         size = (past.height // stride, past.width // stride)
         y_hat = self.latent(coder, y, [], size, quality)
-        x_hat = self._shown(F.pixel_shuffle(self.synthesis(y_hat), 2) + 0.5)
+        x_hat = self._clamped(F.pixel_shuffle(self.synthesis(y_hat), 2) + 0.5)
         return FrameOutput(x_hat, ReferenceState(x_hat))

@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 from cmfr.config import LatentConfig
 from cmfr.models.cmfr.blocks import block
-from cmfr.models.cmfr.config import ModelConfig
-from cmfr.nn.densities import FactorizedDensity, HyperBottleneck
+from cmfr.models.cmfr.config import CMFRConfig
+from cmfr.nn.densities import FactorizedDensity, HyperDensity
 from cmfr.nn.entropy_coder import EntropyCoder
-from cmfr.nn.init import LEAK
+from cmfr.nn.init import SMALL_GAIN
 from cmfr.nn.latent_coder import LatentCoder, Prediction
 from cmfr.nn.layers import LATENT_GAINS, QualityScaler, conv, upsample
 
 
-class PriorLatentCoder(LatentCoder):
+class CMFRLatentCoder(LatentCoder):
     """CMFR's entropy model, of intra, motion and residual latents (its layers are ours).
 
     Latents are in the units of the signal, and so are the predictions of the networks: a gain that
@@ -34,7 +34,7 @@ class PriorLatentCoder(LatentCoder):
 
     def __init__(
         self,
-        cfg: ModelConfig,
+        cfg: CMFRConfig,
         name: str,
         section: LatentConfig,
         prior_channels: int,
@@ -49,31 +49,35 @@ class PriorLatentCoder(LatentCoder):
         self.measured: list[Tensor] | None = None  # mean squares [C], while `calibrate` runs
         if hyper:
             self.hyper_encoder = nn.Sequential(
-                conv(channels, hyper, 1), nn.LeakyReLU(0.1),
-                conv(hyper, hyper, stride=2), nn.LeakyReLU(0.1),
+                conv(channels, hyper, 1),
+                nn.LeakyReLU(0.1),
+                conv(hyper, hyper, stride=2),
+                nn.LeakyReLU(0.1),
                 conv(hyper, hyper, stride=2, gain=0.3),
-            )  # fmt: skip
-            self.bottleneck = HyperBottleneck(hyper)
+            )
+            self.bottleneck = FactorizedDensity(hyper)
             self.hyper_decoder = nn.Sequential(
-                upsample(hyper, hyper), nn.LeakyReLU(0.1),
-                upsample(hyper, hyper), nn.LeakyReLU(0.1),
-            )  # fmt: skip
+                upsample(hyper, hyper),
+                nn.LeakyReLU(0.1),
+                upsample(hyper, hyper),
+                nn.LeakyReLU(0.1),
+            )
         self.head = conv(hyper + prior_channels, width, 1)
         self.quality = QualityScaler(width)
         self.body = nn.Sequential(
-            block(cfg, width), nn.LeakyReLU(0.1), conv(width, 3 * channels, 1, gain=LEAK)
+            block(cfg, width), nn.LeakyReLU(0.1), conv(width, 3 * channels, 1, gain=SMALL_GAIN)
         )
         if steps > 1:
             self.adaptors = nn.ModuleList(conv(3 * channels, width, 1) for _ in range(steps - 1))
             self.spatial = nn.Sequential(
-                block(cfg, width), nn.LeakyReLU(0.1), conv(width, 2 * channels, 1, gain=LEAK)
+                block(cfg, width), nn.LeakyReLU(0.1), conv(width, 2 * channels, 1, gain=SMALL_GAIN)
             )
 
     def encode_hyper(self, y: Tensor, quality: Tensor | None) -> Tensor:
         assert quality is not None
         return self.hyper_encoder(self.gain(y, quality))
 
-    def hyper_density(self, quality: Tensor | None) -> FactorizedDensity:
+    def hyper_density(self, quality: Tensor | None) -> HyperDensity:
         return self.bottleneck
 
     def predict(
@@ -94,11 +98,11 @@ class PriorLatentCoder(LatentCoder):
             step, *self._symbols(log_scale, mean, step), torch.cat([log_scale, mean], 1)
         )
 
-    def refine(self, k: int, known: Tensor, told: Prediction) -> tuple[Tensor, Tensor]:
-        known = known * told.step / self._spread()
-        h = self.adaptors[k - 1](torch.cat([known, told.shared], 1))
+    def refine(self, k: int, known: Tensor, prediction: Prediction) -> tuple[Tensor, Tensor]:
+        known = known * prediction.step / self._spread()
+        h = self.adaptors[k - 1](torch.cat([known, prediction.shared], 1))
         log_scale, mean = self.spatial(h).chunk(2, 1)
-        return self._symbols(log_scale, mean, told.step)
+        return self._symbols(log_scale, mean, prediction.step)
 
     def _symbols(self, log_scale: Tensor, mean: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and mean relative to the spread -> of symbols."""
@@ -122,7 +126,7 @@ class PriorLatentCoder(LatentCoder):
 
 
 @torch.no_grad()
-def calibrate(coders: Sequence[PriorLatentCoder], run: Callable[[], None]) -> None:
+def calibrate(coders: Sequence[CMFRLatentCoder], run: Callable[[], None]) -> None:
     """Set the spreads of latents to what `run` codes with them, the root mean square of every
     channel: entropy models then start at what the data has.
     """

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmfr.models.cmfr.blocks import block
-from cmfr.models.cmfr.config import ModelConfig
-from cmfr.models.cmfr.latent import PriorLatentCoder
+from cmfr.models.cmfr.config import CMFRConfig
+from cmfr.models.cmfr.latent import CMFRLatentCoder
 from cmfr.nn.entropy_coder import EntropyCoder
-from cmfr.nn.init import LEAK, analysis_start, haar_bands, identity_start, synthesis_start
+from cmfr.nn.init import SMALL_GAIN, analysis_start, haar_bands, identity_start, synthesis_start
 from cmfr.nn.layers import conv, resize_flow, upsample, warp
 
 # Initial gains of motion latents at quality 0 and 63: Haar coefficients of flows in pixels.
@@ -28,7 +28,7 @@ class MotionCodec(nn.Module):
     They start as a Haar pyramid of the flow, keeping its lowest frequencies, and its transpose.
     """
 
-    def __init__(self, cfg: ModelConfig) -> None:
+    def __init__(self, cfg: CMFRConfig) -> None:
         super().__init__()
         width, latent = cfg.motion.channels, cfg.motion.latent
         levels = int(log2(4 // cfg.feature_stride))  # between the flow's resolution and 1/4
@@ -40,7 +40,7 @@ class MotionCodec(nn.Module):
         for _ in range(below - 1):
             analysis += [conv(width, width, stride=2), block(cfg, width)]
         self.analysis = nn.Sequential(*analysis, conv(width, latent, stride=2))
-        self.latent = PriorLatentCoder(cfg, "motion", cfg.motion, latent, MOTION_GAINS)
+        self.latent = CMFRLatentCoder(cfg, "motion", cfg.motion, latent, MOTION_GAINS)
         synthesis = [conv(latent, width, 1), block(cfg, width)]
         for _ in range(below):
             synthesis += [upsample(width, width), block(cfg, width)]
@@ -140,7 +140,7 @@ class MotionRefiner(nn.Module):
     resolution. Starts near the decoded flow, the corrections apart by a fraction of a pixel.
     """
 
-    def __init__(self, cfg: ModelConfig) -> None:
+    def __init__(self, cfg: CMFRConfig) -> None:
         super().__init__()
         refiner, stride = cfg.motion.refiner, cfg.feature_stride
         width, self.count, self.stride = refiner.width, refiner.hypotheses, stride
@@ -149,7 +149,7 @@ class MotionRefiner(nn.Module):
         self.tail = upsample(width, 3 * self.count if self.count > 1 else 2)
         last = self.tail[0]
         assert isinstance(last, nn.Conv2d) and last.bias is not None
-        nn.init.normal_(last.weight, std=LEAK)
+        nn.init.normal_(last.weight, std=SMALL_GAIN)
         if self.count > 1:  # equal hypotheses would stay equal
             bias = torch.zeros(3 * self.count, 4)
             bias[: 2 * self.count] = torch.randn(2 * self.count, 1) * 0.05
