@@ -12,7 +12,7 @@ from cmfr.config import QUALITIES, Strict
 from cmfr.evaluation.conditions import CodingConditions, Color
 from cmfr.evaluation.found_sets import FoundSet, find_set, set_of_files
 from cmfr.evaluation.sequences import TestSequence
-from cmfr.models.registry import ModelConfig, parse_model
+from cmfr.models.registry import FAMILIES, ModelConfig, parse_model
 from cmfr.training.config import (
     InitConfig,
     StageConfig,
@@ -218,7 +218,8 @@ def _models(cfg: AblationConfig, base: ModelConfig) -> dict[str, ModelConfig]:
             continue
         model = _changed(anchor, variant, name)
         found = {key.split(".")[0] for key, _, _ in differences(plain(anchor), plain(model))}
-        if idle := sorted(variant.changes.keys() - found):
+        names = FAMILIES[anchor.family].renamed_keys
+        if idle := sorted(key for key in variant.changes if names.get(key, key) not in found):
             raise UserError(f"variant {name}: {idle[0]} is the same in the anchor {cfg.anchor}")
         if not found:
             raise UserError(f"variant {name} changes nothing, so it is the anchor {cfg.anchor}")

@@ -5,8 +5,8 @@ A new family is a folder beside `cmfr/` and `dcvc/` and an entry of `FAMILIES`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, TypeAdapter
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cmfr.config import CodecConfig
 from cmfr.models.base import FrameCodec, FrameSize, InterCodec
-from cmfr.models.cmfr.config import CMFRConfig
+from cmfr.models.cmfr.config import RENAMED_KEYS, CMFRConfig
 from cmfr.models.cmfr.inter import CMFR, RENAMED, checked_switches
 from cmfr.models.cmfr.intra import IntraCodec
 from cmfr.models.dcvc.config import DCVCConfig
@@ -43,12 +43,21 @@ class Family:
     inter: Callable[[Any], InterCodec]
     checked: Callable[[Any], Any] = lambda cfg: cfg
     published: PublishedReader | None = None
-    # What weights are called in files from before, and here: the beginnings of their names.
+    # What is called otherwise in files from before, and how here: weights, by the beginnings of
+    # their names, and keys of the configuration.
     renamed: tuple[tuple[str, str], ...] = ()
+    renamed_keys: Mapping[str, str] = field(default_factory=dict)
 
 
 FAMILIES: dict[str, Family] = {
-    "cmfr": Family(CMFRConfig, IntraCodec, CMFR, checked=checked_switches, renamed=RENAMED),
+    "cmfr": Family(
+        CMFRConfig,
+        IntraCodec,
+        CMFR,
+        checked=checked_switches,
+        renamed=RENAMED,
+        renamed_keys=RENAMED_KEYS,
+    ),
     "dcvc": Family(DCVCConfig, DCVCIntra, DCVC, published=read_official),
 }
 

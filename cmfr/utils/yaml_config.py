@@ -72,6 +72,16 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+def with_present_keys(tree: dict[str, Any], renamed: Mapping[str, str]) -> dict[str, Any]:
+    """`tree` with keys that were renamed under their present names; what it holds under the old
+    name goes before."""
+    present = {key: value for key, value in tree.items() if key not in renamed}
+    for before, now in renamed.items():
+        if before in tree:
+            present = merged(present, {now: tree[before]})
+    return present
+
+
 def differences(a: Any, b: Any, where: str = "") -> list[tuple[str, Any, Any]]:
     """Leaves in which two trees of plain values differ: (dotted key, value in a, value in b)."""
     if isinstance(a, dict) and isinstance(b, dict):

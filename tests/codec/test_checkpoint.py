@@ -165,8 +165,8 @@ HUGE = [
     {"motion": {"estimation": [{"stride": 0}]}},
     {"motion": {"estimation": [{"stride": 8, "widths": [8] * 10**6}]}},
     {"motion": {"refiner": {"width": 8, "hypotheses": 10**9}}},
-    {"inter": {"latent": 2**40}},
-    {"inter": {"generator_blocks": 10**9}},
+    {"residual_codec": {"latent": 2**40}},
+    {"residual_codec": {"generator_blocks": 10**9}},
     {"hierarchy": {"weights": [1], "quality_offsets": [0], "adaptors": [10**9]}},
     {"context_channels": [-1, 8, 16]},
 ]

@@ -144,3 +144,15 @@ def test_weights_of_earlier_versions_get_their_present_names():
     assert before.keys() != now.keys()
     assert with_present_names(before, "cmfr").keys() == now.keys()
     assert with_present_names(now, "cmfr").keys() == now.keys()
+
+
+def test_the_old_key_of_the_residual_codec_is_read():
+    """In weights files, training configurations and ablations of before."""
+    present = PRESETS["cmfr-nano"]
+    tree = present.model_dump()
+    tree["inter"] = tree.pop("residual_codec")
+    assert parse_model(tree) == present
+    changed = parse_model({**present.model_dump(), "inter": {"latent": 32}})
+    assert changed.residual_codec == present.residual_codec.model_copy(update={"latent": 32})
+    with pytest.raises(ValueError, match=r"residual_codec\.latnt"):
+        parse_model({**present.model_dump(), "inter": {"latnt": 32}})

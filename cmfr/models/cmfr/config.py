@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from cmfr.config import CodecConfig, Depth, LatentConfig, Strict, Stride, Width, check_strides
 from cmfr.utils.errors import UserError
+from cmfr.utils.yaml_config import with_present_keys
 
 
 class MatchingLevel(Strict):
@@ -54,6 +55,9 @@ class ResidualConfig(LatentConfig):
     generator_blocks: Depth = 2
 
 
+RENAMED_KEYS = {"inter": "residual_codec"}  # what keys were called in files from before, and are
+
+
 class CMFRConfig(CodecConfig):
     """CMFR: everything that decides the network. The four ablation switches come first.
 
@@ -79,12 +83,17 @@ class CMFRConfig(CodecConfig):
     residual_codec: ResidualConfig
     skip_scale: float = Field(0.15, ge=0, le=64)  # latents of a smaller scale are not coded
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_present_keys(cls, values: Any) -> Any:
+        return with_present_keys(values, RENAMED_KEYS) if isinstance(values, dict) else values
+
     @model_validator(mode="after")
     def _consistent(self) -> CMFRConfig:
         if 4 * self.feature_stride > self.residual_codec.latent_stride:
             raise UserError(
-                f"residual_codec.latent_stride = {self.residual_codec.latent_stride} is finer than the coarsest "
-                f"context, at {4 * self.feature_stride}"
+                f"residual_codec.latent_stride = {self.residual_codec.latent_stride} is finer than "
+                f"the coarsest context, at {4 * self.feature_stride}"
             )
         strides = [level.stride for level in self.motion.estimation]
         check_strides("motion.estimation", strides, self.frame_multiple)

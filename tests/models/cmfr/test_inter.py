@@ -29,9 +29,13 @@ VARIANTS = [
     {"block": "depthwise"},
     {"refresh_period": 3},
     {"motion": {"latent_stride": 8}},
-    {"motion": {"latent_stride": 8}, "intra": {"latent_stride": 8}, "inter": {"latent_stride": 8},
-     "feature_stride": 2},
-]  # fmt: skip
+    {
+        "feature_stride": 2,
+        "intra": {"latent_stride": 8},
+        "motion": {"latent_stride": 8},
+        "residual_codec": {"latent_stride": 8},
+    },
+]
 
 
 def variant(changes) -> CMFRConfig:
