@@ -1,5 +1,6 @@
-"""Commands in the documentation are commands that there are."""
+"""Commands in the documentation are commands that there are; what it says of the code holds."""
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -55,3 +56,31 @@ def test_commands_work_as_they_are_written(path, capsys):
         assert all("=" in word for word in rest), line
         if args.command in ("train", "ablate"):
             assert all("=" in word for word in args.overrides), line
+
+
+def test_every_network_says_its_shapes():
+    """A `forward` has them in its docstring, or in its class's."""
+    silent = []
+    for path in sorted((ROOT / "cmfr").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            methods = node.body if isinstance(node, ast.ClassDef) else []
+            for method in methods:
+                if isinstance(method, ast.FunctionDef) and method.name == "forward":
+                    said = f"{ast.get_docstring(node)} {ast.get_docstring(method)}"
+                    if not re.search(r"\[(B|sets), ", said):
+                        silent.append(f"{path.name}: {node.name}")
+    assert not silent
+
+
+def test_the_map_of_modules_agrees_with_the_tree():
+    """A row for each package, with all of its modules."""
+    text = (ROOT / "docs" / "architecture.md").read_text().partition("## Modules")[2]
+    rows = re.findall(r"^\| `([\w/]+)/` \| ([\w, ]+) \|", text, re.MULTILINE)
+    package, folders = ROOT / "cmfr", {}
+    for path in package.rglob("*.py"):
+        if path.parent != package and path.stem != "__init__":
+            folder = path.parent.relative_to(package).as_posix()
+            folders.setdefault(folder, set()).add(path.stem)
+    assert {name: set(modules.split(", ")) for name, modules in rows} == folders
+    for path in re.findall(r"`([a-z_]+/[\w/]+\.(?:py|yaml))`", text):
+        assert (package / path).is_file() or (ROOT / path).is_file(), path

@@ -217,15 +217,15 @@ def _models(cfg: AblationConfig, base: ModelConfig) -> dict[str, ModelConfig]:
             models[name] = anchor
             continue
         model = _changed(anchor, variant, name)
-        found = {key.split(".")[0] for key, _, _ in differences(plain(anchor), plain(model))}
+        changed = {key.split(".")[0] for key, _, _ in differences(plain(anchor), plain(model))}
         names = FAMILIES[anchor.family].renamed_keys
-        if idle := sorted(key for key in variant.changes if names.get(key, key) not in found):
+        if idle := sorted(key for key in variant.changes if names.get(key, key) not in changed):
             raise UserError(f"variant {name}: {idle[0]} is the same in the anchor {cfg.anchor}")
-        if not found:
+        if not changed:
             raise UserError(f"variant {name} changes nothing, so it is the anchor {cfg.anchor}")
         if same := [other for other, theirs in models.items() if theirs == model]:
             raise UserError(f"variants {same[0]} and {name} are the same model")
-        if (touched := sorted(found & INTRA_KEYS)) and variant.weights is None:
+        if (touched := sorted(changed & INTRA_KEYS)) and variant.weights is None:
             raise UserError(
                 f"variant {name} changes {touched[0]}, and with it the intra codec that all share"
             )

@@ -203,9 +203,9 @@ def weights_of(cfg: AblationConfig, name: str, run: TrainConfig) -> Path | None:
     if given is None:
         return run.run_dir / "weights.safetensors" if standing(run) == FINISHED else None
     model, _, _ = read_weights(given)
-    found = [d for d in differences(plain(run.model), plain(model)) if d[0] != "name"]
-    if found:
-        key, wanted, there = found[0]
+    differing = [d for d in differences(plain(run.model), plain(model)) if d[0] != "name"]
+    if differing:
+        key, wanted, there = differing[0]
         raise UserError(f"variant {name}: {key} is {wanted}, but {there} in {given}")
     return given
 

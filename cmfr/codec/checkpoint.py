@@ -116,8 +116,8 @@ def read_weights(path: Path) -> tuple[ModelConfig, dict[str, Tensor], dict[str, 
     try:
         cfg = parse_model(json.loads(metadata["config"]))
     except ValidationError as error:
-        told = faults(error, ModelConfig)
-        raise UserError(f"{path}: its model configuration cannot be read: {told}") from error
+        reasons = faults(error, ModelConfig)
+        raise UserError(f"{path}: its model configuration cannot be read: {reasons}") from error
     except (KeyError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: its model configuration cannot be read: {error}") from error
     # Files from before the id was stored are known by the hash of what they hold, under the names

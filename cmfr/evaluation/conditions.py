@@ -201,10 +201,10 @@ def _together(a: Record, b: Record) -> bool:
 def check_comparable(a: Record, b: Record, force: bool = False) -> list[str]:
     """`differences`. Raises DifferentConditions if there are any, unless `force`; the message says
     by which options a published figure's conditions are met."""
-    found = differences(a, b)
-    if found and not force:
-        raise DifferentConditions(f"{a.sequence}: {'; '.join(found)}{advice(a, b)}")
-    return found
+    differing = differences(a, b)
+    if differing and not force:
+        raise DifferentConditions(f"{a.sequence}: {'; '.join(differing)}{advice(a, b)}")
+    return differing
 
 
 def advice(a: Record, b: Record) -> str:

@@ -65,7 +65,7 @@ class SequenceTask:
     def key(self) -> str:
         """Hash of weights, source, conditions and the code that measures: the same key, the same
         record, whatever other rates and sequences are measured beside it."""
-        told = asdict(self) | {
+        identity = asdict(self) | {
             "weights": _weights_identity(self.weights, _changed(self.weights)),
             "source": _samples_hash(self),
             "device": torch.device(self.device).type,
@@ -73,8 +73,9 @@ class SequenceTask:
             "frames": self.frames,
         }
         for name in ("parts", "rate_index", "set_sequences"):
-            del told[name]
-        return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
+            del identity[name]
+        text = json.dumps(identity, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def part(self) -> Path | None:
         """The file of the finished measurement."""

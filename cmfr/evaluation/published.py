@@ -81,11 +81,11 @@ def _files() -> list[Path]:
 def _published_curve(
     content: Json, codec: str, dataset: str, sequence: str, columns: Json
 ) -> list[Record]:
-    said = content["conditions"] | content.get("dataset_conditions", {}).get(dataset, {})
-    frames = columns.get("frames", said["frames"])
+    stated = content["conditions"] | content.get("dataset_conditions", {}).get(dataset, {})
+    frames = columns.get("frames", stated["frames"])
     alone = sequence != DATASET_MEAN
     conditions = CodingConditions(
-        **{**said, "frames": frames if alone else None, "publication": content["source"]}
+        **{**stated, "frames": frames if alone else None, "publication": content["source"]}
     )
     kinds = {"all": ("", frames)}  # the end of its columns' names, how many frames
     if "bpp_i" in columns:
@@ -127,9 +127,9 @@ def _record(
     averages: Mapping[str, Average],
 ) -> Record:
     """With the size and frame rate that the sequence's name tells."""
-    said = parse_raw_name(sequence)
-    rate = parse_frame_rate(said.rate) if said.rate else None
-    width, height = said.size or (0, 0)
+    parsed = parse_raw_name(sequence)
+    rate = parse_frame_rate(parsed.rate) if parsed.rate else None
+    width, height = parsed.size or (0, 0)
     return Record(
         dataset, sequence, codec, index, label, width, height, rate, conditions, averages=averages
     )
@@ -167,10 +167,11 @@ def read_any(
 
 def _with(known: CodingConditions, more: Mapping[str, Any]) -> CodingConditions:
     """With what is not known filled in; matrix, range and chroma are of RGB only."""
-    found = {name: value for name, value in more.items() if getattr(known, name) is None}
+    missing = {name: value for name, value in more.items() if getattr(known, name) is None}
     if known.color != "rgb":
-        found = {name: v for name, v in found.items() if name not in ("matrix", "range", "chroma")}
-    return replace(known, **found)
+        of_rgb = ("matrix", "range", "chroma")
+        missing = {name: value for name, value in missing.items() if name not in of_rgb}
+    return replace(known, **missing)
 
 
 def _read(
@@ -215,8 +216,8 @@ def _dcvc(points: Sequence[tuple[str, str, str, Json]], codec: str) -> list[Reco
         averages = {}
         for kind, count in counts.items():
             start = f"ave_{kind.lower()}_frame_"
-            found = {name: point.get(start + k) for k, name in names.items()}
-            quality = {name: value for name, value in found.items() if value}  # 0: not computed
+            values = {name: point.get(start + k) for k, name in names.items()}
+            quality = {name: value for name, value in values.items() if value}  # 0: not computed
             averages[kind] = Average(count, point[f"{start}bpp"], quality)
         known = _stated(averages["all"].quality, intra + inter)
         if intra == 1 and inter:

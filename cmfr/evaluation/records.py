@@ -138,12 +138,12 @@ class Record:
 
 def _with_combined(quality: Quality) -> dict[str, float]:
     """With the 6:1:1 means of the planes where they are absent; means over frames commute."""
-    found = dict(quality)
+    combined = dict(quality)
     for name in ("psnr", "ms_ssim"):
         planes = [quality[key] for p in "yuv" if (key := f"{name}_{p}") in quality]
         if len(planes) == 3:
-            found.setdefault(f"{name}_yuv", (6 * planes[0] + planes[1] + planes[2]) / 8)
-    return found
+            combined.setdefault(f"{name}_yuv", (6 * planes[0] + planes[1] + planes[2]) / 8)
+    return combined
 
 
 # --- files
@@ -163,28 +163,28 @@ def write_results(path: str | Path, records: Iterable[Record]) -> None:
     that is not JSON; OSError where the file cannot be written.
     """
     path = Path(path)
-    found: Json = {}
+    tree: Json = {}
     records = sorted(records, key=lambda r: r.rate_index)
     if len(codecs := sorted({record.codec for record in records})) != 1:
         raise UserError(f"{path} is to hold one codec, not {' and '.join(codecs) or 'none'}")
     for record in records:
-        rates = found.setdefault(record.dataset, {}).setdefault(record.sequence, {})
+        rates = tree.setdefault(record.dataset, {}).setdefault(record.sequence, {})
         key = f"{record.rate_index:03d}"
         if key in rates:
             raise UserError(f"{path}: {record.sequence} is there twice at rate index {key}")
         rates[key] = {**_dcvc_record(record), "cmfr": record}
     with malformed(path, "not written"):
-        text = _dump(found)
+        text = _dump(tree)
     atomic_write_text(path, text)
 
 
-def _dump(found: Any, depth: int = 1) -> str:
+def _dump(value: Any, depth: int = 1) -> str:
     """JSON with a line for each key of a record, so that lists of frames do not fill pages."""
-    if isinstance(found, Record):
-        found = _ADAPTER.dump_python(found, mode="json", exclude=_PLACE)
+    if isinstance(value, Record):
+        value = _ADAPTER.dump_python(value, mode="json", exclude=_PLACE)
     if depth > 4:
-        return json.dumps(found, allow_nan=False)
-    lines = (f"{' ' * depth}{json.dumps(k)}: {_dump(v, depth + 1)}" for k, v in found.items())
+        return json.dumps(value, allow_nan=False)
+    lines = (f"{' ' * depth}{json.dumps(k)}: {_dump(v, depth + 1)}" for k, v in value.items())
     return "{\n" + ",\n".join(lines) + f"\n{' ' * (depth - 1)}}}" + "\n" * (depth == 1)
 
 
@@ -273,14 +273,14 @@ def class_curve(records: Iterable[Record], metric: str, db: bool = False) -> lis
     sequences = set().union(*rates.values())
     points = []
     for index in sorted(rates):
-        found = rates[index].values()
-        if len(found) < len(sequences):
+        present = rates[index].values()
+        if len(present) < len(sequences):
             raise UserError(
-                f"{record.codec} on {record.dataset}: only {len(found)} of {len(sequences)} "
+                f"{record.codec} on {record.dataset}: only {len(present)} of {len(sequences)} "
                 f"sequences have a rate index {index}, so there is no curve of the whole set"
             )
-        values = [(r.bpp, r.mean(metric)) for r in found]
-        bpp, value = np.average(values, axis=0, weights=[r.average().frames for r in found])
+        values = [(r.bpp, r.mean(metric)) for r in present]
+        bpp, value = np.average(values, axis=0, weights=[r.average().frames for r in present])
         points.append((float(bpp), _scaled(float(value), db)))
     return points
 

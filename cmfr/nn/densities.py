@@ -248,8 +248,8 @@ class FactorizedDensity(EntropyBottleneck):
 
 
 class CumulativeStage(nn.Module):
-    """One stage of DCVC's factorized density: x softplus(h) + b, then + tanh(.) tanh(a) but in
-    the last. Parameters [sets, C, 1, 1]."""
+    """One stage of DCVC's factorized density, [B, C, H, W] -> the same shape: x softplus(h) + b,
+    then + tanh(.) tanh(a) but in the last. Parameters [sets, C, 1, 1]."""
 
     def __init__(self, sets: int, channels: int, last: bool) -> None:
         super().__init__()

@@ -32,6 +32,7 @@ class ResidualBlock(nn.Module):
         self.conv2 = conv(middle, channels, gain=0.0)  # starts as the identity
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, H, W] -> the same shape."""
         h = self.conv1(F.leaky_relu(x, self.slope))
         h = self.conv2(F.leaky_relu(h, self.slope))
         return x + (F.leaky_relu(h, self.slope) if self.last else h)
@@ -68,6 +69,7 @@ class DepthwiseBlock(nn.Module):
         self.reduce = conv(hidden, outputs, 1, gain=SMALL_GAIN)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [B, inputs, H, W] -> [B, outputs, H, W]."""
         h = self.depth(F.leaky_relu(self.point1(x), 0.01))
         h = self.point2(h) if self.merge is None else self.merge(h * self.point2(x))
         x = self.skip(x) + h

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cmfr.evaluation.conditions import DifferentConditions, advice, not_stated, period
+from cmfr.evaluation.conditions import DifferentConditions, advice, not_stated, period, said
 from cmfr.evaluation.conditions import differences as differences_of
 from cmfr.evaluation.published import dataset_name, published, published_names, read_any
 from cmfr.evaluation.records import DATASET_MEAN, Record
@@ -53,25 +53,25 @@ class CodecResults:
         """Of published curves: what they are, their source, their condition."""
         if not self.published:
             return ""
-        said = self.records[0].metadata
+        metadata = self.records[0].metadata
         conditions = "; ".join(dict.fromkeys(map(describe, self.records)))
-        return f"{said['title']}. Source: {said['source']}. Condition: {conditions}"
+        return f"{metadata['title']}. Source: {metadata['source']}. Condition: {conditions}"
 
 
 def describe(record: Record) -> str:
     """The conditions of a record in a few words, without its number of frames."""
-    said = record.conditions
-    color = {"rgb": "RGB", "yuv420": "YUV 4:2:0"}[said.color]
-    if said.color == "rgb":
-        color += f" (matrix {said.matrix or 'not stated'}, range {said.range or 'not stated'})"
-    return f"{color}, intra period {period(said.intra_period)}"
+    conditions = record.conditions
+    color = {"rgb": "RGB", "yuv420": "YUV 4:2:0"}[conditions.color]
+    if conditions.color == "rgb":
+        color += f" (matrix {said(conditions.matrix)}, range {said(conditions.range)})"
+    return f"{color}, intra period {period(conditions.intra_period)}"
 
 
 def some(names: Iterable[str]) -> str:
     """The first few of many names."""
-    found = list(names)
-    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-    return ", ".join(found[:SHOWN]) + more
+    listed = list(names)
+    more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
+    return ", ".join(listed[:SHOWN]) + more
 
 
 # --- reading
@@ -100,26 +100,26 @@ def collect(
         if len(names) != 1:
             raise UserError(f"{alone} holds several codecs, {some(names)}: name one as the anchor")
     _tell_apart(by_file)
-    found: dict[str, list[Record]] = {}
+    records_of: dict[str, list[Record]] = {}
     spelled: dict[str, str] = {}
     for record in (record for read in by_file.values() for record in read):
         name = spelled.setdefault(dataset_name(record.dataset), record.dataset)
-        found.setdefault(record.codec, []).append(replace(record, dataset=name))
+        records_of.setdefault(record.codec, []).append(replace(record, dataset=name))
     for name in published_codecs:
-        _add_published(found, name)
-    if anchor not in found:
+        _add_published(records_of, name)
+    if anchor not in records_of:
         if alone.resolve() in by_file:
             anchor = by_file[alone.resolve()][0].codec
         elif anchor in published_names():
-            anchor = _add_published(found, anchor)
+            anchor = _add_published(records_of, anchor)
         else:
-            known = some(found) if found else "none"
+            known = some(records_of) if records_of else "none"
             raise UserError(
                 f"the anchor {anchor!r} is no codec of the results (they have {known}), no file "
                 f"and no published codec (those are {', '.join(published_names())})"
             )
-    order = sorted(found, key=lambda name: name != anchor)
-    return [CodecResults.of(name, found[name]) for name in order]
+    order = sorted(records_of, key=lambda name: name != anchor)
+    return [CodecResults.of(name, records_of[name]) for name in order]
 
 
 def _read(path: Path, options: Mapping[str, Any] | None) -> list[Record]:
@@ -183,15 +183,15 @@ def scope(codecs: Sequence[CodecResults]) -> dict[str, tuple[str, ...]]:
     others = [codec for codec in codecs[1:] if codec.places]
     own = [codec for codec in others if not codec.published]
     known = {dataset for dataset, _ in codecs[0].places}
-    found: dict[str, dict[str, None]] = {}
+    sets: dict[str, dict[str, None]] = {}
     for codec in own or others or codecs:
         for dataset, sequence in codec.places:
             if not own and dataset not in known:
                 continue
-            names = found.setdefault(dataset, {})
+            names = sets.setdefault(dataset, {})
             if sequence != DATASET_MEAN:
                 names[sequence] = None
-    return {dataset: tuple(names) for dataset, names in found.items()}
+    return {dataset: tuple(names) for dataset, names in sets.items()}
 
 
 def differences(codecs: Sequence[CodecResults], sets: Mapping[str, Sequence[str]]) -> list[str]:
@@ -199,17 +199,17 @@ def differences(codecs: Sequence[CodecResults], sets: Mapping[str, Sequence[str]
 
     Where the anchor is not measured the next codec stands in for it.
     """
-    found: dict[str, dict[str, None]] = {}
+    places_of: dict[str, dict[str, None]] = {}
     for place, reference, record in _pairs(codecs, sets):
-        for said in differences_of(reference, record):
-            found.setdefault(said, {})[place] = None
-    return [f"{said} on {some(places)}" for said, places in found.items()]
+        for difference in differences_of(reference, record):
+            places_of.setdefault(difference, {})[place] = None
+    return [f"{difference} on {some(places)}" for difference, places in places_of.items()]
 
 
 def unstated(codecs: Sequence[CodecResults], sets: Mapping[str, Sequence[str]]) -> list[str]:
     """What is to be known of comparisons that are allowed: conditions that someone leaves open."""
     pairs = _pairs(codecs, sets)
-    return list(dict.fromkeys(said for _, a, b in pairs for said in not_stated(a, b)))
+    return list(dict.fromkeys(note for _, a, b in pairs for note in not_stated(a, b)))
 
 
 def _pairs(
@@ -238,11 +238,11 @@ def _reference(codecs: Sequence[CodecResults], dataset: str, sequence: str) -> R
 
 def refuse(codecs: Sequence[CodecResults], sets: Mapping[str, Sequence[str]]) -> None:
     """Raises DifferentConditions if there are differences."""
-    if found := differences(codecs, sets):
-        more = f"; and {len(found) - SHOWN} more differences" if len(found) > SHOWN else ""
+    if differing := differences(codecs, sets):
+        more = f"; and {len(differing) - SHOWN} more differences" if len(differing) > SHOWN else ""
         hints = (advice(a, b) for _, a, b in _pairs(codecs, sets) if differences_of(a, b))
         raise DifferentConditions(
-            f"the results were not measured alike: {'; '.join(found[:SHOWN])}{more}"
+            f"the results were not measured alike: {'; '.join(differing[:SHOWN])}{more}"
             f"{next(filter(None, hints), '')} (--force compares them all the same)"
         )
 

@@ -105,8 +105,8 @@ class TrainLog:
             | {name: _rounded(value) for name, value in asdict(p).items() if name != "quality"}
             for p in curve
         ]
-        said = {"objective": group, "score": _rounded(score), "curve": points}
-        self._append("validation.jsonl", head | said)
+        record = {"objective": group, "score": _rounded(score), "curve": points}
+        self._append("validation.jsonl", head | record)
 
     def pictures(self, group: str, total_steps: int, source: Tensor, output: FrameOutput) -> None:
         """The first sample of a batch: source [3, H, W] and what became of it."""

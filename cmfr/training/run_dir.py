@@ -89,10 +89,10 @@ class RunDir:
         config, mine = self.path / "config.yaml", plain(self.cfg)
         if config.is_file() and self.state_file.is_file():
             theirs = _with_present_keys(yaml.safe_load(config.read_text()))
-            found = differences(fixed_part(theirs), fixed_part(mine))
-            if found:
-                shown = "; ".join(f"{key}: {a} there, {b} here" for key, a, b in found[:8])
-                more = f"; and {len(found) - 8} more" if found[8:] else ""
+            differing = differences(fixed_part(theirs), fixed_part(mine))
+            if differing:
+                shown = "; ".join(f"{key}: {a} there, {b} here" for key, a, b in differing[:8])
+                more = f"; and {len(differing) - 8} more" if differing[8:] else ""
                 raise UserError(
                     f"{self.path} holds a run of another configuration ({shown}{more}); choose "
                     "another run_dir"

@@ -52,8 +52,9 @@ def _bfloat16(device: torch.device, cpuinfo: Path) -> tuple[bool, str]:
         has = torch.cuda.is_bf16_supported(including_emulation=False)
         return has, f"this GPU has {'' if has else 'no '}bfloat16"
     flags = set(cpuinfo.read_text().split()) if cpuinfo.is_file() else set()
-    found = [name for name in ("amx_bf16", "avx512_bf16") if name in flags]
-    return bool(found), f"this CPU has {found[0] if found else 'neither amx_bf16 nor avx512_bf16'}"
+    instructions = [name for name in ("amx_bf16", "avx512_bf16") if name in flags]
+    what = instructions[0] if instructions else "neither amx_bf16 nor avx512_bf16"
+    return bool(instructions), f"this CPU has {what}"
 
 
 def init_from(model: VideoModel, inits: tuple[InitConfig, ...]) -> None:

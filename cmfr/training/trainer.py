@@ -298,7 +298,7 @@ def train(cfg: TrainConfig) -> str | None:
     all but one of several processes."""
     try:
         trainer = Trainer(cfg)
-        told = trainer.run()
-        return told if trainer.team.is_main else None
+        result = trainer.run()
+        return result if trainer.team.is_main else None
     finally:
         leave()

@@ -76,10 +76,10 @@ def source_hash(source: Source, frames: int | None) -> str:
         return frame
 
     with source.open() as reader:
-        found = samples_hash(map(counted, islice(reader, frames)))
+        digest = samples_hash(map(counted, islice(reader, frames)))
     if frames is not None and count < frames:
         raise UserError(f"{source.name} has {count} frames, not {frames}")
-    return found
+    return digest
 
 
 Code = Callable[[float, int], Record]  # a rate and its index
@@ -102,13 +102,13 @@ def code_all(
     before = finished(output, settings.name)
     records: list[Record] = []
     for source in sources:
-        told = request(settings, source, module)
+        wanted = request(settings, source, module)
         with coder(source) as code:
             for index, rate in enumerate(sorted(settings.rates, reverse=True)):
                 known = before.get((source.dataset, source.name, rate))
-                if known is None or known.metadata.get("request") != told:
+                if known is None or known.metadata.get("request") != wanted:
                     known = code(rate, index)
-                    known.metadata["request"] = told
+                    known.metadata["request"] = wanted
                     print(describe(known), flush=True)
                 records.append(replace(known, rate_index=index))
                 write_results(output, records + unreached(before, records))
@@ -119,7 +119,7 @@ def request(settings: Any, source: Source, module: str) -> dict[str, Any]:
     """What decides a record besides its rate, as JSON values: settings without their `rates`, the
     samples that are coded, and the code of the module that does it."""
 
-    def told(value: object) -> str:
+    def described(value: object) -> str:
         """Files by name and size: where they lie is nobody's business."""
         if not isinstance(value, Path):
             return str(value)
@@ -127,8 +127,8 @@ def request(settings: Any, source: Source, module: str) -> dict[str, Any]:
 
     samples = source_hash(source, settings.conditions.frames or source.frames)
     values = asdict(settings).items()
-    found = {name: told(value) for name, value in values if name != "rates"}
-    return found | {"source": samples, "code": code_hash(module), "pyav": av.__version__}
+    decisive = {name: described(value) for name, value in values if name != "rates"}
+    return decisive | {"source": samples, "code": code_hash(module), "pyav": av.__version__}
 
 
 def finished(output: Path, codec: str) -> dict[tuple[str, str, float], Record]:
@@ -196,8 +196,8 @@ def compare_videos(
     source: VideoReader, decoded: VideoReader, frames: int, asked: CodingConditions
 ) -> list[dict[str, float]]:
     """Quality of the first `frames` frames. Raises ValueError if `decoded` is another video."""
-    one, other = source.info, decoded.info
-    if (one.plane_shapes, one.bit_depth) != (other.plane_shapes, other.bit_depth):
-        raise UserError(f"{source.path} was coded, but {other.width}x{other.height} decoded")
+    info, coded = source.info, decoded.info
+    if (info.plane_shapes, info.bit_depth) != (coded.plane_shapes, coded.bit_depth):
+        raise UserError(f"{source.path} was coded, but {coded.width}x{coded.height} decoded")
     pairs = zip(islice(source, frames), decoded, strict=True)
-    return [frame_metrics(a, b, one, asked) for a, b in pairs]
+    return [frame_metrics(a, b, info, asked) for a, b in pairs]

@@ -279,6 +279,6 @@ def library_versions(library: str) -> dict[str, str]:
     stem = {"libsvtav1": "libsvtav1enc", "libvpx-vp9": "libvpx"}.get(library, library)
     maps = Path("/proc/self/maps")
     loaded = maps.read_text() if maps.exists() else ""
-    found = re.search(rf"/{stem}[-.][^/\n]*\.so\.([\d.]+)$", loaded, re.IGNORECASE | re.MULTILINE)
-    known = {"library": f"{library} {found[1]}"} if found else {}
+    match = re.search(rf"/{stem}[-.][^/\n]*\.so\.([\d.]+)$", loaded, re.IGNORECASE | re.MULTILINE)
+    known = {"library": f"{library} {match[1]}"} if match else {}
     return {"pyav": av.__version__, "ffmpeg": ffmpeg, **known}

@@ -195,9 +195,9 @@ def _call(command: list[str], source: Source) -> str:
 
 def _pictures(log: str, frames: int) -> list[tuple[Any, int]]:
     """Type and bits of every frame; empty unless the log has all of them in display order."""
-    found = _PICTURE.findall(log)
-    numbers = [int(number) for number, _, _ in found]  # from 0 again at each IDR picture
+    pictures = _PICTURE.findall(log)
+    numbers = [int(number) for number, _, _ in pictures]  # from 0 again at each IDR picture
     in_order = all(b in (0, a + 1) for a, b in zip([-1, *numbers], numbers, strict=False))
-    if len(found) != frames or not in_order:
+    if len(pictures) != frames or not in_order:
         return []
-    return [(kind.upper(), int(bits)) for _, kind, bits in found]
+    return [(kind.upper(), int(bits)) for _, kind, bits in pictures]

@@ -54,6 +54,7 @@ class FeatureExtractor(nn.Module):
         self.body = block(cfg, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [B, 3, H, W] -> f_x [B, C0, H/s, W/s]."""
         return self.body(self.stem(x))
 
 
@@ -67,6 +68,7 @@ class PredictedFeatureExtractor(nn.Module):
         self.body = block(cfg, width)
 
     def forward(self, prediction: Tensor, context: Tensor) -> Tensor:
+        """prediction [B, 3, H, W], context [B, C0, H/s, W/s] -> f_p [B, C0, H/s, W/s]."""
         return self.body(self.stem(prediction, context))
 
 
@@ -88,6 +90,7 @@ class MaskPredictor(nn.Module):
         nn.init.constant_(self.tail.bias, 4 / MASK_SLOPE)  # type: ignore[arg-type]
 
     def forward(self, predicted: Tensor, context: Tensor) -> Tensor:
+        """predicted (f_p), context [B, C0, h, w] -> mask [B, outputs, h, w] in (0, 1)."""
         h = self.body(self.head(torch.cat([predicted, context], 1)))
         return torch.sigmoid(MASK_SLOPE * self.tail(h))
 
@@ -112,6 +115,7 @@ class ScaledFeatureFusion(nn.Module):
         self.body = block(cfg, channels)
 
     def forward(self, feature: Tensor, condition: Tensor) -> Tensor:
+        """feature, condition [B, C, h, w] -> [B, C, h, w]."""
         scale = 2 * torch.sigmoid(self.scale(torch.cat([feature, condition], 1)))
         fused = self.feature(feature) + self.sign * scale * self.condition(condition)
         return self.body(fused)
@@ -127,6 +131,7 @@ class ConcatFusion(nn.Module):
         self.body = block(cfg, channels)
 
     def forward(self, feature: Tensor, condition: Tensor) -> Tensor:
+        """feature, condition [B, C, h, w] -> [B, C, h, w]."""
         return self.body(self.merge(torch.cat([feature, condition], 1)))
 
 

@@ -110,6 +110,7 @@ class TemporalPrior(nn.Module):
         self.net = nn.Sequential(*layers, conv(c2, latent, 1 if levels else 3))
 
     def forward(self, context: Tensor) -> Tensor:
+        """context [B, C2, H/4s, W/4s] -> [B, Cy, H/S, W/S], float32."""
         # Feeds entropy parameters: float32, like everything in CMFRLatentCoder.
         with torch.autocast(context.device.type, enabled=False):
             return self.net(context.float())
@@ -134,7 +135,13 @@ class ResidualCodec(nn.Module):
         quality: Tensor,
         previous_latent: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Code a residual (None when decoding): decoded residual [B, C0, h, w], its latent."""
+        """Code a residual (None when decoding): decoded residual, its quantized latent.
+
+        residual: [B, C0, h, w].
+        contexts: at (h, w), (h/2, w/2), (h/4, w/4).
+        quality: indices [B].
+        previous_latent: [B, Cy, H/S, W/S], and so is the one that is returned.
+        """
         y = None if residual is None else self.encoder(residual, contexts, quality)
         size = (previous_latent.shape[2], previous_latent.shape[3])
         priors = [self.temporal_prior(contexts[2]), previous_latent]

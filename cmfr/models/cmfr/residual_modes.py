@@ -45,6 +45,7 @@ class NoResidual(ResidualMode):
     """Conditional coding: the contexts alone carry the prediction."""
 
     def forward(self, prediction: Tensor, context: Tensor) -> Subtrahend:
+        """Nothing, whatever the prediction [B, 3, H, W] and the context [B, C0, h, w] are."""
         return Subtrahend()
 
 
@@ -52,6 +53,7 @@ class PixelResidual(ResidualMode):
     """x - prediction."""
 
     def forward(self, prediction: Tensor, context: Tensor) -> Subtrahend:
+        """pixels: the prediction [B, 3, H, W]."""
         return Subtrahend(pixels=prediction)
 
 
@@ -63,6 +65,7 @@ class FeatureResidual(ResidualMode):
         self.predicted_features = PredictedFeatureExtractor(cfg)
 
     def forward(self, prediction: Tensor, context: Tensor) -> Subtrahend:
+        """features: f_p [B, C0, h, w]."""
         return Subtrahend(features=self.predicted_features(prediction, context))
 
 
@@ -74,6 +77,7 @@ class MaskedFeatureResidual(FeatureResidual):
         self.mask_predictor = MaskPredictor(cfg, cfg.context_channels[0])
 
     def forward(self, prediction: Tensor, context: Tensor) -> Subtrahend:
+        """features: m * f_p; mask: m, both [B, C0, h, w]."""
         predicted = self.predicted_features(prediction, context)
         mask = self.mask_predictor(predicted, context)
         return Subtrahend(features=mask * predicted, mask=mask)
@@ -88,6 +92,7 @@ class MaskedPixelResidual(FeatureResidual):
         self.mask_predictor = MaskPredictor(cfg, self.stride**2)
 
     def forward(self, prediction: Tensor, context: Tensor) -> Subtrahend:
+        """pixels: m * prediction [B, 3, H, W]; mask: m [B, 1, H, W]."""
         predicted = self.predicted_features(prediction, context)
         mask = self.mask_predictor(predicted, context)
         mask = F.pixel_shuffle(mask, self.stride) if self.stride > 1 else mask

@@ -61,6 +61,7 @@ class ResidualDown(nn.Module):
         self.skip = conv(inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [B, inputs, H, W] -> [B, outputs, H/2, W/2]."""
         h = self.conv2(F.leaky_relu(self.conv1(x), 0.01))
         # Taking every second sample first is the 1x1 convolution of stride 2 that was published.
         # PyTorch's own (2.11 to 2.15, CPU, channels_last, few channels) corrupts memory in the
@@ -77,6 +78,7 @@ class PatchDown(nn.Module):
         self.conv1, self.conv2 = conv(outputs, outputs), conv(outputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [B, inputs, H, W] -> [B, outputs, H/2, W/2]."""
         x = self.down(x)
         h = self.conv2(F.leaky_relu(self.conv1(x), 0.01))
         return x + F.leaky_relu(h, 0.01)
@@ -91,6 +93,7 @@ class ResidualUp(nn.Module):
         self.skip = upsample(inputs, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [B, inputs, H, W] -> [B, outputs, 2H, 2W]."""
         h = self.conv(F.leaky_relu(self.up(x), 0.01))
         return self.skip(x) + F.leaky_relu(h, 0.1)
 
@@ -122,6 +125,7 @@ class UNet(nn.Module):
         self.up2, self.join2 = upsample(b, a), depth_block(kind, 2 * a, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [B, inputs, H, W], H and W multiples of 4 -> [B, outputs, H, W]."""
         x1 = self.down1(x)
         x2 = self.down2(self.pool1(x1))
         h = self.middle(self.down3(self.pool2(x2)))

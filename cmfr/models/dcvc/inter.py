@@ -52,6 +52,7 @@ class ContextualEncoder(nn.Module):
         self.down3 = conv(c2, cfg.latent, stride=2)
 
     def forward(self, x: Tensor, contexts: Contexts, quality: Tensor) -> Tensor:
+        """x [B, 3, H, W], contexts at 1, 1/2, 1/4, quality [B] -> y [B, latent, H/16, W/16]."""
         h = self.down0(torch.cat([x, contexts[0]], 1))
         h = self.gain(self.mix1(torch.cat([h, contexts[1]], 1)), quality)
         h = self.mix2(torch.cat([self.down1(h), contexts[2]], 1))
@@ -72,6 +73,7 @@ class ContextualDecoder(nn.Module):
         self.up0 = upsample(2 * c1, cfg.decoder_channels, 3)
 
     def forward(self, y_hat: Tensor, contexts: Contexts, quality: Tensor) -> Tensor:
+        """y_hat [B, latent, H/16, W/16], contexts at 1, 1/2, 1/4, quality [B] -> feature."""
         h = self.up2(self.up3(y_hat))
         h = self.mix2(torch.cat([h, contexts[2]], 1))
         h = self.gain(self.up1(h), quality)
@@ -100,7 +102,14 @@ class ContextualCodec(nn.Module):
         previous: LatentReference | None,
         size: tuple[int, int],
     ) -> tuple[Tensor, Tensor]:
-        """Code a frame (None when decoding): decoded feature, its latent (of `size`)."""
+        """Code a frame (None when decoding): decoded feature, its quantized latent.
+
+        x: [B, 3, H, W].
+        contexts: at 1, 1/2, 1/4.
+        quality: indices [B].
+        previous: what the P-frame before left, if there was one.
+        size: of the latent, (H/16, W/16).
+        """
         y = None if x is None else self.encoder(x, contexts, quality)
         # The prior feeds entropy parameters: float32, like everything in LatentCoder.
         with torch.autocast(contexts[2].device.type, enabled=False):
@@ -122,6 +131,7 @@ class FrameGenerator(nn.Module):
         self.tail = conv(c0, 3)
 
     def forward(self, decoded: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """decoded [B, decoder channels, H, W], context [B, C0, H, W] -> feature, frame."""
         feature = self.body(self.head(torch.cat([decoded, context], 1)))
         return feature, self.tail(feature)
 

@@ -39,6 +39,7 @@ class MotionEncoder(nn.Module):
         self.tail = nn.Sequential(ResidualDown(c, c), depth_block(kind, c), conv(c, c, stride=2))
 
     def forward(self, flow: Tensor, previous: Tensor | None, quality: Tensor) -> Tensor:
+        """flow [B, 2, H, W], previous feature [B, C, H/4, W/4], quality [B] -> latent."""
         h = self.down(self.gain(self.head(flow), quality))
         if previous is None:
             return self.tail(self.without_previous(h))
@@ -63,6 +64,7 @@ class MotionDecoder(nn.Module):
         self.tail = nn.Sequential(depth_block(kind, c), upsample(c, 2))
 
     def forward(self, latent: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
+        """latent [B, C, H/16, W/16], quality [B] -> flow, motion feature."""
         feature = self.head(latent)
         return self.tail(self.gain(self.up(feature), quality)), feature
 
@@ -87,7 +89,10 @@ class DCVCMotionCodec(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Code a flow (None when decoding): decoded flow, motion latent, motion feature.
 
-        size: of the latent.
+        flow: [B, 2, H, W], in pixels.
+        quality: indices [B].
+        previous: what the P-frame before left, if there was one.
+        size: of the latent, (H/16, W/16).
         """
         y, priors = None, []
         if previous is not None:
