@@ -15,6 +15,18 @@ from cmfr.utils.errors import UserError, unknown
 from cmfr.utils.yaml_config import faults, merged, read_tree
 
 
+class AugmentationConfig(Strict):
+    """Detail that the clips lack (see data/augment.py).
+
+    halved: probability that a sample is cut from frames of half the resolution, where they are
+    large enough.
+    sharpening: luma (or RGB) of every sample is sharpened by an amount between 0 and this.
+    """
+
+    halved: float = Field(0.0, ge=0, le=1)
+    sharpening: float = Field(0.0, ge=0)
+
+
 class DataConfig(Strict):
     """One data set.
 
@@ -24,8 +36,8 @@ class DataConfig(Strict):
     (no root; for smoke tests). include, exclude: glob patterns of names relative to the root, so
     that training and validation can share one folder. preload keeps the whole set as uint8 in the
     memory of the training device and crops there (all of Vimeo-90k are 150 GB); otherwise
-    `workers` processes per rank read ahead. gaps: temporal distances drawn from. count, frames,
-    size: of generated clips.
+    `workers` processes per rank read ahead. gaps: temporal distances drawn from. augmentation: for
+    clips that are softer than what will be coded. count, frames, size: of generated clips.
     """
 
     kind: Literal["clips", "septuplets", "images", "generated"] = "clips"
@@ -37,6 +49,7 @@ class DataConfig(Strict):
     workers: int = Field(2, ge=0)
     gaps: tuple[Annotated[int, Field(ge=1)], ...] = Field((1,), min_length=1)
     reversal: bool = True
+    augmentation: AugmentationConfig = AugmentationConfig()
     count: int = Field(8, ge=1)
     frames: int = Field(16, ge=1)
     size: tuple[int, int] = (192, 128)  # width, height
