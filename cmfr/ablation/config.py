@@ -51,9 +51,11 @@ class EvaluationConfig(Strict):
     """What every variant codes, and what is measured.
 
     One of: sets, test sets (names or YAML files) with the folders of their sequences; videos,
-    files, folders of videos, folders of PNGs; generated ones. frames: the first so many (default:
-    all). intra_period: see `Codec.encode_video`. color, matrix, range, round_8bit: see
-    `Measurement`.
+    files, folders of videos, folders of PNGs; generated ones.
+    frames: the first so many (default: all).
+    part_frames: of each sequence, for the table of what the parts do.
+    intra_period: see `Codec.encode_video`.
+    color, matrix, range, round_8bit: see `Measurement`.
     """
 
     sets: dict[str, Path] = {}
@@ -61,6 +63,7 @@ class EvaluationConfig(Strict):
     generated: GeneratedConfig | None = None
     qualities: tuple[Annotated[int, Field(ge=0, lt=QUALITIES)], ...] = (0, 21, 42, 63)
     frames: int | None = Field(None, ge=1)
+    part_frames: int = Field(16, ge=8)
     intra_period: int = -1
     color: Color = "yuv420"
     matrix: str = "bt709"
@@ -95,10 +98,13 @@ class EvaluationConfig(Strict):
 
 class VariantConfig(Strict):
     """One model. changes: model keys, of the anchor against the base configuration's model, of
-    every other variant against the anchor. weights: a file to take instead of training."""
+    every other variant against the anchor. seed: of its training, where it is not the base
+    configuration's; variants that differ by it alone show what chance does. weights: a file to
+    take instead of training."""
 
     title: str = Field(min_length=1)
     changes: dict[str, Any] = {}
+    seed: int | None = Field(None, ge=0)
     weights: Path | None = None
 
 
@@ -172,9 +178,15 @@ def resolve(cfg: AblationConfig) -> dict[str, TrainConfig]:
         shared += (InitConfig(file=common.run_dir / "weights.safetensors", modules=("intra",)),)
     models = _models(cfg, base.model)
     return {
-        name: _run(cfg, base, model, f"variants/{name}", stages, shared)
+        name: _run(
+            cfg, _seeded(base, cfg.variants[name]), model, f"variants/{name}", stages, shared
+        )
         for name, model in models.items()
     }
+
+
+def _seeded(base: TrainConfig, variant: VariantConfig) -> TrainConfig:
+    return base if variant.seed is None else base.model_copy(update={"seed": variant.seed})
 
 
 def common_run(cfg: AblationConfig) -> TrainConfig | None:
@@ -207,9 +219,14 @@ def _models(cfg: AblationConfig, base: AnyModelConfig) -> dict[str, AnyModelConf
         found = {key.split(".")[0] for key, _, _ in differences(plain(anchor), plain(model))}
         if idle := sorted(variant.changes.keys() - found):
             raise UserError(f"variant {name}: {idle[0]} is the same in the anchor {cfg.anchor}")
-        if not found:
+        same = [
+            other
+            for other, theirs in models.items()
+            if theirs == model and cfg.variants[other].seed == variant.seed
+        ]
+        if not found and cfg.anchor in same:
             raise UserError(f"variant {name} changes nothing, so it is the anchor {cfg.anchor}")
-        if same := [other for other, theirs in models.items() if theirs == model]:
+        if same:
             raise UserError(f"variants {same[0]} and {name} are the same model")
         if (touched := sorted(found & INTRA_KEYS)) and variant.weights is None:
             raise UserError(
