@@ -21,8 +21,8 @@ from cmfr.analysis.complexity import count, facts
 from cmfr.codec.checkpoint import read_weights, weights_hash
 from cmfr.evaluation.measure import SequenceTask
 from cmfr.evaluation.records import Record
-from cmfr.models.video_model import VideoCodec
-from cmfr.report.collect import Codec, choose_metrics
+from cmfr.models.video_model import VideoModel
+from cmfr.report.collect import CodecResults, choose_metrics
 from cmfr.report.comparison import Report, build
 from cmfr.report.tables import markdown, percent
 from cmfr.report.write import write_report as write
@@ -67,10 +67,10 @@ def write_report(cfg: AblationConfig) -> str:
     return markdown(report)
 
 
-def _codec(title: str, records: Sequence[Record], run: TrainConfig, parts: Parts) -> Codec:
+def _codec(title: str, records: Sequence[Record], run: TrainConfig, parts: Parts) -> CodecResults:
     torch.manual_seed(0)
     named = [replace(record, codec=title) for record in records]
-    return replace(Codec.of(title, named, facts(*count(VideoCodec(run.model)))), parts=parts)
+    return replace(CodecResults.of(title, named, facts(*count(VideoModel(run.model)))), parts=parts)
 
 
 def _spread(cfg: AblationConfig, runs: Mapping[str, TrainConfig], report: Report) -> list[str]:
