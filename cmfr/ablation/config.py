@@ -62,14 +62,16 @@ class EvaluationConfig(Strict):
     """What every variant codes, and what is measured.
 
     One of: sets, test sets (names or YAML files) with the folders of their sequences; videos,
-    files, folders of videos, folders of PNGs; generated ones. frames (the first so many; default:
-    all) to round_8bit: see `CodingConditions`.
+    files, folders of videos, folders of PNGs; generated ones.
+    part_frames: of each sequence, for the table of what the parts do.
+    frames (the first so many; default: all) to round_8bit: see `CodingConditions`.
     """
 
     sets: dict[str, Path] = {}
     videos: tuple[Path, ...] = ()
     generated: GeneratedConfig | None = None
     qualities: tuple[Annotated[int, Field(ge=0, lt=QUALITIES)], ...] = (0, 21, 42, 63)
+    part_frames: int = Field(16, ge=8)
     frames: int | None = None
     intra_period: int = -1
     color: Color = "yuv420"
@@ -104,10 +106,13 @@ class EvaluationConfig(Strict):
 
 class VariantConfig(Strict):
     """One model. changes: model keys, of the anchor against the base configuration's model, of
-    every other variant against the anchor. weights: a file to take instead of training."""
+    every other variant against the anchor. seed: of its training, where it is not the base
+    configuration's; variants that differ by it alone show what chance does. weights: a file to
+    take instead of training."""
 
     title: str = Field(min_length=1)
     changes: dict[str, Any] = {}
+    seed: int | None = Field(None, ge=0)
     weights: Path | None = None
 
 
@@ -181,9 +186,15 @@ def resolve(cfg: AblationConfig) -> dict[str, TrainConfig]:
         shared += (InitConfig(file=common.run_dir / "weights.safetensors", modules=("intra",)),)
     models = _models(cfg, base.model)
     return {
-        name: _run(cfg, base, model, f"variants/{name}", stages, shared)
+        name: _run(
+            cfg, _seeded(base, cfg.variants[name]), model, f"variants/{name}", stages, shared
+        )
         for name, model in models.items()
     }
+
+
+def _seeded(base: TrainConfig, variant: VariantConfig) -> TrainConfig:
+    return base if variant.seed is None else base.model_copy(update={"seed": variant.seed})
 
 
 def common_run(cfg: AblationConfig) -> TrainConfig | None:
@@ -221,9 +232,14 @@ def _models(cfg: AblationConfig, base: ModelConfig) -> dict[str, ModelConfig]:
         names = FAMILIES[anchor.family].renamed_keys
         if idle := sorted(key for key in variant.changes if names.get(key, key) not in changed):
             raise UserError(f"variant {name}: {idle[0]} is the same in the anchor {cfg.anchor}")
-        if not changed:
+        same = [
+            other
+            for other, theirs in models.items()
+            if theirs == model and cfg.variants[other].seed == variant.seed
+        ]
+        if not changed and cfg.anchor in same:
             raise UserError(f"variant {name} changes nothing, so it is the anchor {cfg.anchor}")
-        if same := [other for other, theirs in models.items() if theirs == model]:
+        if same:
             raise UserError(f"variants {same[0]} and {name} are the same model")
         if (touched := sorted(changed & INTRA_KEYS)) and variant.weights is None:
             raise UserError(

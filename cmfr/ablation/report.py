@@ -15,15 +15,16 @@ from typing import Any
 import torch
 
 from cmfr.ablation.config import AblationConfig, common_run, resolve
-from cmfr.ablation.run import standing, tasks_of, weights_of
+from cmfr.ablation.parts import Parts
+from cmfr.ablation.run import parts_of, standing, tasks_of, weights_of
 from cmfr.analysis.complexity import count, facts
 from cmfr.codec.checkpoint import read_weights, weights_hash
 from cmfr.evaluation.measure import SequenceTask
 from cmfr.evaluation.records import Record
 from cmfr.models.video_model import VideoModel
 from cmfr.report.collect import CodecResults, choose_metrics
-from cmfr.report.comparison import build
-from cmfr.report.tables import markdown
+from cmfr.report.comparison import Report, build
+from cmfr.report.tables import markdown, percent
 from cmfr.report.write import write_report as write
 from cmfr.training.config import TrainConfig
 from cmfr.utils.yaml_config import differences, plain
@@ -39,10 +40,19 @@ def write_report(cfg: AblationConfig) -> str:
     runs = resolve(cfg)
     tasks = tasks_of(cfg, runs)
     found = {name: _whole_curves(tasks.get(name, [])) for name in runs}
-    codecs = [_codec(cfg.variants[name].title, found[name], runs[name]) for name in runs]
+    parts = {name: task.finished() for name, task in parts_of(cfg, runs).items()}
+    codecs = [
+        _codec(cfg.variants[name].title, found[name], runs[name], parts.get(name, {}))
+        for name in runs
+    ]
     codecs.sort(key=lambda codec: codec.name != cfg.variants[cfg.anchor].title)
     notes = [*_measuring(cfg, found), *_training(cfg, runs)]
     notes += [f"{cfg.variants[n].title} ({n}): {changes}." for n, changes in _changes(cfg, runs)]
+    if any(parts.values()):
+        notes.append(
+            f"Parts: first {cfg.evaluation.part_frames} frames of each sequence, estimated bits; "
+            "prediction is PSNR-Y of the frame predicted by the estimated, decoded, refined flow."
+        )
     measured = [codec for codec in codecs if codec.records]
     report = build(
         codecs,
@@ -51,16 +61,35 @@ def write_report(cfg: AblationConfig) -> str:
         title=f"Ablation against {codecs[0].name}",
         detailed=True,
     )
+    report = replace(report, notes=[*notes, *_spread(cfg, runs, report)])
     cfg.run_dir.mkdir(parents=True, exist_ok=True)
     write(report, cfg.run_dir / "report")
     return markdown(report)
 
 
-def _codec(title: str, records: Sequence[Record], run: TrainConfig) -> CodecResults:
+def _codec(title: str, records: Sequence[Record], run: TrainConfig, parts: Parts) -> CodecResults:
     torch.manual_seed(0)
-    return CodecResults.of(
-        title, [replace(r, codec=title) for r in records], facts(*count(VideoModel(run.model)))
-    )
+    named = [replace(record, codec=title) for record in records]
+    return replace(CodecResults.of(title, named, facts(*count(VideoModel(run.model)))), parts=parts)
+
+
+def _spread(cfg: AblationConfig, runs: Mapping[str, TrainConfig], report: Report) -> list[str]:
+    """How far apart variants are that differ by their seed alone, in words."""
+    table, notes = report.tables[report.metrics[0]], []
+    seeds: dict[str, list[str]] = {}  # names by the first of the same model
+    for name, run in runs.items():
+        first = next(other for other, theirs in runs.items() if theirs.model == run.model)
+        seeds.setdefault(first, []).append(cfg.variants[name].title)
+    for titles in seeds.values():
+        means = [table.averages[title, "mean"].value for title in titles]
+        values = [value for value in means if value is not None]
+        if len(titles) > 1 and len(values) == len(titles):
+            said = ", ".join(f"{percent(value)} %" for value in values)
+            notes.append(
+                f"Chance: {', '.join(titles)} differ by their seed alone; mean BD-rates {said}, "
+                f"{max(values) - min(values):.1f} points apart. Smaller differences mean nothing."
+            )
+    return notes
 
 
 def _whole_curves(tasks: Sequence[SequenceTask]) -> list[Record]:

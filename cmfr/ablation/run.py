@@ -6,6 +6,7 @@ run_dir/common             a training run: the intra codec that all variants sha
 run_dir/variants/NAME      a training run each: train.yaml, train.log, and what training leaves
 run_dir/sequences          generated videos
 run_dir/results/NAME.json  the records of a variant, as `cmfr evaluate` writes them
+run_dir/parts/NAME.json    what its parts do
 
 report.py makes the report of them.
 """
@@ -31,6 +32,7 @@ import yaml
 from torch import Tensor
 
 from cmfr.ablation.config import AblationConfig, common_run, resolve
+from cmfr.ablation.parts import PartsTask, measure_parts
 from cmfr.codec.checkpoint import load_training_state, read_weights
 from cmfr.evaluation.measure import SequenceTask
 from cmfr.evaluation.records import Record, write_results
@@ -41,6 +43,7 @@ from cmfr.training.progress import Progress
 from cmfr.training.run_dir import RunDir
 from cmfr.utils.device import all_devices
 from cmfr.utils.errors import UserError
+from cmfr.utils.parallel import outcomes
 from cmfr.utils.signals import on_signals
 from cmfr.utils.yaml_config import differences, plain
 from cmfr.video.color import tensor_to_planes
@@ -83,6 +86,7 @@ def _train(cfg: AblationConfig, runs: dict[str, TrainConfig], lock: int) -> dict
     """
     waiting = [name for name, run in runs.items() if standing(run) != FINISHED]
     running: dict[str, subprocess.Popen[bytes]] = {}
+    gpus, taken = visible_gpus(), dict[str, str]()
     failures: dict[str, str] = {}
     interrupted = threading.Event()
     with on_signals(lambda *_: interrupted.set()):
@@ -90,7 +94,9 @@ def _train(cfg: AblationConfig, runs: dict[str, TrainConfig], lock: int) -> dict
             while (running or waiting) and not interrupted.is_set():
                 while waiting and len(running) < cfg.parallel:
                     name = waiting.pop(0)
-                    running[name] = _start(runs[name], cfg.threads, lock)
+                    if gpus:
+                        taken[name] = idlest(gpus, [taken[other] for other in running])
+                    running[name] = _start(runs[name], cfg.threads, taken.get(name), lock)
                     print(f"{name}: training, log in {runs[name].run_dir / LOG}", flush=True)
                 for name in [name for name in running if running[name].poll() is not None]:
                     if reason := _failure(runs[name], running.pop(name).returncode):
@@ -107,11 +113,26 @@ def _train(cfg: AblationConfig, runs: dict[str, TrainConfig], lock: int) -> dict
     return failures
 
 
-def _start(run: TrainConfig, threads: int | None, lock: int) -> subprocess.Popen[bytes]:
+def visible_gpus() -> list[str]:
+    """The GPUs that runs can be spread over, as CUDA_VISIBLE_DEVICES names them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    return visible.split(",")[:count] if visible else [str(i) for i in range(count)]
+
+
+def idlest(gpus: list[str], used: list[str]) -> str:
+    """The first of those that the fewest runs use."""
+    return min(gpus, key=used.count)
+
+
+def _start(
+    run: TrainConfig, threads: int | None, gpu: str | None, lock: int
+) -> subprocess.Popen[bytes]:
     run.run_dir.mkdir(parents=True, exist_ok=True)
     config = run.run_dir / "train.yaml"
     config.write_text(yaml.safe_dump(plain(run), sort_keys=False))
     environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+    environment |= {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
     with (run.run_dir / LOG).open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "cmfr", "train", str(config)],
@@ -167,6 +188,7 @@ def run(cfg: AblationConfig, tell: Callable[[str], None] = lambda line: None) ->
         failures = failures or _train(cfg, trained, lock)
         _render(cfg)
         failures |= _measure(cfg, tasks_of(cfg, runs))
+        failures |= _measure_parts(cfg, parts_of(cfg, runs))
     return failures
 
 
@@ -189,6 +211,18 @@ def _measure(cfg: AblationConfig, tasks: dict[str, list[SequenceTask]]) -> dict[
             write_results(output, records)
         else:
             output.unlink(missing_ok=True)  # of other weights, perhaps
+    return failures
+
+
+def _measure_parts(cfg: AblationConfig, tasks: dict[str, PartsTask]) -> dict[str, str]:
+    """Measure the parts that are not there yet; returns why some could not be."""
+    missing = {task: name for name, task in tasks.items() if not task.finished()}
+    failures = {}
+    for task, outcome in outcomes(measure_parts, list(missing), cfg.parallel, cfg.threads):
+        name = f"parts of {missing[task]}"
+        if isinstance(outcome, Exception):
+            failures[name] = " ".join(str(outcome).split())
+        print(f"{name}: {failures.get(name, 'measured')}", flush=True)
     return failures
 
 
@@ -251,3 +285,20 @@ def tasks_of(
                 )
             ]
     return tasks
+
+
+def parts_of(cfg: AblationConfig, runs: dict[str, TrainConfig]) -> dict[str, PartsTask]:
+    """The parts to measure of every variant that has weights, on all sequences."""
+    sets = cfg.evaluation.found(cfg.run_dir / "sequences")
+    sequences = tuple(pair for found in sets for pair in found.sequences)
+    return {
+        name: PartsTask(
+            weights,
+            all_devices(run.device)[0],
+            sequences,
+            cfg.evaluation.part_frames,
+            cfg.run_dir / "parts" / f"{name}.json",
+        )
+        for name, run in runs.items()
+        if (weights := weights_of(cfg, name, run)) is not None
+    }

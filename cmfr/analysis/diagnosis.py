@@ -41,11 +41,7 @@ def diagnose(model: VideoModel, sequences: Sequence[DiagnosedSequence]) -> Itera
     with exact_arithmetic():
         yield motion_estimation(model, sequences)
         yield transforms(model, sequences)
-        coded = {
-            (sequence.name, quality): _code(model, sequence, quality)
-            for sequence in sequences
-            for quality in (0, *MIDDLE, QUALITIES - 1)
-        }
+        coded = code(model, sequences, (0, *MIDDLE, QUALITIES - 1))
         yield motion(sequences, coded)
         yield masks(sequences, coded)
         yield qualities(sequences, coded)
@@ -158,7 +154,19 @@ def _mask_by_region(
     return static, moving, uncovered
 
 
-Results = dict[tuple[str, int], list[_Coded]]
+Results = dict[tuple[str, int], list[_Coded]]  # by sequence and quality
+
+
+def code(
+    model: VideoModel, sequences: Sequence[DiagnosedSequence], qualities: Sequence[int]
+) -> Results:
+    """All sequences at all qualities, one I-frame each, estimated bits."""
+    with exact_arithmetic():
+        return {
+            (sequence.name, quality): _code(model, sequence, quality)
+            for sequence in sequences
+            for quality in qualities
+        }
 
 
 def motion(sequences: Sequence[DiagnosedSequence], coded: Results) -> Table:
@@ -225,7 +233,7 @@ def drift(sequences: Sequence[DiagnosedSequence], coded: Results) -> Table:
 def bits(sequences: Sequence[DiagnosedSequence], coded: Results) -> Table:
     """Bits per pixel of P-frames by latent, mean of the sequences; rows: qualities."""
     rows = {}
-    for quality in (0, *MIDDLE, QUALITIES - 1):
+    for quality in sorted({quality for _, quality in coded}):
         totals: dict[str, list[float]] = {}
         for sequence in sequences:
             for frame in coded[sequence.name, quality]:

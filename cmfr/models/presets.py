@@ -133,6 +133,36 @@ PRESETS: dict[str, CMFRConfig | DCVCConfig] = {
         ),
         residual_codec=ResidualConfig(latent=96, latent_stride=8, hyper=32, prior=96, rdoq=12),
     ),
+    # Half of cmfr-s, with the same I-frame codec and motion estimation: for ablations that train
+    # many variants from cmfr-s's weights of the two.
+    "cmfr-xs": CMFRConfig(
+        name="cmfr-xs",
+        feature_stride=2,
+        context_channels=(12, 24, 96),
+        bottleneck=0.5,
+        intra=IntraConfig(
+            channels=(32, 64, 128),
+            blocks=(1, 2, 3),
+            latent=96,
+            latent_stride=8,
+            hyper=48,
+            prior=128,
+        ),
+        motion=MotionConfig(
+            estimation=(
+                *_matching((16, 4), (8, 3), (4, 2), (2, 2)),
+                MatchingLevel(stride=1, radius=0, widths=(32, 32)),
+            ),
+            channels=32,
+            latent=32,
+            hyper=16,
+            prior=48,
+            spatial_steps=2,
+            rdoq=12,
+            refiner=RefinerConfig(width=16, blocks=2),
+        ),
+        residual_codec=ResidualConfig(latent=96, latent_stride=8, hyper=24, prior=64, rdoq=12),
+    ),
     "cmfr-nano": CMFRConfig(
         name="cmfr-nano",
         feature_stride=4,

@@ -25,12 +25,14 @@ class CodecResults:
     """All records of one codec by (data set, sequence), by rising rate index.
 
     published: not measured by the reader, but shipped with this package. complexity: numbers on
-    parameters and operations, where the records' metadata are not to say them."""
+    parameters and operations, where the records' metadata are not to say them; parts: numbers on
+    what its parts do, by name."""
 
     name: str
     places: Mapping[tuple[str, str], tuple[Record, ...]]
     published: bool = False
     complexity: Mapping[str, float] = field(default_factory=dict)
+    parts: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(

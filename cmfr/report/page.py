@@ -26,6 +26,7 @@ from cmfr.report.tables import (
     Sheet,
     by_sequence,
     measured_on,
+    parts_sheet,
     summary,
 )
 
@@ -190,6 +191,8 @@ def _speed(report: Report) -> str:
     head, lines = complexity_table(report)
     if lines:
         parts.append(_table(head, _text_rows(lines), "Complexity, as the records state it"))
+    if (sheet := parts_sheet(report)).rows:
+        parts.append(_sheet(sheet))
     if not parts:
         return ""
     return f'<section id="speed"><h2>Complexity and speed</h2>{"".join(parts)}</section>'

@@ -196,6 +196,23 @@ def _sheets(report: Report) -> Iterable[Sheet]:
     if report.detailed and lines:
         rows = [Row(name, [Entry(text) for text in texts]) for name, *texts in lines]
         yield Sheet("Complexity", head, rows, ())
+    if (parts := parts_sheet(report)).rows:
+        yield parts
+
+
+def parts_sheet(report: Report) -> Sheet:
+    """What the parts of every codec do, where that was measured: a number a line."""
+    codecs = [codec for codec in report.codecs if codec.parts]
+    rows = [
+        Row(name, [Entry(_rounded(codec.parts.get(name))) for codec in codecs])
+        for name in dict.fromkeys(name for codec in codecs for name in codec.parts)
+    ]
+    return Sheet("What the parts do", ["", *(codec.name for codec in codecs)], rows, ())
+
+
+def _rounded(value: float | None) -> str:
+    """With the digits that mean something, of decibels and of bits per pixel."""
+    return "-" if value is None else f"{value:.2f}" if abs(value) >= 1 else f"{value:.4f}"
 
 
 def _markdown_sheet(sheet: Sheet) -> str:

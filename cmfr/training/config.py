@@ -17,16 +17,30 @@ from cmfr.utils.yaml_config import faults, merged, one_of, read_tree
 Gap = Annotated[int, Field(ge=1)]
 
 
+class AugmentationConfig(Strict):
+    """Detail that the clips lack (see data/augment.py).
+
+    halved: probability that a sample is cut from frames of half the resolution, where they are
+    large enough.
+    sharpening: luma (or RGB) of every sample is sharpened by an amount between 0 and this.
+    """
+
+    halved: float = Field(0.0, ge=0, le=1)
+    sharpening: float = Field(0.0, ge=0)
+
+
 class _DataSet(Strict):
     """What all kinds of data sets have.
 
     preload: keep the whole set as uint8 in the memory of the training device and crop there (all
     of Vimeo-90k are 150 GB); otherwise `workers` processes per rank read ahead.
+    augmentation: for clips that are softer than what will be coded.
     """
 
     kind: str
     preload: bool = False
     workers: int = Field(2, ge=0)
+    augmentation: AugmentationConfig = AugmentationConfig()
 
 
 class _Moving(_DataSet):

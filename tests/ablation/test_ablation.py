@@ -17,7 +17,7 @@ from conftest import lively, write_yuv
 
 from cmfr.ablation.config import common_run, load_ablation, resolve
 from cmfr.ablation.report import describe
-from cmfr.ablation.run import standing, write_clip
+from cmfr.ablation.run import idlest, standing, visible_gpus, write_clip
 from cmfr.cli.main import main
 from cmfr.codec.checkpoint import read_weights, save_weights
 from cmfr.evaluation.records import read_results
@@ -64,23 +64,28 @@ def test_variants_differ_from_the_anchor_by_the_intended_keys_only(path):
         found = {key: value for key, _, value in differences(anchor, plain(run))}
         assert found.pop("run_dir", str(run.run_dir)) == str(cfg.run_dir / "variants" / name)
         changes = cfg.variants[name].changes if name != cfg.anchor else {}
+        assert found.pop("seed", base.seed) == (cfg.variants[name].seed or base.seed)
         assert found == {f"model.{key}": value for key, value in leaves(changes)}
         assert not any(stage.objective == "intra" for stage in run.stages)
         assert not any(prefix.startswith("intra") for s in run.stages for prefix in s.trainable)
     common = common_run(cfg)
-    assert [stage.objective for stage in common.stages] == ["intra"]
-    assert anchor["init"] == [
-        {"file": str(common.run_dir / "weights.safetensors"), "modules": ["intra"]}
-    ]
-    assert len(common.stages) + len(runs[cfg.anchor].stages) == len(base.stages)
+    if common is not None:
+        assert [stage.objective for stage in common.stages] == ["intra"]
+        assert anchor["init"] == [
+            {"file": str(common.run_dir / "weights.safetensors"), "modules": ["intra"]}
+        ]
+    else:
+        assert any("intra" in module for init in anchor["init"] for module in init["modules"])
+    assert len(common.stages if common else ()) + len(runs[cfg.anchor].stages) == len(base.stages)
     text = path.read_text()
     assert text.startswith("#") and f"cmfr ablate configs/ablation/{path.name}" in text
     assert "Hardware" in text
 
 
-def test_the_paper_has_every_residual_and_every_method():
+@pytest.mark.parametrize("size", ["paper", "small"])
+def test_every_residual_every_method_and_each_left_out(size):
     models = {
-        name: run.model for name, run in resolve(load_ablation(CONFIGS / "paper.yaml")).items()
+        name: run.model for name, run in resolve(load_ablation(CONFIGS / f"{size}.yaml")).items()
     }
     plain_models = [m for m in models.values() if m.fusion == "concat" and not m.motion_refiner]
     assert {m.residual for m in plain_models} == {
@@ -90,6 +95,14 @@ def test_the_paper_has_every_residual_and_every_method():
     assert (full.residual, full.fusion, full.motion_refiner) == ("masked_feature", "sff", True)
     assert models["sff"].residual == "none" and models["sff"].fusion == "sff"
     assert models["motion_refiner"].motion_refiner and models["cmfr_sff"].fusion == "sff"
+    less = {
+        "cmfr_sff": "motion_refiner",
+        "full_without_sff": "fusion",
+        "full_without_mask": "residual",
+    }
+    for name, switch in less.items():
+        assert {key for key, _, _ in differences(plain(full), plain(models[name]))} == {switch}
+    assert models["base"] == models["base_again"] and full == models["full_again"]
 
 
 @pytest.mark.parametrize(
@@ -106,6 +119,13 @@ def test_the_paper_has_every_residual_and_every_method():
         (["variants.cmfr.changes={intra: {latent: 32}}"], "variant cmfr changes intra, and with"),
         (["variants.cmfr.changes={name: x}"], "name is no difference"),
         (["variants.a/b={title: x}"], "variants.a/b"),
+        (
+            [
+                "variants.more={title: x, seed: 0, changes: {residual: pixel}}",
+                "variants.again={title: y, seed: 0, changes: {residual: pixel}}",
+            ],
+            "variants more and again are the same model",
+        ),
         (["base.stages.4.trainable=[intra, inter]"], "stage cascade trains the intra codec"),
         (["base.stages.4.trainable=['']"], "stage cascade trains the intra codec"),
         (["base.stages.3.init=[{file: x}]"], "stage inter loads an intra codec"),
@@ -211,6 +231,14 @@ def check_files(folder):
     text = plain_text(report / "bd_rate.md")
     assert "trained once for 2 steps (intra 2)" in text and "seed 0" in text
     assert "motion_refiner = true" in text and "DIFFER" not in text and "not finished" not in text
+    assert "## What the parts do" in text
+    parts = {
+        name: json.loads((folder / "parts" / f"{name}.json").read_text())["parts"]
+        for name in ("base", "refiner")
+    }
+    assert parts["base"]["refined q42"] == parts["base"]["decoded q42"]  # it has no refiner
+    assert parts["refiner"]["refined q42"] != parts["refiner"]["decoded q42"]
+    assert all(named["motion_y bpp q21"] > 0 for named in parts.values())
     assert "## Complexity" in text and "| scene1001 |" in text and "Qualities 0, 21, 42, 63" in text
     with (report / "complexity.csv").open() as file:
         rows = {row["codec"]: row for row in csv.DictReader(file)}
@@ -252,8 +280,9 @@ def test_another_configuration_is_refused_and_other_conditions_are_measured(fold
 
 def test_given_weights_are_taken(tmp_path, capsys):
     """A variant with weights is not trained, and its weights have to be those of its model."""
-    cfg = load_ablation(SMOKE, SHORT)
-    options = ["evaluation.qualities=[0, 63]", "evaluation.generated.clips=1"]
+    again = "variants.again={title: plain again, seed: 1}"
+    cfg = load_ablation(SMOKE, [*SHORT, again])
+    options = [again, "evaluation.qualities=[0, 63]", "evaluation.generated.clips=1"]
     for name, run in resolve(cfg).items():
         save_weights(tmp_path / f"{name}.safetensors", weights_of(VideoModel(run.model)), run.model)
         options.append(f"variants.{name}.weights={tmp_path / name}.safetensors")
@@ -330,3 +359,15 @@ def test_a_clip_becomes_a_video_of_its_colors(tmp_path):
         frames = list(reader)
     assert len(frames) == 3 and (reader.info.width, reader.info.height) == (48, 32)
     assert [int(plane[0, 0]) for plane in frames[2].planes] == [54, 98, 255]  # BT.709, full range
+
+
+def test_runs_spread_over_the_gpus_that_may_be_used(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5,6")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    gpus, used = visible_gpus(), []
+    for _ in range(4):
+        used.append(idlest(gpus, used))
+    assert used == ["2", "5", "6", "2"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert visible_gpus() == []

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cmfr.training.config import DataConfig, StageConfig
+from cmfr.training.data.augment import halved, sharpened
 from cmfr.training.data.datasets import Clip, ClipSet, Preloaded
 from cmfr.training.distributed import Team
 from cmfr.utils.errors import UserError
@@ -25,7 +26,8 @@ from cmfr.video.color import rgb_to_ycbcr, upsample_chroma, ycbcr_to_rgb
 
 @dataclass(frozen=True)
 class Sample:
-    """Where one training sample comes from: frames, window (even corner), flips, quality."""
+    """Where one training sample comes from: frames, window (even corner), flips, quality; the
+    window is of twice the size where it will be halved."""
 
     clip: int
     frames: tuple[int, ...]
@@ -33,6 +35,8 @@ class Sample:
     left: int
     flip: tuple[bool, bool]  # horizontally, vertically
     quality: int
+    halved: bool = False
+    sharpening: float = 0.0
 
 
 class Sampler:
@@ -88,14 +92,26 @@ class Sampler:
         frames = tuple(range(start, start + (count - 1) * gap + 1, gap))
         if self.data.reversal and rng.random() < 0.5:
             frames = frames[::-1]
-        top, left = (2 * int(rng.integers((side - crop) // 2 + 1)) for side in (height, width))
+        augmentation = self.data.augmentation
+        halved = 2 * crop <= min(height, width) and _chance(rng, augmentation.halved)
+        window = 2 * crop if halved else crop
+        top, left = (2 * int(rng.integers((side - window) // 2 + 1)) for side in (height, width))
         flip = (bool(rng.random() < 0.5), bool(rng.random() < 0.5))
         low, high = self.stage.qualities
-        return Sample(clip, frames, top, left, flip, int(rng.integers(low, high + 1)))
+        quality = int(rng.integers(low, high + 1))
+        sharpening = 0.0
+        if augmentation.sharpening:
+            sharpening = augmentation.sharpening * float(rng.random())
+        return Sample(clip, frames, top, left, flip, quality, halved, sharpening)
+
+
+def _chance(rng: np.random.Generator, probability: float) -> bool:
+    """Draws nothing where there is nothing to draw, so that a seed means what it meant."""
+    return bool(probability) and bool(rng.random() < probability)
 
 
 def sample_window(clips: ClipSet, sample: Sample, crop: int) -> Clip:
-    """The sample's frames and window, still uint8."""
+    """The sample's frames and window [T, C, crop, crop], augmented, still uint8."""
     backwards = sample.frames[-1] < sample.frames[0]
     clip = clips.read(sample.clip, sample.frames[::-1] if backwards else sample.frames)
     dims = [
@@ -104,12 +120,16 @@ def sample_window(clips: ClipSet, sample: Sample, crop: int) -> Clip:
 
     def window(planes: Tensor, top: int, left: int, side: int) -> Tensor:
         part = planes[:, :, top : top + side, left : left + side]
+        part = halved(part) if sample.halved else part
         return part.flip(dims) if dims else part
 
-    first = window(clip.first, sample.top, sample.left, crop)
+    side = 2 * crop if sample.halved else crop
+    first = window(clip.first, sample.top, sample.left, side)
+    if sample.sharpening:
+        first = sharpened(first, sample.sharpening)
     if clip.chroma is None:
         return Clip(first, None)
-    return Clip(first, window(clip.chroma, sample.top // 2, sample.left // 2, crop // 2))
+    return Clip(first, window(clip.chroma, sample.top // 2, sample.left // 2, side // 2))
 
 
 def to_network(first: Tensor, chroma: Tensor | None, color: str) -> Tensor:

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 from conftest import write_yuv
@@ -115,3 +117,45 @@ def test_preloaded_clips_and_workers_give_the_same_batches(workers):
     assert len(read) == len(preloaded) == 3  # steps 7, 8, 9
     for (x, q), (y, p) in zip(read, preloaded, strict=True):
         assert x.shape == (6, 3, 3, 32, 32) and torch.equal(x, y) and torch.equal(q, p)
+
+
+def test_halved_samples_are_means_of_larger_windows_and_keep_the_crop():
+    augmentation = {"halved": 0.5}
+    samples = [
+        sample for step in range(40) for sample in sampler(augmentation=augmentation).batch(step)
+    ]
+    large = [
+        sample for sample in samples if sample.clip == 0
+    ]  # the other is smaller than two crops
+    assert 0.3 < sum(sample.halved for sample in large) / len(large) < 0.7
+    assert not any(sample.halved for sample in samples if sample.clip != 0)
+    assert all(
+        sample.top + 64 <= 64 and sample.left + 64 <= 96 for sample in samples if sample.halved
+    )
+    luma = torch.arange(64 * 96, dtype=torch.float32).reshape(64, 96).div(32).byte()
+    clip = Clip(luma.expand(9, 1, 64, 96), luma[:32, :48].expand(9, 2, 32, 48))
+    window = sample_window(
+        OneClip(clip), Sample(0, (0, 1), 0, 4, (False, False), 0, halved=True), 32
+    )
+    assert window.first.shape == (2, 1, 32, 32) and window.chroma.shape == (2, 2, 16, 16)
+    mean = luma[10:12, 24:26].float().mean().round()
+    assert window.first[0, 0, 5, 10] == mean
+
+
+def test_sharpening_strengthens_detail_of_luma_alone():
+    checkers = 128 + 8 * ((torch.arange(32)[:, None] + torch.arange(32)) % 2 * 2 - 1)
+    clip = Clip(
+        checkers.byte().expand(3, 1, 32, 32), checkers[:16, :16].byte().expand(3, 2, 16, 16)
+    )
+    sample = Sample(0, (0, 1, 2), 0, 0, (False, False), 0, sharpening=1.5)
+    window = sample_window(OneClip(clip), sample, 32)
+    swing = window.first[:, :, 4:-4, 4:-4].float() - 128
+    assert (swing.abs() == 8 * 2.5).all()
+    assert torch.equal(window.chroma, clip.chroma)
+
+
+def test_augmentation_leaves_the_other_draws_as_they_were():
+    samples = sampler().batch(3)
+    sharper = sampler(augmentation={"sharpening": 1.0}).batch(3)
+    assert len({sample.sharpening for sample in sharper}) == len(sharper)
+    assert [dataclasses.replace(sample, sharpening=0.0) for sample in sharper] == samples

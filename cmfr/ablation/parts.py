@@ -1,0 +1,99 @@
+"""What the parts of a variant do: the numbers of `cmfr diagnose` that explain a BD-rate.
+
+Predictions before and after the Motion Refiner, the mask by region, the bits of each latent; means
+of the sequences. Measured once a variant, kept in run_dir/parts/NAME.json.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from statistics import fmean
+
+from cmfr.analysis.diagnosis import MIDDLE, bits, code, masks, motion
+from cmfr.analysis.diagnosis_table import DiagnosedSequence, Table
+from cmfr.codec.checkpoint import read_weights, weights_hash
+from cmfr.codec.codec import Codec, load_codec
+from cmfr.evaluation.sequences import TestSequence, open_sequence
+from cmfr.models.cmfr.inter import CMFR
+from cmfr.utils.files import atomic_write_text
+from cmfr.utils.parallel import Count
+from cmfr.video.color import planes_to_tensor
+from cmfr.video.info import resolve_color
+
+Parts = dict[str, float]
+
+
+@dataclass(frozen=True)
+class PartsTask:
+    """The parts of one variant. frames: of each sequence, the first so many or all; output:
+    the file."""
+
+    weights: Path
+    device: str
+    sequences: tuple[tuple[TestSequence, Path], ...]
+    frames: int
+    output: Path
+
+    def finished(self) -> Parts:
+        """What was measured of these weights on these frames; empty where nothing was."""
+        try:
+            read = json.loads(self.output.read_text())
+            parts: Parts = read.pop("parts")
+        except (OSError, ValueError, KeyError):
+            return {}
+        return parts if read == self._conditions() else {}
+
+    def measure(self) -> Parts:
+        """The parts, measured unless they are there; of another family than CMFR there are none."""
+        if parts := self.finished():
+            return parts
+        codec = load_codec(self.weights, self.device)
+        if not isinstance(codec.model.inter, CMFR):
+            return {}
+        sequences = [
+            read_sequence(codec, sequence, path, min(self.frames, sequence.frames))
+            for sequence, path in self.sequences
+        ]
+        coded = code(codec.model, sequences, MIDDLE)
+        parts = _means(motion(sequences, coded)) | _means(masks(sequences, coded))
+        rate = bits(sequences, coded)
+        for name, column in zip(rate.columns, zip(*rate.rows.values(), strict=True), strict=True):
+            parts |= {f"{name} bpp {q}": value for q, value in zip(rate.rows, column, strict=True)}
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self._conditions() | {"parts": parts}, indent=1)
+        atomic_write_text(self.output, text + "\n")
+        return parts
+
+    def _conditions(self) -> dict[str, object]:
+        weights = weights_hash(read_weights(self.weights)[1]).hex()
+        names = [sequence.name for sequence, _ in self.sequences]
+        return {"weights": weights, "sequences": names, "frames": self.frames}
+
+
+def measure_parts(task: PartsTask, count: Count) -> Parts:
+    """For a pool of processes."""
+    parts = task.measure()
+    count(1)
+    return parts
+
+
+def read_sequence(
+    codec: Codec, sequence: TestSequence, path: Path, frames: int | None
+) -> DiagnosedSequence:
+    """The first `frames` (None: all listed) as the codec's network takes them."""
+    color = codec.model.cfg.color
+    with open_sequence(path, sequence) as reader:
+        info = resolve_color(reader.info, "bt709", "full") if color == "rgb" else reader.info
+        read = islice(reader, sequence.frames if frames is None else frames)
+        tensors = (planes_to_tensor(frame, info, color, codec.device) for frame in read)
+        return DiagnosedSequence.of(sequence.name, tensors, codec.model)
+
+
+def _means(table: Table) -> Parts:
+    """The means of the columns over the sequences that have a number."""
+    columns = zip(table.columns, zip(*table.rows.values(), strict=True), strict=True)
+    numbers = {name: [v for v in column if v == v] for name, column in columns}
+    return {name: fmean(found) for name, found in numbers.items() if found}
