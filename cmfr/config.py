@@ -71,8 +71,10 @@ _Adaptor = Annotated[int, Field(ge=0, lt=16)]
 class HierarchyConfig(Strict):
     """Hierarchical quality, indexed by ``frame position % period`` with the I-frame at 0.
 
-    weights: factors on the distortion in training; quality_offsets: added to the quality index
-    when a P-frame is coded; adaptors: which of the feature adaptors reads the reference feature.
+    weights: factors on the distortion in training.
+    quality_offsets: added to the quality index when a P-frame is coded.
+    adaptors: which of the feature adaptors reads the reference feature.
+
     The published DCVC-DC weights are (0.5, 1.2, 0.5, 0.9) in this indexing. The offsets are
     ours: lambda(q + offset) / lambda(q) is about the weight where lambda grows by 10 % a step.
     """
@@ -97,7 +99,8 @@ class HierarchyConfig(Strict):
 class LatentConfig(Strict):
     """A latent and its entropy model.
 
-    latent: channels; latent_stride: pixels per position.
+    latent: channels.
+    latent_stride: pixels per position.
     hyper: channels of the hyper-latent, at a quarter of the latent's resolution; 0 = none.
     prior: width of the networks that predict its symbols.
     spatial_steps: parts in which it is coded, each knowing those before.
@@ -124,8 +127,8 @@ class LatentConfig(Strict):
 class CodecConfig(Strict):
     """What every model has, whatever its network.
 
-    color: what the network sees, YCbCr 4:4:4 or RGB. refresh_period: frames between temporal
-    feature refreshes; 0 = never.
+    color: what the network sees, YCbCr 4:4:4 or RGB.
+    refresh_period: frames between temporal feature refreshes; 0 = never.
     """
 
     name: str = Field(min_length=1, max_length=63)

@@ -42,8 +42,10 @@ OnFrame = Callable[[], None]
 class SequenceTask:
     """One measurement: a sequence at a quality.
 
-    rate_index: 0 for the lowest quality of the run; conditions: as asked for; set_sequences: names
-    of all sequences of the set; parts: folder of finished measurements.
+    rate_index: 0 for the lowest quality of the run.
+    conditions: as asked for.
+    set_sequences: names of all sequences of the set.
+    parts: folder of finished measurements.
     """
 
     weights: Path

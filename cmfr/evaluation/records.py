@@ -36,9 +36,10 @@ DATASET_MEAN = "(mean)"  # in place of a sequence's name: a figure of the whole 
 class FrameResult:
     """One coded frame.
 
-    type: "I", "P" or "B". bits: of the written stream, where a header counts to the frame behind
-    it; estimated_bits: the entropy model's count. quality: by name, `psnr_rgb`, `psnr_y`, `psnr_u`,
-    `psnr_v`, `psnr_yuv` (6:1:1) in dB; `ms_ssim_rgb`, `ms_ssim_y`, ... linear.
+    bits: of the written stream, where a header counts to the frame behind it.
+    quality: by name, `psnr_rgb`, `psnr_y`, `psnr_u`, `psnr_v`, `psnr_yuv` (6:1:1) in dB;
+    `ms_ssim_rgb`, `ms_ssim_y`, ... linear.
+    estimated_bits: the entropy model's count.
     """
 
     type: Literal["I", "P", "B"]
@@ -73,11 +74,15 @@ class Times:
 class Record:
     """A sequence coded at one rate.
 
-    rate_index: 0 is the lowest rate; label: quality index, QP or CRF. width, height: of the source,
-    0 where unknown; frame_rate: per second. frames: one by one; where only means are known they
-    are in `averages`, by kind. metadata: commit, weights_sha256, model, device, torch, encoder
-    parameters and the like, as JSON values. peak_memory: bytes. set_sequences: names of all
-    sequences of the data set, measured or not; empty where unknown.
+    rate_index: 0 is the lowest rate.
+    label: quality index, QP or CRF.
+    width, height: of the source, 0 where unknown.
+    frame_rate: per second.
+    frames: one by one; where only means are known they are in `averages`, by kind.
+    metadata: commit, weights_sha256, model, device, torch, encoder parameters and the like, as JSON
+    values.
+    peak_memory: bytes.
+    set_sequences: names of all sequences of the data set, measured or not; empty where unknown.
     """
 
     dataset: str

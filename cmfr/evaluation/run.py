@@ -20,8 +20,11 @@ Outcome = Record | Exception  # of a task: its record, or the error that prevent
 
 @dataclass(frozen=True)
 class Run:
-    """What to measure and how; see `SequenceTask`. qualities: in rising order; conditions: of every
-    sequence, whose frames None are all that its entry lists."""
+    """What to measure and how; see `SequenceTask`.
+
+    qualities: in rising order.
+    conditions: of every sequence; frames None: all that its entry lists.
+    """
 
     weights: Path
     found: FoundSet

@@ -46,14 +46,20 @@ _NEVER = 2**30  # an intra period that no video reaches
 
 @dataclass(frozen=True)
 class Encoder:
-    """An encoder of FFmpeg: its name there, raw stream format, presets (the first is the default)
-    and highest CRF or QP."""
+    """An encoder of FFmpeg.
+
+    library: its name there.
+    format: of its raw stream.
+    presets: the first is the default.
+    highest: CRF or QP.
+    filter: of FFmpeg, for its packets.
+    """
 
     library: str
     format: str
     presets: tuple[str, ...]
     highest: int
-    filter: str = ""  # of FFmpeg, for its packets
+    filter: str = ""
 
 
 ENCODERS = {
@@ -66,8 +72,12 @@ ENCODERS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """How to code: `rates` are CRFs or QPs by `mode`; conditions: as asked for, of which frames
-    None are all that the source has; preset None is the first of the encoder. Raises ValueError."""
+    """How to code. Raises UserError.
+
+    rates: CRFs or QPs, by `mode` ("crf", "qp").
+    preset: None: the first of the encoder.
+    conditions: as asked for; frames None: all that the source has.
+    """
 
     codec: str
     rates: tuple[float, ...]

@@ -41,9 +41,14 @@ _PICTURE = re.compile(r"^POC\s+(\d+)\b.*?\b([IPB])-SLICE[^)]*\)\s+(\d+) bits", r
 
 @dataclass(frozen=True)
 class ReferenceSettings:
-    """What to run. codec: "hm" or "vtm", the name in results; binary: its encoder; config: its
-    low-delay configuration file; rates: QPs; the rest as in `ffmpeg.Settings`. Raises ValueError
-    and FileNotFoundError."""
+    """What to run. Raises UserError and FileNotFoundError.
+
+    codec: "hm" or "vtm", the name in results.
+    binary: its encoder.
+    config: its low-delay configuration file.
+    rates: QPs.
+    conditions: as in `ffmpeg.Settings`.
+    """
 
     codec: str
     binary: Path

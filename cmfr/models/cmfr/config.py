@@ -32,9 +32,12 @@ class IntraConfig(LatentConfig):
 
 
 class RefinerConfig(Strict):
-    """Motion Refiner. hypotheses: flows that it makes of the decoded one, whose predictions are
-    blended; with 1 it corrects the decoded flow. width, blocks: of its network, at half the
-    flow's resolution."""
+    """Motion Refiner.
+
+    width, blocks: of its network, at half the flow's resolution.
+    hypotheses: flows that it makes of the decoded one, whose predictions are blended; with 1 it
+    corrects the decoded flow.
+    """
 
     width: int = Field(ge=8, le=4096)
     blocks: int = Field(3, ge=1, le=64)
@@ -63,9 +66,12 @@ class CMFRConfig(CodecConfig):
 
     residual: what is subtracted before the context encoder: a name of `RESIDUAL_MODES` in
     models/cmfr/residual_modes.py (design: CMFR is ``masked_feature``).
-    fusion: how contexts enter the context encoder and decoder. reference: what the next frame's
-    context is mined from. feature_stride: resolution of the features (1 = full, 2 = half, 4).
-    block: residual block type. bottleneck: middle width of a residual block over its width.
+    fusion: how contexts enter the context encoder and decoder.
+    reference: what the next frame's context is mined from.
+    feature_stride: resolution of the features (1 = full, 2 = half, 4).
+    block: residual block type.
+    bottleneck: middle width of a residual block over its width.
+    skip_scale: symbols of a smaller scale are not coded.
     """
 
     family: Literal["cmfr"] = "cmfr"
@@ -81,7 +87,7 @@ class CMFRConfig(CodecConfig):
     intra: IntraConfig
     motion: MotionConfig
     residual_codec: ResidualConfig
-    skip_scale: float = Field(0.15, ge=0, le=64)  # latents of a smaller scale are not coded
+    skip_scale: float = Field(0.15, ge=0, le=64)
 
     @model_validator(mode="before")
     @classmethod

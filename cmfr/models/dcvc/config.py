@@ -15,15 +15,17 @@ LATENT_STRIDE = 16  # of all of DCVC's latents
 class DCVCConfig(CodecConfig):
     """DCVC-DC (CVPR 2023) or DCVC-FM (CVPR 2024); the defaults are the published widths.
 
-    generation: whose blocks, quality gains and I-frame parameters. quality_gains: what lies
-    between the stored gains of DCVC-DC's four rate points at the other 60 qualities: ``ends``
-    draws a geometric line from the first to the last, as the published code does when it codes
-    64 qualities; ``anchors`` goes through all four, which are then exactly qualities 0, 21, 42 and
-    63 (the published rate points), and is what trains all of them. DCVC-FM has no such choice.
-
-    context_channels at 1, 1/2 and 1/4; unet: widths of a U-Net's three levels; hyper,
-    intra_hyper: of the hyper-latents; motion_channels: width of the motion codec, its latent and
-    its hyper-latent.
+    generation: whose blocks, quality gains and I-frame parameters.
+    quality_gains: what lies between the stored gains of DCVC-DC's four rate points at the other 60
+    qualities: ``ends`` draws a geometric line from the first to the last, as the published code
+    does when it codes 64 qualities; ``anchors`` goes through all four, which are then exactly
+    qualities 0, 21, 42 and 63 (the published rate points), and is what trains all of them. DCVC-FM
+    has no such choice.
+    estimation: levels of SpyNet.
+    context_channels: at 1, 1/2 and 1/4.
+    motion_channels: width of the motion codec, its latent and its hyper-latent.
+    hyper, intra_hyper: of the hyper-latents.
+    unet: widths of a U-Net's three levels.
     """
 
     family: Literal["dcvc"]
