@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -364,7 +364,9 @@ def run(
                 end, fault = case.killed(moment)
                 counts[name, end] += 1
                 if fault:
-                    faults[f"{name}, kill {number} after {moment:.3f} s"] = fault
+                    where = f"{name}, kill {number} after {moment:.3f} s"
+                    faults[where] = fault
+                    tell(f"{where}: {fault}")
             told = {end: counts[name, end] for end in ENDS}
             tell(f"{name}: {case.seconds:.2f} s undisturbed; {told}")
     torch.set_num_threads(threads)
@@ -372,12 +374,12 @@ def run(
     return counts, faults
 
 
-def table(counts: Counter[tuple[str, str]], faults: dict[str, str]) -> str:
+def table(counts: Mapping[tuple[str, str], int], faults: dict[str, str]) -> str:
     """Markdown: a row a command, a column how far it was."""
     rows = [["command", "kills", *ENDS, "faults"], ["---"] * (len(ENDS) + 3)]
     for name, group in itertools.groupby(sorted(counts, key=lambda k: k[0]), lambda k: k[0]):
         del group
-        each = [counts[name, end] for end in ENDS]
+        each = [counts.get((name, end), 0) for end in ENDS]
         bad = sum(fault.startswith(f"{name},") for fault in faults)
         rows.append([f"`{name}`", *map(str, (sum(each), *each, bad))])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
