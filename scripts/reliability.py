@@ -133,6 +133,7 @@ def begin(arguments: Sequence[str], folder: Path, log: Path) -> int:
     os.chdir(folder)
     tempfile.tempdir = str(folder / "tmp")
     _run(arguments, log / "log")
+    raise AssertionError("it has ended")
 
 
 def _run(arguments: Sequence[str], log: Path) -> Any:
@@ -143,7 +144,7 @@ def _run(arguments: Sequence[str], log: Path) -> Any:
         for stream in (1, 2):
             os.dup2(file, stream)
         files._cleared.clear()
-        cmfr.ablation.run.subprocess = SimpleNamespace(  # type: ignore[attr-defined]
+        cmfr.ablation.run.subprocess = SimpleNamespace(  # type: ignore[assignment]
             Popen=Forked, DEVNULL=subprocess.DEVNULL
         )
         code = cmfr_main(list(arguments))
