@@ -30,7 +30,7 @@ from cmfr.codec.resume import Unfinished, check_same, copy_kept, nothing_kept, r
 from cmfr.config import MAX_PIXELS
 from cmfr.models.base import FrameSize
 from cmfr.models.state import FrameOutput, ReferenceState
-from cmfr.models.video_model import VideoCodec
+from cmfr.models.video_model import VideoModel
 from cmfr.nn.entropy_coder import BadPayload, make_tables
 from cmfr.utils.device import arithmetic, exact_arithmetic, full_precision, pick_device
 from cmfr.utils.errors import UserError
@@ -50,7 +50,7 @@ FrameCallback = Callable[[CodedFrame], None]
 class Codec:
     """A model with weights, on a device, that codes videos. Made by `load_codec`."""
 
-    def __init__(self, model: VideoCodec, weights_id: bytes, device: torch.device) -> None:
+    def __init__(self, model: VideoModel, weights_id: bytes, device: torch.device) -> None:
         self.model = model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model.requires_grad_(False)
         with full_precision():
@@ -132,9 +132,13 @@ class Codec:
 
     @contextmanager
     def _going_on(
-        self, target: Path, frames: Iterable[Frame], header: StreamHeader, report: CodingReport,
+        self,
+        target: Path,
+        frames: Iterable[Frame],
+        header: StreamHeader,
+        report: CodingReport,
         resume: bool,
-    ) -> Iterator[tuple[Unfinished | None, Iterable[Frame]]]:  # fmt: skip
+    ) -> Iterator[tuple[Unfinished | None, Iterable[Frame]]]:
         """What there is of an unfinished output and the frames from its last intra frame on, or
         None and all frames."""
         if not resume:
@@ -191,18 +195,24 @@ class Codec:
             intra, asked = past is None, header
             if control is not None:
                 asked = replace(header, quality=control.quality())
-            payload, frame_quality, output, shown = self._code(frame, info, asked, past, estimate)
-            size = writer.write_frame(intra, frame_quality, payload)
+            payload, frame_quality_index, output, shown = self._code(
+                frame, info, asked, past, estimate
+            )
+            size = writer.write_frame(intra, frame_quality_index, payload)
             past = output.state
-            coded = CodedFrame(number, intra, frame_quality, 8 * size, shown, output, frame)
+            coded = CodedFrame(number, intra, frame_quality_index, 8 * size, shown, output, frame)
             if control is not None:
                 control.coded(coded.bits, 0 if control.of_bits else _psnr(coded, info))
             yield coded
 
     def _code(
-        self, frame: Frame, info: VideoInfo, header: StreamHeader, past: ReferenceState | None,
+        self,
+        frame: Frame,
+        info: VideoInfo,
+        header: StreamHeader,
+        past: ReferenceState | None,
         estimate: bool = False,
-    ) -> tuple[bytes, int, FrameOutput, Frame]:  # fmt: skip
+    ) -> tuple[bytes, int, FrameOutput, Frame]:
         """Payload, the frame's own quality, output and picture."""
         with exact_arithmetic():
             x = planes_to_tensor(frame, info, self.model.cfg.color, self.device)
@@ -319,9 +329,12 @@ class Codec:
         try:
             with exact_arithmetic():
                 output = self.model.decode_frame(
-                    packet.payload, packet.quality, reference, header.refresh_period,
+                    packet.payload,
+                    packet.quality,
+                    reference,
+                    header.refresh_period,
                     picture if reader.version > 2 else None,
-                )  # fmt: skip
+                )
                 if info.color != picture.info.color:
                     picture = Picture(info, self.model.cfg.color)
                 shown = picture.of(output.x_hat)

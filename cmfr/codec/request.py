@@ -12,9 +12,12 @@ from cmfr.video.reader import VIDEO_SUFFIXES
 
 
 def check_request(
-    source: str | Path, target: str | Path, quality: int, intra_period: int,
+    source: str | Path,
+    target: str | Path,
+    quality: int,
+    intra_period: int,
     refresh_period: int | None,
-) -> None:  # fmt: skip
+) -> None:
     """What `Codec.encode_video` checks before it opens anything. Raises UserError or OSError."""
     target = Path(target)
     if not 0 <= quality < QUALITIES:
