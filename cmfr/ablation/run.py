@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import itertools
 import os
 import re
 import subprocess
@@ -26,6 +27,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import TextIO
 
 import torch
 import yaml
@@ -43,14 +45,16 @@ from cmfr.training.progress import Progress
 from cmfr.training.run_dir import RunDir
 from cmfr.utils.device import all_devices
 from cmfr.utils.errors import UserError
+from cmfr.utils.files import atomic_write_text
 from cmfr.utils.parallel import outcomes
-from cmfr.utils.signals import on_signals
+from cmfr.utils.signals import end_with_parent, on_signals
 from cmfr.utils.yaml_config import differences, plain
 from cmfr.video.color import tensor_to_planes
 from cmfr.video.info import MATRIX_CODES, ColorInfo, VideoInfo
 from cmfr.video.writer import open_writer
 
 LOG, FINISHED = "train.log", "finished"
+_SAVING = 60  # seconds that the training of a killed command may take to end
 
 
 # --- training
@@ -130,7 +134,7 @@ def _start(
 ) -> subprocess.Popen[bytes]:
     run.run_dir.mkdir(parents=True, exist_ok=True)
     config = run.run_dir / "train.yaml"
-    config.write_text(yaml.safe_dump(plain(run), sort_keys=False))
+    atomic_write_text(config, yaml.safe_dump(plain(run), sort_keys=False))
     environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     environment |= {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
     with (run.run_dir / LOG).open("ab") as log:
@@ -141,6 +145,7 @@ def _start(
             stderr=log,
             env=environment,
             pass_fds=(lock,),
+            preexec_fn=end_with_parent,
         )
 
 
@@ -158,14 +163,31 @@ def _failure(run: TrainConfig, code: int) -> str | None:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[int]:
     """One command at a time writes to a run_dir. Yields the descriptor of the lock, which training
-    processes keep open: they may outlive a command that was killed."""
+    processes keep open: they outlive a command that was killed, until they have saved."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{folder} is used by another ablation or its training") from None
+    with (folder / ".lock").open("a+") as file:
+        for tries in itertools.count():
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if _alive(file) or tries * 0.1 > _SAVING:
+                    told = f"{folder} is used by another ablation or its training"
+                    raise UserError(told) from None
+            if not tries:
+                print(f"{folder}: waiting for the training of a killed ablation to save")
+            time.sleep(0.1)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
         yield file.fileno()
+
+
+def _alive(lock: TextIO) -> bool:
+    """Whether the command that had the lock is still there, for all that is known."""
+    lock.seek(0)
+    command = lock.read()
+    return not command.isdigit() or Path(f"/proc/{command}").exists() or not Path("/proc").exists()
 
 
 # --- everything

@@ -13,7 +13,7 @@ from cmfr.utils.files import check_distinct
 
 if TYPE_CHECKING:
     from cmfr.cli.parser import Commands
-    from cmfr.codec.codec import CodedFrame, CodingReport
+    from cmfr.codec.coded import CodedFrame, CodingReport
 
 
 def add_commands(commands: Commands) -> None:
@@ -25,7 +25,9 @@ def add_commands(commands: Commands) -> None:
 
 def run_encode(args: argparse.Namespace) -> None:
     """Raises UserError or OSError with one sentence."""
-    from cmfr.codec.codec import check_request, load_codec
+    from cmfr.codec.codec import load_codec
+    from cmfr.codec.rate_control import Target
+    from cmfr.codec.request import check_request, check_resume
     from cmfr.video.reader import open_video
     from cmfr.video.writer import open_writer
 
@@ -42,7 +44,12 @@ def run_encode(args: argparse.Namespace) -> None:
     read = (args.input, args.model, *(args.weights or ()))
     check_distinct(args.output, *read)
     check_request(args.input, args.output, args.quality, args.intra_period, args.refresh_period)
+    targets = (args.target_bitrate, args.target_psnr)
+    aim = Target(*targets) if any(target is not None for target in targets) else None
+    check_resume(args.output, aim, args.resume)
     if args.reconstruction:
+        if args.resume:
+            raise UserError("--reconstruction does not go with --resume: decode the output")
         check_distinct(args.reconstruction, *read)
         if Path(args.output).resolve() == Path(args.reconstruction).resolve():
             raise UserError(f"--reconstruction {args.output} would overwrite the output")
@@ -53,6 +60,8 @@ def run_encode(args: argparse.Namespace) -> None:
         "refresh_period": args.refresh_period,
         "start": args.start,
         "frames": args.frames,
+        "aim": aim,
+        "resume": args.resume,
         **options,
     }
     with _Progress("encode", info.frame_count, info.width * info.height, args.quiet) as progress:
@@ -67,6 +76,8 @@ def run_encode(args: argparse.Namespace) -> None:
         else:
             report = codec.encode_video(args.input, args.output, on_frame=progress, **common)
     _summary(args, report)
+    for note in report.notes:
+        print(f"cmfr encode: {note}", file=sys.stderr)
 
 
 def run_decode(args: argparse.Namespace) -> int:
@@ -191,7 +202,7 @@ class _Progress:
         self._bits += coded.bits
         self._frames += 1
         self._bar.set_postfix(bpp=f"{self._bits / self._pixels / self._frames:.4f}", refresh=False)
-        self._bar.update()
+        self._bar.update(coded.number + 1 - self._bar.n)  # those of a resumed output count too
 
     def __enter__(self) -> _Progress:
         return self

@@ -22,11 +22,24 @@ def add_encode(commands: Commands, run: Run) -> None:
     encode.add_argument("output", help="the .cmfr file to write")
     encode.add_argument("--model", default="cmfr-s", help="model name or weights file (cmfr-s)")
     add_weights(encode)
-    encode.add_argument(
+    wanted = encode.add_mutually_exclusive_group()
+    wanted.add_argument(
         "--quality",
         type=int,
         default=32,
         help=f"0 (smallest file) .. {QUALITIES - 1} (best picture), default 32",
+    )
+    wanted.add_argument(
+        "--target-bitrate",
+        type=bit_rate,
+        metavar="RATE",
+        help="bits per second of the file, e.g. 800k or 1.5M; qualities are chosen for it",
+    )
+    wanted.add_argument(
+        "--target-psnr",
+        type=float,
+        metavar="DB",
+        help="mean PSNR over frames, 6:1:1 (RGB: over R, G, B); qualities are chosen for it",
     )
     add_intra_period(encode)
     add_refresh_period(encode)
@@ -37,6 +50,12 @@ def add_encode(commands: Commands, run: Run) -> None:
         "--reconstruction",
         metavar="VIDEO",
         help="also write what the decoder will show (lossless video, .y4m, .yuv or PNG folder)",
+    )
+    encode.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with an unfinished output from its last intra frame (--intra-period); and keep "
+        "this one, if it is interrupted",
     )
     add_device(encode)
     add_quiet(encode)
@@ -133,6 +152,15 @@ def add_refresh_period(parser: argparse.ArgumentParser) -> None:
 
 def add_quiet(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bar, no summary")
+
+
+def bit_rate(text: str) -> float:
+    """ "800k" -> 800000.0 bits per second; k and M are decimal."""
+    unit = {"k": 1e3, "m": 1e6}.get(text[-1:].lower())
+    try:
+        return float(text[:-1]) * unit if unit else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no bit rate, as 800k or 1.5M") from None
 
 
 def frame_size(text: str) -> tuple[int, int]:

@@ -92,9 +92,7 @@ class BitstreamWriter:
 
     def close(self) -> int:
         """Write index and trailer and fill in the frame count; the size of the stream in bytes.
-        Leaves the file open, at its end.
-
-        Without it the file counts as cut off.
+        Leaves the file open, at its end. Without it the file counts as cut off.
         """
         if self._closed:
             return self._at
@@ -107,11 +105,12 @@ class BitstreamWriter:
             self._file.seek(self._base)
             self._file.write(replace(self._header, frame_count=self._count).to_bytes())
             self._file.seek(self._base + self._at)
-        self._file.flush()
+            self._file.flush()
         return self._at
 
     def _write(self, data: bytes) -> None:
         self._file.write(data)
+        self._file.flush()  # what a killed process has coded is there
         self._at += len(data)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -17,62 +20,28 @@ from cmfr.codec.bitstream import (
     DamagedFrame,
     FramePacket,
 )
-from cmfr.codec.header import StreamHeader, check_periods
+from cmfr.codec.coded import CodedFrame, CodingReport
+from cmfr.codec.header import StreamHeader
 from cmfr.codec.model_files import build_model, read_model
 from cmfr.codec.picture import Picture
-from cmfr.config import MAX_PIXELS, QUALITIES
+from cmfr.codec.rate_control import RateControl, Target
+from cmfr.codec.request import check_request, check_resume
+from cmfr.codec.resume import Unfinished, check_same, copy_kept, nothing_kept, read_unfinished
+from cmfr.config import MAX_PIXELS
 from cmfr.models.base import FrameSize
 from cmfr.models.state import FrameOutput, ReferenceState
 from cmfr.models.video_model import VideoModel
 from cmfr.nn.entropy_coder import BadPayload, make_tables
 from cmfr.utils.device import arithmetic, exact_arithmetic, full_precision, pick_device
 from cmfr.utils.errors import UserError
-from cmfr.utils.files import check_distinct, is_stream, output_file
+from cmfr.utils.files import check_distinct, output_file, remove_unfinished, unfinished
 from cmfr.video.color import planes_to_tensor
 from cmfr.video.info import Frame, VideoInfo, resolve_color
-from cmfr.video.reader import VIDEO_SUFFIXES, open_video
+from cmfr.video.metrics import frame_psnr
+from cmfr.video.reader import open_video
 from cmfr.video.writer import open_writer
 
 MIN_SIDE, MAX_SIDE = 16, 65535
-
-
-@dataclass(frozen=True)
-class CodedFrame:
-    """One frame that has been encoded or decoded: for progress bars, tables and pictures.
-
-    bits: of its packet, header included (0 for a frame filled in after damage); reconstruction:
-    the picture as it is written to a file; output: the network's view, padded to multiples of 16.
-    """
-
-    number: int
-    intra: bool
-    quality: int
-    bits: int
-    reconstruction: Frame
-    output: FrameOutput | None = None
-    source: Frame | None = None
-
-
-@dataclass
-class CodingReport:
-    """Totals of a run. bpp counts the whole file over the pixels of the frames; damaged: numbers of
-    the frames that were lost; fault: what else of the stream is damaged (its index), or None."""
-
-    info: VideoInfo
-    frames: int = 0
-    bytes: int = 0
-    seconds: float = 0.0
-    damaged: list[int] = field(default_factory=list)
-    fault: str | None = None
-
-    @property
-    def bpp(self) -> float:
-        pixels = self.frames * self.info.width * self.info.height
-        return 8 * self.bytes / pixels if pixels else 0.0
-
-    @property
-    def fps(self) -> float:
-        return self.frames / self.seconds if self.seconds else 0.0
 
 
 FrameCallback = Callable[[CodedFrame], None]
@@ -102,19 +71,24 @@ class Codec:
         frames: int | None = None,
         on_frame: FrameCallback | None = None,
         estimate: bool = False,
+        aim: Target | None = None,
+        resume: bool = False,
         **source_options: Any,
     ) -> CodingReport:
         """Code a video file, raw .yuv or folder of PNGs into a `.cmfr` file.
 
-        quality 0 (smallest) .. 63 (best); intra_period -1 codes only the first frame as intra;
-        refresh_period: frames between temporal feature refreshes, 0 = never (default: the model's);
-        `start` and `frames` choose a part; estimate: bits are estimated too, for `on_frame`;
-        `source_options` as for `reader.open_video`. The file appears under its name when it is
-        complete; devices and pipes are written into. Raises ValueError or OSError with one
-        sentence.
+        quality 0 (smallest) .. 63 (best), or aim: what it is chosen for, frame by frame;
+        intra_period -1 codes only the first frame as intra; refresh_period: frames between temporal
+        feature refreshes, 0 = never (default: the model's); `start` and `frames` choose a part;
+        estimate: bits are estimated too, for `on_frame`; `source_options` as for
+        `reader.open_video`. The file appears under its name when it is complete; devices and pipes
+        are written into. resume: what is interrupted is kept, and gone on with from its last intra
+        frame; the file is that of an uninterrupted call, byte by byte. Raises ValueError or OSError
+        with one sentence.
         """
         target = Path(target)
         check_request(source, target, quality, intra_period, refresh_period)
+        check_resume(target, aim, resume)
         with open_video(source, start=start, frames=frames, **source_options) as reader:
             info = reader.info
             if not all(MIN_SIDE <= side <= MAX_SIDE for side in (info.width, info.height)):
@@ -122,19 +96,69 @@ class Codec:
                     f"{source} is {info.width}x{info.height}; sides of {MIN_SIDE} to "
                     f"{MAX_SIDE} pixels can be coded"
                 )
-            report = CodingReport(info)
+            report, began = CodingReport(info), time.perf_counter()
             header = self.header(info, quality, intra_period, refresh_period)
-
-            began = time.perf_counter()
-            with output_file(target) as file:
-                writer = BitstreamWriter(file, header)
-                for coded in self.encode_frames(reader, info, header, writer, estimate):
-                    report.frames += 1
-                    if on_frame is not None:
-                        on_frame(coded)
-                report.bytes = writer.close()
+            control = None
+            if aim is not None:
+                control = RateControl(aim, header, info.frame_count)
+                quality = control.start(lambda tried: self._first_two(reader, header, tried))
+                header = replace(header, quality=quality)
+            with self._going_on(target, reader, header, report, resume) as (old, left):
+                with output_file(target, kept=resume) as file:
+                    writer = BitstreamWriter(file, header)
+                    if old is not None:
+                        copy_kept(old, writer, control)
+                    for coded in self.encode_frames(
+                        left, info, header, writer, estimate, control, report.kept
+                    ):
+                        report.frames = coded.number + 1
+                        if on_frame is not None:
+                            on_frame(coded)
+                    report.bytes = writer.close()
+            remove_unfinished(target)
             report.seconds = time.perf_counter() - began
+        if control is not None and (missed := control.missed(report.bytes)):
+            report.notes.append(missed)
         return report
+
+    def _first_two(
+        self, frames: Iterable[Frame], header: StreamHeader, quality: int
+    ) -> list[tuple[int, float]]:
+        """Bits and PSNR of the first two frames at a quality, written nowhere."""
+        info, header = header.info(), replace(header, quality=quality)
+        writer = BitstreamWriter(io.BytesIO(), header)
+        both = self.encode_frames(islice(frames, 2), info, header, writer)
+        return [(coded.bits, _psnr(coded, info)) for coded in both]
+
+    @contextmanager
+    def _going_on(
+        self,
+        target: Path,
+        frames: Iterable[Frame],
+        header: StreamHeader,
+        report: CodingReport,
+        resume: bool,
+    ) -> Iterator[tuple[Unfinished | None, Iterable[Frame]]]:
+        """What there is of an unfinished output and the frames from its last intra frame on, or
+        None and all frames."""
+        if not resume:
+            yield None, frames
+            return
+        with unfinished(target) as path:
+            found = read_unfinished(path) if path else None
+            if found is None or not found.count:
+                report.notes.append(nothing_kept(target, found))
+                yield None, frames
+                return
+            info, rest = header.info(), iter(frames)
+
+            def code(frame: Frame, quality: int) -> bytes:
+                return self._code(frame, info, replace(header, quality=quality), None)[0]
+
+            intra = check_same(found, header, rest, code)
+            report.kept = found.count
+            report.notes.append(f"went on from frame {found.count} of the unfinished output")
+            yield found, chain([intra], rest)
 
     def header(
         self, info: VideoInfo, quality: int, intra_period: int, refresh_period: int | None = None
@@ -159,25 +183,44 @@ class Codec:
         header: StreamHeader,
         writer: BitstreamWriter,
         estimate: bool = False,
+        control: RateControl | None = None,
+        first: int = 0,
     ) -> Iterator[CodedFrame]:
         """Code `frames` of a video one by one into an open stream, as its header says; see
-        `encode_video`."""
+        `encode_video`. control: chooses qualities; first: number of the first, an intra frame."""
         past: ReferenceState | None = None
-        intra_period = header.intra_period
-        for number, frame in enumerate(frames):
-            if number == 0 or (intra_period > 0 and number % intra_period == 0):
+        for number, frame in enumerate(frames, first):
+            if header.expected(number, 1)[0]:
                 past = None
-            intra = past is None
-            with exact_arithmetic():
-                x = planes_to_tensor(frame, info, self.model.cfg.color, self.device)
-                picture = Picture(info, self.model.cfg.color)
-                payload, frame_quality_index, output = self.model.encode_frame(
-                    x, header.quality, past, header.refresh_period, picture, estimate
-                )
+            intra, asked = past is None, header
+            if control is not None:
+                asked = replace(header, quality=control.quality())
+            payload, frame_quality_index, output, shown = self._code(
+                frame, info, asked, past, estimate
+            )
             size = writer.write_frame(intra, frame_quality_index, payload)
             past = output.state
-            shown = picture.of(output.x_hat)
-            yield CodedFrame(number, intra, frame_quality_index, 8 * size, shown, output, frame)
+            coded = CodedFrame(number, intra, frame_quality_index, 8 * size, shown, output, frame)
+            if control is not None:
+                control.coded(coded.bits, 0 if control.of_bits else _psnr(coded, info))
+            yield coded
+
+    def _code(
+        self,
+        frame: Frame,
+        info: VideoInfo,
+        header: StreamHeader,
+        past: ReferenceState | None,
+        estimate: bool = False,
+    ) -> tuple[bytes, int, FrameOutput, Frame]:
+        """Payload, the frame's own quality, output and picture."""
+        with exact_arithmetic():
+            x = planes_to_tensor(frame, info, self.model.cfg.color, self.device)
+            picture = Picture(info, self.model.cfg.color)
+            payload, quality, output = self.model.encode_frame(
+                x, header.quality, past, header.refresh_period, picture, estimate
+            )
+        return payload, quality, output, picture.of(output.x_hat)
 
     # -- decoding ------------------------------------------------------------------------------
 
@@ -310,26 +353,10 @@ class Codec:
             )
 
 
-def check_request(
-    source: str | Path,
-    target: str | Path,
-    quality: int,
-    intra_period: int,
-    refresh_period: int | None,
-) -> None:
-    """What `Codec.encode_video` checks before it opens anything. Raises UserError or OSError."""
-    target = Path(target)
-    if not 0 <= quality < QUALITIES:
-        raise UserError(f"quality {quality} is not in 0..{QUALITIES - 1}")
-    check_periods(intra_period, refresh_period)
-    if target.suffix.lower() in VIDEO_SUFFIXES or target.suffix.lower() == ".png":
-        raise UserError(f"{target}: what is written is a .cmfr file, not a video; name it so")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"no folder {target.parent} to write {target.name} to")
-    if target.is_dir():
-        raise UserError(f"{target} is a folder; give a file")
-    is_stream(target)
-    check_distinct(target, source)
+def _psnr(coded: CodedFrame, info: VideoInfo) -> float:
+    """dB of an encoded frame, 6:1:1 (RGB: over the planes)."""
+    assert coded.source is not None
+    return frame_psnr(coded.source, coded.reconstruction, info)[1]
 
 
 def load_codec(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -23,7 +25,8 @@ from torch import Tensor
 from cmfr.analysis.complexity import count, facts
 from cmfr.codec.bitstream import BitstreamReader, BitstreamWriter
 from cmfr.codec.checkpoint import read_weights, weights_hash
-from cmfr.codec.codec import Codec, CodingReport, load_codec
+from cmfr.codec.codec import Codec, load_codec
+from cmfr.codec.coded import CodingReport
 from cmfr.evaluation.conditions import CodingConditions
 from cmfr.evaluation.records import FrameResult, Record, Times, read_results, write_results
 from cmfr.evaluation.sequences import TestSequence, open_sequence
@@ -144,11 +147,11 @@ def evaluate_sequence(codec: Codec, task: SequenceTask, on_frame: OnFrame | None
     """Code a sequence into a file, decode the file, compare frame by frame."""
     began = time.perf_counter()
     reset_peak_memory(codec.device)
-    with tempfile.TemporaryDirectory() as folder:
-        stream = Path(folder) / "a.cmfr"
+    with tempfile.TemporaryFile() as stream:  # without a name: nothing stays of a killed process
         coded, encode = _encode(codec, task, stream, on_frame)
+        overhead = 8 * stream.seek(0, os.SEEK_END) - sum(bits for _, bits, _ in coded)
+        stream.seek(0)
         quality, decode = _decode(codec, task, stream, on_frame)
-        overhead = 8 * stream.stat().st_size - sum(bits for _, bits, _ in coded)
     kind, bits, estimate = coded[0]
     coded[0] = (kind, bits + overhead, estimate)  # header and index count to the first frame
     count = len(coded)
@@ -220,15 +223,15 @@ def _codec_name(codec: Codec, task: SequenceTask) -> str:
 
 
 def _encode(
-    codec: Codec, task: SequenceTask, stream: Path, on_frame: OnFrame | None
+    codec: Codec, task: SequenceTask, stream: BinaryIO, on_frame: OnFrame | None
 ) -> tuple[list[tuple[str, float, float]], dict[str, float]]:
     """(type, bits, estimated bits) of each frame; seconds by kind of work."""
     clock = _Clock()
     coded = []
-    with open_pictures(codec, task) as reader, stream.open("w+b") as file:
+    with open_pictures(codec, task) as reader:
         intra_period, refresh_period = task.conditions.intra_period, _refresh_period(codec, task)
         header = codec.header(reader.info, task.quality, intra_period or -1, refresh_period)
-        writer = BitstreamWriter(file, header)
+        writer = BitstreamWriter(stream, header)
         frames = clock.reading(islice(reader, task.frames))
         for frame in codec.encode_frames(frames, reader.info, header, writer, estimate=True):
             clock.hold()
@@ -249,13 +252,13 @@ def _encode(
 
 
 def _decode(
-    codec: Codec, task: SequenceTask, stream: Path, on_frame: OnFrame | None
+    codec: Codec, task: SequenceTask, stream: BinaryIO, on_frame: OnFrame | None
 ) -> tuple[list[dict[str, float]], dict[str, float]]:
     """Quality of each decoded frame; seconds by kind of work, without the comparison."""
     clock, measured = _Clock(), []
-    with open_pictures(codec, task) as source, stream.open("rb") as file:
+    with open_pictures(codec, task) as source:
         info = source.info
-        decoded = codec.decode_frames(BitstreamReader(file), info, CodingReport(info), False)
+        decoded = codec.decode_frames(BitstreamReader(stream), info, CodingReport(info), False)
         clock.hold()
         for original in islice(source, task.frames):
             clock.go_on()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from pathlib import Path
 
 from cmfr.report.comparison import Report
@@ -18,6 +17,7 @@ from cmfr.report.tables import (
     sequences_csv,
 )
 from cmfr.utils.errors import UserError
+from cmfr.utils.files import Part
 
 OURS = re.compile(
     r"index\.html|bd_rate(_sequences)?\.(csv|md|tex)|complexity\.csv|rd_.*\.(png|svg)"
@@ -42,9 +42,9 @@ def write_report(report: Report, folder: str | Path) -> list[str]:
     target = Path(os.path.abspath(folder))
     check_output(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as space:
-        made = Path(space) / "new"
-        made.mkdir()
+    part = Part(target, folder=True)
+    made = part.temporary
+    try:
         texts = {
             "bd_rate.csv": comma_separated(report),
             "bd_rate_sequences.csv": sequences_csv(report),
@@ -59,13 +59,7 @@ def write_report(report: Report, folder: str | Path) -> list[str]:
             pass
         files = sorted(file.name for file in made.iterdir())
         (made / "index.html").write_text(page(report, files), encoding="utf-8", newline="\n")
-        old = Path(space) / "old"
-        if target.exists():
-            target.rename(old)
-        try:
-            made.rename(target)
-        except OSError:
-            if old.exists():
-                old.rename(target)
-            raise
+        part.commit(over=True)
+    finally:
+        part.discard()
     return ["index.html", *files]

@@ -112,9 +112,12 @@ class RunDir:
         optimizer = self._optimizer_file(steps)
         save_training_state(optimizer, state["optimizer"])
         save_training_state(self.state_file, {**state, "optimizer": None})
-        for older in self.path.glob(self._optimizer_file("*").name):
-            if older != optimizer:
-                older.unlink()
+        self._remove_but(optimizer)
+
+    def _remove_but(self, optimizer: Path) -> None:
+        for other in self.path.glob(self._optimizer_file("*").name):
+            if other != optimizer and self.writes:
+                other.unlink()
 
     def _optimizer_file(self, steps: int | str) -> Path:
         return self.path / f"optimizer-{steps}.pt"
@@ -137,6 +140,7 @@ class RunDir:
             state[part] = with_present_names(state[part], self.cfg.model.family)
         if state["optimizer"] is None:  # files of before have it in one
             file = self._optimizer_file(state["progress"]["total_steps"])
+            self._remove_but(file)  # of a save that was killed before or after its state.pt
             there = file.is_file()
             state["optimizer"] = load_training_state(file, cpu, frozenset()) if there else None
         return state

@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from cmfr.utils.errors import UserError
 
-_PART = re.compile(r"\..*\.([0-9a-f]{8})-[0-9a-f]{8}\.part(\.[^.]*)?", re.DOTALL)
+_PART = re.compile(r"(\..*\.)([0-9a-f]{8})-[0-9a-f]{8}\.(part|kept)(\.[^.]*)?", re.DOTALL)
 _cleared: set[Path] = set()  # folders without leftovers, by this process
 
 
@@ -31,10 +31,11 @@ class Part:
 
     A part is locked as long as its process lives, and has the machine in its name: the first part
     in a folder removes those of this machine that nobody holds, left by processes that were killed.
+    kept: it is left for `unfinished` instead.
     """
 
-    def __init__(self, path: Path, *, folder: bool = False) -> None:
-        self._target, self._lock = followed(path), -1
+    def __init__(self, path: Path, *, folder: bool = False, kept: bool = False) -> None:
+        self._target, self._lock, self._kept = followed(path), -1, kept
         self.temporary = self._target
         if is_stream(path):
             return
@@ -47,8 +48,8 @@ class Part:
             self._make(path, folder)
 
     def _make(self, path: Path, folder: bool) -> None:
-        stem = self._target.stem.encode()[:160].decode(errors="ignore")  # names have 255 bytes
-        name = f".{stem}.{_machine()}-{secrets.token_hex(4)}.part"
+        kind = "kept" if self._kept else "part"
+        name = f"{_head(self._target)}{_machine()}-{secrets.token_hex(4)}.{kind}"
         self.temporary = self._target.with_name(name + ("" if folder else path.suffix))
         if folder:
             self.temporary.mkdir()
@@ -61,22 +62,46 @@ class Part:
         else:
             os.close(lock)
 
-    def commit(self) -> None:
+    def commit(self, over: bool = False) -> None:
+        """over: a folder may take the place of one that is not empty. What was there is put aside
+        before: a process that is killed just then leaves neither under the name."""
         if self._lock < 0:
             return
         folder = self.temporary.is_dir()
         for file in self.temporary.iterdir() if folder else ():
             _sync(file)
         _sync(self.temporary)
-        if folder and self._target.is_dir():  # an empty one, which is not replaced everywhere
+        if not (folder and self._target.is_dir()):
+            os.replace(self.temporary, self._target)
+        elif over:
+            self._put_aside()
+        else:  # an empty one, which is not replaced everywhere
             self._target.rmdir()
-        os.replace(self.temporary, self._target)
+            os.replace(self.temporary, self._target)
         self._release()
         _sync(self._target.parent)
+
+    def _put_aside(self) -> None:
+        aside = Part(self._target, folder=True)
+        former = aside.temporary / "former"
+        try:
+            os.rename(self._target, former)
+            try:
+                os.rename(self.temporary, self._target)
+            except OSError:
+                os.rename(former, self._target)
+                raise
+        finally:
+            aside.discard()
 
     def discard(self) -> None:
         if self._lock >= 0:
             _remove(self.temporary)
+            self._release()
+
+    def leave(self) -> None:
+        """End as if the process had been killed; for parts that are kept."""
+        if self._lock >= 0:
             self._release()
 
     def _release(self) -> None:
@@ -103,22 +128,69 @@ def atomic_write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def output_file(path: Path) -> Iterator[BinaryIO]:
-    """A binary file to write, that appears complete at the end or not at all; see `Part`."""
-    with _completed(path) as temporary, temporary.open("wb") as file:
+def output_file(path: Path, *, kept: bool = False) -> Iterator[BinaryIO]:
+    """A binary file to write, that appears complete at the end or not at all; see `Part`. kept:
+    what is written is kept for `unfinished` where a signal ends this, too."""
+    with _completed(path, kept) as temporary, temporary.open("wb") as file:
         yield file
 
 
 @contextmanager
-def _completed(path: Path) -> Iterator[Path]:
+def _completed(path: Path, kept: bool = False) -> Iterator[Path]:
     """What to write in place of `path`, which appears at the end; an error leaves nothing."""
     with _named(path):
-        part = Part(path)
+        part = Part(path, kept=kept)
         try:
             yield part.temporary
             part.commit()
-        finally:
+        except Exception:
             part.discard()
+            raise
+        finally:
+            if kept:
+                part.leave()
+            part.discard()
+
+
+@contextmanager
+def unfinished(path: Path) -> Iterator[Path | None]:
+    """The largest part of `path` that a process of this machine has left, or None. It is kept from
+    here on, until `remove_unfinished`, and nobody else has it within."""
+    found = _parts_of(followed(path))
+    for part, kept in sorted(found.items(), key=lambda pair: pair[0].stat().st_size, reverse=True):
+        lock = os.open(part, os.O_RDONLY)
+        try:
+            if _locked(lock, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                part.rename(kept)
+                yield kept
+                return
+        finally:
+            os.close(lock)
+    yield None
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove all that `unfinished` would find."""
+    for part in _parts_of(followed(path)):
+        _remove_left(part)
+
+
+def _parts_of(target: Path) -> dict[Path, Path]:
+    """Parts of a file, with the names under which they are kept."""
+    if not target.parent.is_dir():
+        return {}
+    found = {}
+    for path in target.parent.iterdir():
+        name = _PART.fullmatch(path.name)
+        if name and name[1] == _head(target) and name[2] == _machine() and path.is_file():
+            start, end = name.span(3)
+            found[path] = path.with_name(f"{path.name[:start]}kept{path.name[end:]}")
+    return found
+
+
+def _head(target: Path) -> str:
+    """How the names of its parts begin; names have 255 bytes."""
+    return f".{target.stem.encode()[:160].decode(errors='ignore')}."
 
 
 @contextmanager
@@ -171,17 +243,21 @@ def remove_leftovers(folder: Path) -> None:
     """Remove what processes of this machine that were killed have left of files in a folder."""
     for path in folder.iterdir():
         found = _PART.fullmatch(path.name)
-        if not found or found[1] != _machine() or path.is_symlink():
-            continue
-        try:
-            lock = os.open(path, os.O_RDONLY)
-        except OSError:  # someone else's, or gone
-            continue
-        try:
-            if _locked(lock, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                _remove(path)
-        finally:
-            os.close(lock)
+        if found and found[2] == _machine() and found[3] == "part" and not path.is_symlink():
+            _remove_left(path)
+
+
+def _remove_left(part: Path) -> None:
+    """Remove a part that no process holds."""
+    try:
+        lock = os.open(part, os.O_RDONLY)
+    except OSError:  # someone else's, or gone
+        return
+    try:
+        if _locked(lock, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            _remove(part)
+    finally:
+        os.close(lock)
 
 
 def _locked(file: int, how: int) -> bool:

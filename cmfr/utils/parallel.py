@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from typing import Any, TypeVar
@@ -98,8 +100,17 @@ def _begin(threads: int | None, counter: Any) -> None:
     global _counter
     _counter = counter
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent ends it
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     if threads:
         torch.set_num_threads(threads)
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot: the queues of jobs would be waited for for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work_here(work: Callable[[Job, Count], Result], job: Job) -> Result:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -33,6 +35,13 @@ def ended_by_signals() -> Iterator[None]:
     finally:
         for kind in ours:
             signal.signal(kind, signal.SIG_DFL)
+
+
+def end_with_parent() -> None:
+    """In a process just forked (`preexec_fn`): it gets SIGTERM where its parent is killed. Linux
+    only; elsewhere it goes on to its end."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 @contextlib.contextmanager

@@ -41,13 +41,19 @@ def plane_psnr(a: np.ndarray, b: np.ndarray, peak: int) -> float:
 
 def compare(a: Frame, b: Frame, info: VideoInfo) -> FrameMetrics:
     """Quality of `b` against `a`. RGB pictures: MSE over the three planes instead of 6:1:1."""
+    planes, combined = frame_psnr(a, b, info)
+    return FrameMetrics(planes, combined, frame_ms_ssim(a, b, info))
+
+
+def frame_psnr(a: Frame, b: Frame, info: VideoInfo) -> tuple[tuple[float, float, float], float]:
+    """dB per plane and combined; see `FrameMetrics` and `compare`."""
     peak = 2**info.bit_depth - 1
     first, second, third = (plane_psnr(p, q, peak) for p, q in zip(a.planes, b.planes, strict=True))
     if info.chroma == "rgb":
         combined = plane_psnr(np.stack(a.planes), np.stack(b.planes), peak)
     else:
         combined = (6 * first + second + third) / 8
-    return FrameMetrics((first, second, third), combined, frame_ms_ssim(a, b, info))
+    return (first, second, third), combined
 
 
 def frame_ms_ssim(a: Frame, b: Frame, info: VideoInfo) -> float | None:

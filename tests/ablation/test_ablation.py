@@ -17,13 +17,14 @@ from conftest import lively, write_yuv
 
 from cmfr.ablation.config import common_run, load_ablation, resolve
 from cmfr.ablation.report import describe
-from cmfr.ablation.run import idlest, standing, visible_gpus, write_clip
+from cmfr.ablation.run import _locked, idlest, standing, visible_gpus, write_clip
 from cmfr.cli.main import main
 from cmfr.codec.checkpoint import read_weights, save_weights
 from cmfr.evaluation.records import read_results
 from cmfr.models.video_model import VideoModel
 from cmfr.nn.densities import weights_of
 from cmfr.training.config import load_train_config
+from cmfr.utils.errors import UserError
 from cmfr.utils.yaml_config import differences, plain
 from cmfr.video.reader import open_video
 
@@ -371,3 +372,27 @@ def test_runs_spread_over_the_gpus_that_may_be_used(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert visible_gpus() == []
+
+
+def test_the_training_of_a_killed_ablation_is_waited_for(tmp_path, capsys):
+    """It has the lock until it has saved; a command that is still there is not waited for."""
+    lock = tmp_path / ".lock"
+    hold = "import fcntl, sys, time; f = open(sys.argv[1], 'a'); fcntl.flock(f, 2); "
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    for command, waits in ((ended.pid, True), (os.getpid(), False)):
+        lock.write_text(str(command))
+        code = hold + "print('held', flush=True); time.sleep(0.5)"
+        holder = subprocess.Popen(
+            [sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE, text=True
+        )
+        assert holder.stdout.readline() == "held\n"
+        if waits:
+            with _locked(tmp_path):
+                assert lock.read_text() == str(os.getpid())
+            assert "waiting for the training of a killed ablation" in capsys.readouterr().out
+        else:
+            with pytest.raises(UserError, match="is used by another ablation"):
+                with _locked(tmp_path):
+                    pass
+        holder.wait()

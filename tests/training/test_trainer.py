@@ -172,6 +172,17 @@ def test_terminated_and_resumed_training_equals_uninterrupted(
     assert_same_run(tmp_path / "run", uninterrupted)
 
 
+def test_what_a_save_left_that_was_killed_at_its_end_is_removed(tmp_path, clips):
+    """A finished run is not saved again."""
+    path = config(tmp_path, clips, steps=1)
+    train(load_train_config(path))
+    before = sorted(p.name for p in (tmp_path / "run").iterdir() if "events" not in p.name)
+    (tmp_path / "run" / "optimizer-3.pt").touch()
+    train(load_train_config(path))
+    after = sorted(p.name for p in (tmp_path / "run").iterdir() if "events" not in p.name)
+    assert after == before and "optimizer-4.pt" in after
+
+
 def test_the_end_of_a_run_says_where_everything_is(tmp_path, clips, capfd):
     path = config(tmp_path, clips, steps=1)
     run = tmp_path / "run"

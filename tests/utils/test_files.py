@@ -12,7 +12,15 @@ import pytest
 
 from cmfr.utils import files
 from cmfr.utils.errors import UserError
-from cmfr.utils.files import Part, atomic_write_text, check_distinct, output_file, remove_leftovers
+from cmfr.utils.files import (
+    Part,
+    atomic_write_text,
+    check_distinct,
+    output_file,
+    remove_leftovers,
+    remove_unfinished,
+    unfinished,
+)
 
 WRITES_FOR_EVER = """
 import sys, time
@@ -173,3 +181,57 @@ sys.exit(guarded("cmfr test", run))
     _, said = process.communicate(timeout=30)
     assert process.returncode == 128 + kind and said == f"cmfr test: ended by {kind.name}\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_takes_the_place_of_another(tmp_path, monkeypatch):
+    """Killed in between: neither is half, and a next run removes what is left of both."""
+    target = tmp_path / "report"
+    for text in ("first", "second"):
+        part = Part(target, folder=True)
+        (part.temporary / "page").write_text(text)
+        part.commit(over=True)
+        assert [path.name for path in tmp_path.iterdir()] == ["report"]
+        assert (target / "page").read_text() == text
+    rename, part = os.rename, Part(target, folder=True)
+
+    def failing(source, to):
+        if Path(source) == part.temporary:
+            raise OSError(5, "no")
+        rename(source, to)
+
+    monkeypatch.setattr(os, "rename", failing)
+    with pytest.raises(OSError, match="no"):
+        part.commit(over=True)
+    assert (target / "page").read_text() == "second"
+    monkeypatch.setattr(os, "rename", rename)
+    monkeypatch.setattr(Part, "discard", Part.leave)  # as if killed just before it has its name
+    monkeypatch.setattr(
+        os, "rename", lambda s, to: rename(s, to) if s == target else failing(s, to)
+    )
+    with pytest.raises(OSError, match="no"):
+        part.commit(over=True)
+    monkeypatch.undo()
+    part.leave()
+    remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] in ([], ["report"])
+
+
+def test_what_is_kept_is_found_until_the_file_is_complete(tmp_path):
+    one, other = tmp_path / "a.cmfr", tmp_path / "b.cmfr"
+    for path, size in ((one, 3), (one, 5), (other, 9)):
+        part = Part(path, kept=True)
+        part.temporary.write_bytes(b"x" * size)
+        part.leave()
+    remove_leftovers(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+    with unfinished(one) as found:
+        assert found.read_bytes() == b"xxxxx"
+        remove_unfinished(one)  # this one is in use
+        assert found.exists() and len(list(tmp_path.iterdir())) == 2
+        with unfinished(one) as again:
+            assert again is None
+    remove_unfinished(one)
+    with unfinished(other) as found:
+        assert found.read_bytes() == b"x" * 9
+    with unfinished(tmp_path / "c.cmfr") as found:
+        assert found is None

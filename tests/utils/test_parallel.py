@@ -2,13 +2,19 @@
 
 import multiprocessing
 import os
+import signal
+import subprocess
+import sys
 import time
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 import torch
 
+from cmfr.utils import parallel
 from cmfr.utils.parallel import outcomes
+from cmfr.utils.signals import end_with_parent
 
 
 def work(job, count):
@@ -43,3 +49,51 @@ def test_what_is_under_way_is_dropped():
         assert next(results) == (0, 0)
     assert time.monotonic() - began < 300
     assert not set(multiprocessing.active_children()) - before
+
+
+def until_gone(process):
+    """Wait for a process that is no child of this one."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        try:
+            state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return True
+        if state == "Z":  # nobody takes note of its end
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def start_and_be_killed(start):
+    """Call `start`, which returns the number of a process, in a process that is then killed."""
+    reading, writing = os.pipe()
+    between = os.fork()
+    if not between:
+        os.write(writing, str(start()).encode())
+        time.sleep(600)
+    child = int(os.read(reading, 20))
+    os.kill(between, signal.SIGKILL)
+    os.waitpid(between, 0)
+    return child
+
+
+def serve():
+    parallel._begin(None, None)
+    time.sleep(600)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_processes_end_with_a_parent_that_is_killed():
+    """Those of a pool, and the training of an ablation."""
+
+    def of_the_pool():
+        process = multiprocessing.get_context("fork").Process(target=serve)
+        process.start()
+        return process.pid
+
+    def training():
+        return subprocess.Popen(["sleep", "600"], preexec_fn=end_with_parent).pid
+
+    for start in (of_the_pool, training):
+        assert until_gone(start_and_be_killed(start)), start
