@@ -47,7 +47,7 @@ def run_encode(args: argparse.Namespace) -> None:
     common = {
         "quality": args.quality, "intra_period": args.intra_period,
         "refresh_period": args.refresh_period, "start": args.start, "frames": args.frames,
-        **options,
+        "portable": args.portable, **options,
     }  # fmt: skip
     with _Progress("encode", info.frame_count, info.width * info.height, args.quiet) as progress:
         if args.reconstruction:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,8 @@ from cmfr.config import MAX_PIXELS, QUALITIES
 from cmfr.models.base import FrameSize
 from cmfr.models.state import FrameOutput, ReferenceState
 from cmfr.models.video_model import VideoCodec
-from cmfr.nn.entropy_coder import BadPayload, make_tables
+from cmfr.nn.entropy_coder import BadPayload, DecodeMismatch, make_tables
+from cmfr.nn.portable import PortableArithmetic
 from cmfr.utils.device import arithmetic, exact_arithmetic, full_precision, pick_device
 from cmfr.utils.errors import UserError
 from cmfr.utils.files import check_distinct, is_stream, output_file
@@ -87,6 +89,13 @@ class Codec:
         with full_precision():
             make_tables(self.model)
         self.name, self.weights_id, self.device = model.cfg.name, weights_id, device
+        self._portable = PortableArithmetic()
+
+    @contextlib.contextmanager
+    def _arithmetic(self, header: StreamHeader) -> Iterator[None]:
+        """That in which frames of a stream are coded."""
+        with exact_arithmetic(), self._portable if header.portable else contextlib.nullcontext():
+            yield
 
     # -- encoding ------------------------------------------------------------------------------
 
@@ -102,6 +111,7 @@ class Codec:
         frames: int | None = None,
         on_frame: FrameCallback | None = None,
         estimate: bool = False,
+        portable: bool = False,
         **source_options: Any,
     ) -> CodingReport:
         """Code a video file, raw .yuv or folder of PNGs into a `.cmfr` file.
@@ -109,6 +119,7 @@ class Codec:
         quality 0 (smallest) .. 63 (best); intra_period -1 codes only the first frame as intra;
         refresh_period: frames between temporal feature refreshes, 0 = never (default: the model's);
         `start` and `frames` choose a part; estimate: bits are estimated too, for `on_frame`;
+        portable: the stream decodes alike on every machine (slower);
         `source_options` as for `reader.open_video`. The file appears under its name when it is
         complete; devices and pipes are written into. Raises ValueError or OSError with one
         sentence.
@@ -123,7 +134,7 @@ class Codec:
                     f"{MAX_SIDE} pixels can be coded"
                 )
             report = CodingReport(info)
-            header = self.header(info, quality, intra_period, refresh_period)
+            header = self.header(info, quality, intra_period, refresh_period, portable)
 
             began = time.perf_counter()
             with output_file(target) as file:
@@ -137,7 +148,12 @@ class Codec:
         return report
 
     def header(
-        self, info: VideoInfo, quality: int, intra_period: int, refresh_period: int | None = None
+        self,
+        info: VideoInfo,
+        quality: int,
+        intra_period: int,
+        refresh_period: int | None = None,
+        portable: bool = False,
     ) -> StreamHeader:
         """The header of a stream that this codec writes; refresh_period None: the model's."""
         period = self.model.cfg.refresh_period if refresh_period is None else refresh_period
@@ -150,6 +166,7 @@ class Codec:
             weights=self.weights_id,
             quality_offsets=self.model.cfg.hierarchy.quality_offsets,
             producer=arithmetic(self.device),
+            portable=portable,
         )
 
     def encode_frames(
@@ -168,8 +185,8 @@ class Codec:
             if number == 0 or (intra_period > 0 and number % intra_period == 0):
                 past = None
             intra = past is None
-            with exact_arithmetic():
-                x = planes_to_tensor(frame, info, self.model.cfg.color, self.device)
+            x = planes_to_tensor(frame, info, self.model.cfg.color, self.device)
+            with self._arithmetic(header):
                 picture = Picture(info, self.model.cfg.color)
                 payload, frame_quality, output = self.model.encode_frame(
                     x, header.quality, past, header.refresh_period, picture, estimate
@@ -284,7 +301,7 @@ class Codec:
         # What was encoded does not depend on what is said of its color now.
         picture = Picture(header.info(), self.model.cfg.color)
         try:
-            with exact_arithmetic():
+            with self._arithmetic(header):
                 output = self.model.decode_frame(
                     packet.payload, packet.quality, reference, header.refresh_period,
                     picture if reader.version > 2 else None,
@@ -294,7 +311,10 @@ class Codec:
                 shown = picture.of(output.x_hat)
         except BadPayload as error:
             by = f"made by: {header.producer}; this is: {arithmetic(self.device)}"
-            raise DamagedFrame(packet.number, f"{error} ({by})") from error
+            advice = ""
+            if isinstance(error, DecodeMismatch) and not header.portable:
+                advice = "; to decode a stream anywhere, encode with --portable"
+            raise DamagedFrame(packet.number, f"{error} ({by}){advice}") from error
         return CodedFrame(
             packet.number, packet.intra, packet.quality, 8 * packet.size, shown, output
         )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from cmfr.config import ModelConfig
 from cmfr.nn.init import LEAK, identity_start, pixel_start
 from cmfr.nn.layers import block, conv
+from cmfr.nn.portable import encoder_only
 
 MASK_SLOPE = 8.0
 
@@ -52,6 +53,7 @@ class FeatureExtractor(nn.Module):
         self.stem = FrameStem(cfg.feature_stride, width, flat_chroma=cfg.flat_chroma)
         self.body = block(cfg, width)
 
+    @encoder_only()
     def forward(self, x: Tensor) -> Tensor:
         return self.body(self.stem(x))
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cmfr.config import EstimationLevel, MatchingLevel
 from cmfr.nn.layers import conv, resize_flow, warp
+from cmfr.nn.portable import encoder_only
 
 
 class EstimationNetwork(nn.Sequential):
@@ -39,6 +40,7 @@ class SpyNet(nn.Module):
         self.levels = nn.ModuleList(EstimationNetwork(level) for level in levels)
         self.output_stride = output_stride
 
+    @encoder_only()
     def forward(self, x: Tensor, reference: Tensor) -> Tensor:
         """x, reference [B, 3, H, W] -> flow [B, 2, H/s, W/s] that warps the reference to x."""
         first = self.strides[0]
@@ -132,6 +134,7 @@ class MotionEstimation(nn.Module):
         folds = [max(1, output_stride // stride) for stride in self.strides]
         self.levels = nn.ModuleList(map(MatchingNetwork, levels, folds))
 
+    @encoder_only()
     def forward(self, x: Tensor, reference: Tensor) -> Tensor:
         """x, reference [B, 3, H, W] -> flow [B, 2, H/s, W/s] that warps the reference to x."""
         return self.all_levels(x, reference)[-1]
