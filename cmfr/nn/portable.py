@@ -60,7 +60,7 @@ _OPERATIONS = """
     __rmul__ __imul__ neg __neg__ abs sign round round_ floor ceil clamp clamp_ clamp_min minimum
     maximum max min amax amin aminmax argmax argmin relu leaky_relu square nan_to_num max_pool2d eq
     ne lt le gt ge __eq__ __ne__ __lt__ __le__ __gt__ __ge__ logical_and logical_or logical_not
-    __and__ __or__ __invert__ any all isfinite isnan remainder
+    __and__ __or__ __invert__ any all isfinite isnan remainder equal
 """.split()
 ALIKE = frozenset(_MOVES + _OPERATIONS)
 
@@ -197,9 +197,7 @@ def _convolve(
         high = min((side - 1 + pad - part) // step + 1, last)
         return slice(low, max(low, high))
 
-    pieces = x.new_zeros(
-        parts_y, parts_x, channels, (band + more_y) * pitch, dtype=torch.float64
-    )
+    pieces = x.new_zeros(parts_y, parts_x, channels, (band + more_y) * pitch, dtype=torch.float64)
     total = x.new_empty(groups, outputs, band * pitch, dtype=torch.float64)
     for top in range(0, rows, band):
         count = min(band, rows - top)
