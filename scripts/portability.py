@@ -167,12 +167,14 @@ def measure(
 
 def _cost(video: str, quality: int, made: dict[str, Any], decoded: dict[str, Any]) -> str:
     plain, portable = (made[mode] for mode in MODES)
+    slower = decoded["portable"]["seconds"] / decoded["default"]["seconds"]
+    complete = all(decoded[mode]["exact"] == len(plain["digests"]) for mode in MODES)
     change = 100 * (portable["bytes"] / plain["bytes"] - 1)
     return (
         f"| {video}, {len(plain['digests'])} frames | {quality} | {plain['bytes']} | "
         f"{portable['bytes']} | {change:+.2f} % | {portable['psnr'] - plain['psnr']:+.3f} dB | "
         f"{portable['seconds'] / plain['seconds']:.2f} | "
-        f"{decoded['portable']['seconds'] / decoded['default']['seconds']:.2f} |"
+        f"{format(slower, '.2f') if complete else 'not decoded'} |"
     )
 
 
