@@ -1,4 +1,4 @@
-# make env | demo [VIDEO=path] | gpu-check | test | test-slow | fuzz [CASES=n] | reliability [KILLS=n] | lint.
+# make env | demo [VIDEO=path] | gpu-check | portability [VIDEO=path] | test | test-slow | fuzz [CASES=n] | reliability [KILLS=n] | lint.
 # Needs Python 3.10-3.12 and make only.
 PYTHON ?= $(shell for p in python3.12 python3.11 python3.10 python3; do \
 	$$p -c 'import sys; raise SystemExit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' \
@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: env demo gpu-check test test-slow fuzz reliability lint clean
+.PHONY: env demo gpu-check portability test test-slow fuzz reliability lint clean
 
 env: $(VENV)/.ready
 
@@ -22,6 +22,9 @@ demo: env
 
 gpu-check: env
 	$(BIN)/python scripts/gpu_check.py
+
+portability: env
+	$(BIN)/python scripts/portability.py $(if $(VIDEO),"$(VIDEO)")
 
 test: env lint
 	$(BIN)/python -m pytest

@@ -3,9 +3,10 @@
     make gpu-check
     .venv/bin/python scripts/gpu_check.py [--device cuda] [--model cmfr-s] [--minutes 4]
 
-All training stages (`smoke`), ten frames encoded and decoded, training samples per second at three
-batch sizes and with CUDA graphs, 1080p frames per second and milliseconds by stage, peak memory.
-Without a GPU the first two alone, and it says what it leaves out.
+All training stages (`smoke`), ten frames encoded and decoded, portable streams from GPU to CPU and
+back, training samples per second at three batch sizes and with CUDA graphs, 1080p frames per second
+and milliseconds by stage, peak memory.
+Without a GPU the first three alone, and it says what it leaves out.
 """
 
 from __future__ import annotations
@@ -70,6 +71,23 @@ def coding(model: str, device: torch.device, frames: int = 10) -> Iterator[Row]:
     )
 
 
+def portable(model: str, device: torch.device, frames: int = 4) -> Iterator[Row]:
+    """Streams of `encode --portable`: one made on the device and decoded on the CPU, and back."""
+    there = torch.device("cpu")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        render_clip(folder / "a.mkv", frames)
+        for made_on, shown_on in ((device, there), (there, device)):
+            stream = folder / "a.cmfr"
+            load_codec(model, made_on.type).encode_video(folder / "a.mkv", stream, portable=True)
+            # Raises DamagedFrame at the first sample or symbol that is not the encoder's.
+            decoded = load_codec(model, shown_on.type).decode_video(stream, folder / "b.mkv")
+            yield (
+                f"portable stream made on {made_on.type}, decoded on {shown_on.type}",
+                f"{decoded.frames} of {frames} frames are the encoder's",
+            )
+
+
 def training_speed(
     cfg: TrainConfig, stage: StageConfig, device: torch.device, out_of_time: Callable[[], bool],
     batches: tuple[int, ...] = BATCHES, steps: int = 6,
@@ -124,6 +142,7 @@ def checks(model: str, device: torch.device, minutes: float) -> Iterator[Row]:
     ends = time.monotonic() + 60 * minutes
     yield from smoke(device)
     yield from coding(model, device)
+    yield from portable(model, device)
     if device.type != "cuda":
         return
     # Before training speed: that may be left out where time is short.

@@ -44,6 +44,7 @@ def test_without_a_gpu_it_trains_and_codes_and_says_what_it_leaves_out(
     assert rows["device"].startswith("a CPU, no GPU; torch")
     assert rows["training stages intra, flow, motion, inter, cascade"].startswith("10 steps in")
     assert "encode" in rows["cmfr-nano, 10 frames of 416x240 by file"]
+    assert rows["portable stream made on cpu, decoded on cpu"] == "4 of 4 frames are the encoder's"
     assert "no GPU, so left out: samples per second of training, 1080p" in err
 
 

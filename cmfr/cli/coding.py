@@ -62,6 +62,7 @@ def run_encode(args: argparse.Namespace) -> None:
         "frames": args.frames,
         "aim": aim,
         "resume": args.resume,
+        "portable": args.portable,
         **options,
     }
     with _Progress("encode", info.frame_count, info.width * info.height, args.quiet) as progress:

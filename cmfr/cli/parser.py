@@ -45,6 +45,11 @@ def add_encode(commands: Commands, run: Run) -> None:
     add_refresh_period(encode)
     encode.add_argument("--frames", type=int, help="code only so many frames")
     encode.add_argument("--start", type=int, default=0, help="first frame to code (0)")
+    encode.add_argument(
+        "--portable",
+        action="store_true",
+        help="the stream decodes alike on every machine, CPU or GPU; slower on both sides",
+    )
     add_source(encode)
     encode.add_argument(
         "--reconstruction",

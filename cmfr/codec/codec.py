@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -31,7 +31,8 @@ from cmfr.config import MAX_PIXELS
 from cmfr.models.base import FrameSize
 from cmfr.models.state import FrameOutput, ReferenceState
 from cmfr.models.video_model import VideoModel
-from cmfr.nn.entropy_coder import BadPayload, make_tables
+from cmfr.nn.entropy_coder import BadPayload, DecodeMismatch, make_tables
+from cmfr.nn.portable import PortableArithmetic
 from cmfr.utils.device import arithmetic, exact_arithmetic, full_precision, pick_device
 from cmfr.utils.errors import UserError
 from cmfr.utils.files import check_distinct, output_file, remove_unfinished, unfinished
@@ -56,6 +57,13 @@ class Codec:
         with full_precision():
             make_tables(self.model)
         self.name, self.weights_id, self.device = model.cfg.name, weights_id, device
+        self._portable = PortableArithmetic()
+
+    @contextmanager
+    def _arithmetic(self, header: StreamHeader) -> Iterator[None]:
+        """That in which frames of a stream are coded."""
+        with exact_arithmetic(), self._portable if header.portable else nullcontext():
+            yield
 
     # -- encoding ------------------------------------------------------------------------------
 
@@ -73,6 +81,7 @@ class Codec:
         estimate: bool = False,
         aim: Target | None = None,
         resume: bool = False,
+        portable: bool = False,
         **source_options: Any,
     ) -> CodingReport:
         """Code a video file, raw .yuv or folder of PNGs into a `.cmfr` file.
@@ -80,11 +89,11 @@ class Codec:
         quality 0 (smallest) .. 63 (best), or aim: what it is chosen for, frame by frame;
         intra_period -1 codes only the first frame as intra; refresh_period: frames between temporal
         feature refreshes, 0 = never (default: the model's); `start` and `frames` choose a part;
-        estimate: bits are estimated too, for `on_frame`; `source_options` as for
-        `reader.open_video`. The file appears under its name when it is complete; devices and pipes
-        are written into. resume: what is interrupted is kept, and gone on with from its last intra
-        frame; the file is that of an uninterrupted call, byte by byte. Raises ValueError or OSError
-        with one sentence.
+        estimate: bits are estimated too, for `on_frame`; portable: the stream decodes alike on
+        every machine (slower); `source_options` as for `reader.open_video`. The file appears under
+        its name when it is complete; devices and pipes are written into. resume: what is
+        interrupted is kept, and gone on with from its last intra frame; the file is that of an
+        uninterrupted call, byte by byte. Raises ValueError or OSError with one sentence.
         """
         target = Path(target)
         check_request(source, target, quality, intra_period, refresh_period)
@@ -97,7 +106,7 @@ class Codec:
                     f"{MAX_SIDE} pixels can be coded"
                 )
             report, began = CodingReport(info), time.perf_counter()
-            header = self.header(info, quality, intra_period, refresh_period)
+            header = self.header(info, quality, intra_period, refresh_period, portable)
             control = None
             if aim is not None:
                 control = RateControl(aim, header, info.frame_count)
@@ -161,7 +170,12 @@ class Codec:
             yield found, chain([intra], rest)
 
     def header(
-        self, info: VideoInfo, quality: int, intra_period: int, refresh_period: int | None = None
+        self,
+        info: VideoInfo,
+        quality: int,
+        intra_period: int,
+        refresh_period: int | None = None,
+        portable: bool = False,
     ) -> StreamHeader:
         """The header of a stream that this codec writes; refresh_period None: the model's."""
         period = self.model.cfg.refresh_period if refresh_period is None else refresh_period
@@ -174,6 +188,7 @@ class Codec:
             weights=self.weights_id,
             quality_offsets=self.model.cfg.hierarchy.quality_offsets,
             producer=arithmetic(self.device),
+            portable=portable,
         )
 
     def encode_frames(
@@ -214,8 +229,8 @@ class Codec:
         estimate: bool = False,
     ) -> tuple[bytes, int, FrameOutput, Frame]:
         """Payload, the frame's own quality, output and picture."""
-        with exact_arithmetic():
-            x = planes_to_tensor(frame, info, self.model.cfg.color, self.device)
+        x = planes_to_tensor(frame, info, self.model.cfg.color, self.device)
+        with self._arithmetic(header):
             picture = Picture(info, self.model.cfg.color)
             payload, quality, output = self.model.encode_frame(
                 x, header.quality, past, header.refresh_period, picture, estimate
@@ -327,7 +342,7 @@ class Codec:
         # What was encoded does not depend on what is said of its color now.
         picture = Picture(header.info(), self.model.cfg.color)
         try:
-            with exact_arithmetic():
+            with self._arithmetic(header):
                 output = self.model.decode_frame(
                     packet.payload,
                     packet.quality,
@@ -340,7 +355,10 @@ class Codec:
                 shown = picture.of(output.x_hat)
         except BadPayload as error:
             by = f"made by: {header.producer}; this is: {arithmetic(self.device)}"
-            raise DamagedFrame(packet.number, f"{error} ({by})") from error
+            advice = ""
+            if isinstance(error, DecodeMismatch) and not header.portable:
+                advice = "; to decode a stream anywhere, encode with --portable"
+            raise DamagedFrame(packet.number, f"{error} ({by}){advice}") from error
         return CodedFrame(
             packet.number, packet.intra, packet.quality, 8 * packet.size, shown, output
         )

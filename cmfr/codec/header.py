@@ -14,10 +14,11 @@ from cmfr.video import h273
 if TYPE_CHECKING:
     from cmfr.video.info import VideoInfo
 
-MAGIC, VERSION = b"CMFR", 3
-VERSIONS = (1, 2, 3)  # that are read
+MAGIC, VERSION = b"CMFR", 4
+VERSIONS = (1, 2, 3, 4)  # that are read
 CHROMA = ("420", "444", "rgb")  # the position is the number in the file, here and below
 RANGES = ("unspecified", "limited", "full")
+ARITHMETICS = ("the encoder's own", "portable")
 UNKNOWN = 0xFFFFFFFF  # frame count while streaming
 MAX_QUALITY = 63
 PREFIX = struct.Struct("<4sBH")  # magic, version, length of the fields
@@ -52,7 +53,8 @@ class StreamHeader:
     first frame is intra; refresh_period: frames, 0 = never; model: name of the network; weights:
     the id of its weights, 8 bytes; quality_offsets: what P-frames add to the quality, in turn, from
     position 0 (the I-frame's) on; producer: versions and device of the encoder; frame_count: None =
-    not known (the stream was written to a pipe or cut off).
+    not known (the stream was written to a pipe or cut off); portable: in the arithmetic that is the
+    same everywhere (cmfr/nn/portable.py).
     """
 
     width: int
@@ -72,6 +74,7 @@ class StreamHeader:
     range: str = "unspecified"
     producer: str = ""
     frame_count: int | None = None
+    portable: bool = False
 
     def __post_init__(self) -> None:
         check_number("width", self.width, 1, 65535)
@@ -111,6 +114,7 @@ class StreamHeader:
         weights: bytes,
         quality_offsets: tuple[int, ...] = (),
         producer: str = "",
+        portable: bool = False,
     ) -> StreamHeader:
         """The header for a video; the frame count stays open. ValueError as for the class."""
         from cmfr.video.info import MATRIX_CODES, color_from_codes  # here: it imports numpy
@@ -136,6 +140,7 @@ class StreamHeader:
             color.transfer,
             color.range,
             "".join(c if c.isprintable() else "?" for c in encoded),
+            portable=portable,
         )
 
     def info(self) -> VideoInfo:
@@ -178,6 +183,7 @@ class StreamHeader:
             "refresh period": f"{refresh} frames" if refresh else "never",
             "model": self.model,
             "weights id": self.weights.hex(),
+            "arithmetic": ARITHMETICS[self.portable],
             "producer": self.producer or "not known",
         }
 
@@ -196,7 +202,7 @@ class StreamHeader:
         return f"; P-frames {shown} in turn" if any(offsets) else ""
 
     def to_bytes(self) -> bytes:
-        """The header as it is stored: prefix, fields and checksum, at most 820 bytes."""
+        """The header as it is stored: prefix, fields and checksum, at most 821 bytes."""
         model, producer = self.model.encode(), self.producer.encode()
         fields = _FIELDS.pack(
             self.width,
@@ -218,7 +224,7 @@ class StreamHeader:
         fields += struct.pack(
             f"B{len(self.quality_offsets)}b", len(self.quality_offsets), *self.quality_offsets
         )
-        fields += bytes([len(producer)]) + producer
+        fields += bytes([len(producer)]) + producer + bytes([self.portable])
         data = PREFIX.pack(MAGIC, VERSION, len(fields)) + fields
         return data + CRC.pack(zlib.crc32(data))
 
@@ -232,6 +238,8 @@ class StreamHeader:
             weights, at = data[at : at + 8], at + 8
             pattern, at = _counted(data, at) if version > 1 else (b"", at)
             producer, end = _counted(data, at)
+            arithmetic, end = (data[end], end + 1) if version > 3 else (0, end)
+            portable = bool(range(len(ARITHMETICS))[arithmetic])
             chroma_name, range_name = CHROMA[chroma], RANGES[range_]
             rate = Fraction(num, den)
         except (struct.error, IndexError, ZeroDivisionError):
@@ -256,6 +264,7 @@ class StreamHeader:
             range_name,
             producer.decode(),
             None if count == UNKNOWN else count,
+            portable,
         )
 
 

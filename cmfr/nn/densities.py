@@ -12,11 +12,12 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+
+from cmfr.nn import portable
 
 import cmfr.nn.compressai_alone  # noqa: F401 isort: skip
 from compressai.entropy_models import EntropyBottleneck, GaussianConditional  # isort: skip
@@ -64,6 +65,7 @@ class Density(ABC):
     def __init__(self, low: float, high: float, levels: int) -> None:
         self.low, self.levels = low, levels
         self._log_step = math.log(high / low) / (levels - 1)
+        self._tables: dict[bool, CdfTables] = {}
 
     @abstractmethod
     def cumulative(self, x: Tensor) -> Tensor:
@@ -101,8 +103,14 @@ class Density(ABC):
         upper = self.cumulative((0.5 - magnitude) / scale)
         return upper - self.cumulative((-0.5 - magnitude) / scale)
 
-    @cached_property
+    @property
     def tables(self) -> CdfTables:
+        """Made once; those of portable arithmetic are others."""
+        if portable.active() not in self._tables:
+            self._tables[portable.active()] = self._make_tables()
+        return self._tables[portable.active()]
+
+    def _make_tables(self) -> CdfTables:
         scales = self.table_scale(torch.arange(self.levels))
         wanted = scales * self.half_width(self.tail_mass)
         center = wanted.clamp(max=self.reach).ceil().int()
@@ -119,9 +127,9 @@ class Gaussian(Density):
         return 0.5 * torch.erfc(-math.sqrt(0.5) * x)
 
     def half_width(self, mass: float) -> float:
-        return math.sqrt(2) * float(
-            torch.special.erfinv(torch.tensor(1 - mass, dtype=torch.float64))
-        )
+        with portable.encoder_only():  # a number in float64, of which whole symbols are made
+            quantile = torch.special.erfinv(torch.tensor(1 - mass, dtype=torch.float64))
+            return math.sqrt(2) * float(quantile)
 
     def training_bits(
         self, distance: Tensor, symbols: Tensor, noise: Tensor, scale: Tensor
@@ -216,7 +224,14 @@ class FactorizedDensity(EntropyBottleneck):
     def __init__(self, channels: int) -> None:
         super().__init__(channels, tail_mass=1e-6, init_scale=0.5)
         self.quantiles.requires_grad_(False)
-        self.tables: CdfTables | None = None
+        self._made: dict[bool, CdfTables] = {}
+
+    @property
+    def tables(self) -> CdfTables | None:
+        return self._made.get(portable.active())
+
+    def drop_tables(self) -> None:
+        self._made.clear()
 
     def bits(self, z: Tensor) -> Tensor:
         """-log2 likelihood of z [B, C, H, W], any real values; same shape."""
@@ -230,8 +245,9 @@ class FactorizedDensity(EntropyBottleneck):
     @torch.no_grad()
     def make_tables(self) -> CdfTables:
         """Find the tails and build the CDF tables, in float64 on the CPU: all devices must agree.
-        (Kept; `tables = None` drops them.)"""
-        exact = copy.deepcopy(self).cpu().double()
+        (Kept; those of portable arithmetic are others.)"""
+        with portable.encoder_only():
+            exact = copy.deepcopy(self).cpu().double()
         # Symbols from the first to the last one within the tails, 0 always.
         counts, tail = torch.arange(self.REACH + 1).double(), math.log(2 / self.tail_mass - 1)
         below, above = (
@@ -243,8 +259,9 @@ class FactorizedDensity(EntropyBottleneck):
         symbols = torch.arange(int(length.max())) + first[:, None, None]
         mass, lower, upper = exact._likelihood(symbols.double(), stop_gradient=True)
         rest = lower[:, 0, :1].sigmoid() + (-upper[:, 0, -1:]).sigmoid()
-        self.tables = CdfTables.of_probabilities(mass[:, 0].float(), first, length, rest.float())
-        return self.tables
+        made = CdfTables.of_probabilities(mass[:, 0].float(), first, length, rest.float())
+        self._made[portable.active()] = made
+        return made
 
 
 class CumulativeStage(nn.Module):
@@ -272,7 +289,7 @@ class FactorizedBitEstimator(nn.Module):
         super().__init__()
         self.channels, self.sets = channels, sets
         self.stages = nn.ModuleList(CumulativeStage(sets, channels, i == 3) for i in range(4))
-        self.tables_of: dict[int, CdfTables] = {}
+        self._made: dict[tuple[bool, int], CdfTables] = {}
 
     def at(self, quality: Tensor) -> HyperDensity:
         """The density of a batch of qualities [B]."""
@@ -286,11 +303,20 @@ class FactorizedBitEstimator(nn.Module):
             x = stage(x, chosen)
         return x
 
+    def tables(self, chosen: int) -> CdfTables | None:
+        """Of one set, if they were made."""
+        return self._made.get((portable.active(), chosen))
+
+    def drop_tables(self) -> None:
+        self._made.clear()
+
     @torch.no_grad()
     def make_tables(self, chosen: int) -> CdfTables:
-        """Tables of one set, from float64 on the CPU (kept; clear `tables_of` to drop them)."""
-        on_cpu = FactorizedBitEstimator(self.channels, self.sets).double()
-        on_cpu.load_state_dict(self.state_dict())
+        """Tables of one set, from float64 on the CPU (kept; those of portable arithmetic are
+        others)."""
+        with portable.encoder_only():
+            on_cpu = FactorizedBitEstimator(self.channels, self.sets).double()
+            on_cpu.load_state_dict(self.state_dict())
         edges = torch.arange(-self.REACH, self.REACH + 2).double() - 0.5
         cumulative = on_cpu.logits(edges[None, None, None], chosen).sigmoid()[0, :, 0]
         mass = cumulative.diff().clamp(min=0)
@@ -302,8 +328,9 @@ class FactorizedBitEstimator(nn.Module):
         position = (first[:, None] + torch.arange(int(length.max()))).clamp(max=mass.shape[1] - 1)
         rows = mass.gather(1, position).float()
         first = (first - self.REACH).int()
-        self.tables_of[chosen] = CdfTables.of_probabilities(rows, first, length.int())
-        return self.tables_of[chosen]
+        made = CdfTables.of_probabilities(rows, first, length.int())
+        self._made[portable.active(), chosen] = made
+        return made
 
 
 class _BitEstimatorAt:
@@ -320,7 +347,7 @@ class _BitEstimatorAt:
 
     @property
     def tables(self) -> CdfTables | None:
-        return self.estimator.tables_of.get(self._set())
+        return self.estimator.tables(self._set())
 
     def make_tables(self) -> CdfTables:
         return self.estimator.make_tables(self._set())
@@ -337,7 +364,7 @@ def make_tables(module: nn.Module) -> None:
         if isinstance(part, FactorizedDensity):
             part.make_tables()
         elif isinstance(part, FactorizedBitEstimator):
-            part.tables_of.clear()
+            part.drop_tables()
             if part.sets == 1:  # of many sets only those are built that are used
                 part.make_tables(0)
 
@@ -345,10 +372,8 @@ def make_tables(module: nn.Module) -> None:
 def drop_tables(module: nn.Module) -> None:
     """Forget all tables: the weights have changed."""
     for part in module.modules():
-        if isinstance(part, FactorizedDensity):
-            part.tables = None
-        elif isinstance(part, FactorizedBitEstimator):
-            part.tables_of.clear()
+        if isinstance(part, FactorizedDensity | FactorizedBitEstimator):
+            part.drop_tables()
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:

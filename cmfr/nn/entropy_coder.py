@@ -25,6 +25,7 @@ from torch import Tensor
 from cmfr.nn.densities import CdfTables, Density, HyperDensity, make_tables
 from cmfr.nn.layers import round_ste
 from cmfr.nn.payload import SMALL, SmallDecoder, SmallEncoder, least_bits, padded
+from cmfr.nn.portable import encoder_only
 from cmfr.utils.errors import UserError
 
 # densities.py goes first: it silences the warnings of CompressAI's import.
@@ -45,6 +46,7 @@ class DecodeMismatch(BadPayload):
 
 
 @torch.no_grad()
+@encoder_only()
 def quantized(distance: Tensor, scale: Tensor, density: Density, rdoq: float) -> Tensor:
     """Whole symbols for distances from the mean, same shape.
 
@@ -202,7 +204,8 @@ class BitWriter(EntropyCoder):
     ) -> Tensor:  # fmt: skip
         assert values is not None and len(values) == 1
         if self.estimator:
-            self.estimator.code_latent(name, values, mean, scale, density, skip, rdoq)
+            with encoder_only():
+                self.estimator.code_latent(name, values, mean, scale, density, skip, rdoq)
         coded = scale >= skip
         symbols = torch.where(coded, quantized(values - mean, scale, density, rdoq), 0.0)
         self._chunks.append((symbols[coded].int(), density.index(scale)[coded], density.tables))
@@ -217,7 +220,8 @@ class BitWriter(EntropyCoder):
     ) -> Tensor:
         assert values is not None and len(values) == 1
         if self.estimator:
-            self.estimator.code_factorized(name, values, model, shape)
+            with encoder_only():
+                self.estimator.code_factorized(name, values, model, shape)
         symbols = values.round()
         tables = model.tables or model.make_tables()
         self._chunks.append((symbols.int().flatten(), _channel_index(shape, symbols), tables))

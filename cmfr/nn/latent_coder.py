@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from cmfr.nn.densities import GAUSSIAN, Density, HyperDensity
 from cmfr.nn.entropy_coder import EntropyCoder
 from cmfr.nn.layers import pad_to_multiple
+from cmfr.nn.portable import encoder_only
 
 # _CELL_ORDER[steps][step][group] = which cell position (row-major 2x2) the group codes then;
 # with 2 steps a "position" is a color of the checkerboard.
@@ -181,7 +182,8 @@ class LatentCoder(nn.Module, ABC):
     def _code_hyper(
         self, coder: EntropyCoder, y: Tensor | None, size: tuple[int, int], quality: Tensor | None
     ) -> Tensor:
-        z = None if y is None else self.encode_hyper(pad_to_multiple(y, 4), quality)
+        with encoder_only():
+            z = None if y is None else self.encode_hyper(pad_to_multiple(y, 4), quality)
         shape = (1, self.hyper_channels, -(-size[0] // 4), -(-size[1] // 4))
         return coder.code_factorized(f"{self.name}_z", z, self.hyper_density(quality), shape)
 

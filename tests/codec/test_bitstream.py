@@ -162,7 +162,7 @@ def test_messages() -> None:
         (b"", "not a .cmfr file"),
         (b"RIFF" + data, "not a .cmfr file"),
         (data[:30], "file ends within the header"),
-        (flip(data, 4, 8), "version 11 is newer than this program reads"),
+        (flip(data, 4, 8), "version 12 is newer than this program reads"),
         (flip(data, 9), "the header is damaged: checksum"),
         (flip(data, starts[2] + 8), "frame 2 is damaged: checksum does not match"),
         (data[: starts[2] + 8], "file ends within frame 2"),
@@ -176,6 +176,21 @@ def test_messages() -> None:
     for damaged, message in cases:
         with pytest.raises(BitstreamError, match=message):
             read_all(damaged)
+
+
+def test_version_3_is_read_as_before() -> None:
+    """It does not say its arithmetic."""
+    reader = BitstreamReader(io.BytesIO((VERSION_1.parent / "version3.cmfr").read_bytes()))
+    assert reader.version == 3 and not reader.header.portable
+    assert reader.header.producer.startswith("torch 2.15") and len(list(reader)) == 6
+
+
+@pytest.mark.parametrize("portable", [False, True])
+def test_the_arithmetic_is_kept(portable: bool) -> None:
+    fields = replace(HEADER, portable=portable).to_bytes()[7:-4]
+    assert StreamHeader.from_fields(fields).portable is portable
+    with pytest.raises(ValueError, match="not possible"):
+        StreamHeader.from_fields(fields[:-1] + b"\x02")
 
 
 def test_version_1_is_read_as_before() -> None:

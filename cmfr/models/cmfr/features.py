@@ -13,6 +13,7 @@ from cmfr.models.cmfr.blocks import block
 from cmfr.models.cmfr.config import CMFRConfig
 from cmfr.nn.init import SMALL_GAIN, identity_start, pixel_start
 from cmfr.nn.layers import conv
+from cmfr.nn.portable import encoder_only
 
 MASK_SLOPE = 8.0
 
@@ -53,6 +54,7 @@ class FeatureExtractor(nn.Module):
         self.stem = FrameStem(cfg.feature_stride, width, flat_chroma=cfg.flat_chroma)
         self.body = block(cfg, width)
 
+    @encoder_only()
     def forward(self, x: Tensor) -> Tensor:
         """x [B, 3, H, W] -> f_x [B, C0, H/s, W/s]."""
         return self.body(self.stem(x))

@@ -20,6 +20,7 @@ from cmfr.nn.init import (
     synthesis_start,
 )
 from cmfr.nn.layers import INTRA_GAINS, conv, upsample
+from cmfr.nn.portable import encoder_only
 
 
 class IntraCodec(FrameCodec[FrameSize]):
@@ -65,7 +66,8 @@ class IntraCodec(FrameCodec[FrameSize]):
     def _code(
         self, coder: EntropyCoder, x: Tensor | None, quality: Tensor, past: FrameSize
     ) -> FrameOutput:
-        y = None if x is None else self.analysis(F.pixel_unshuffle(x - 0.5, 2))
+        with encoder_only():
+            y = None if x is None else self.analysis(F.pixel_unshuffle(x - 0.5, 2))
         stride = self.latent.stride
         size = (past.height // stride, past.width // stride)
         y_hat = self.latent(coder, y, [], size, quality)

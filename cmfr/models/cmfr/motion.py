@@ -16,6 +16,7 @@ from cmfr.models.cmfr.latent import CMFRLatentCoder
 from cmfr.nn.entropy_coder import EntropyCoder
 from cmfr.nn.init import SMALL_GAIN, analysis_start, haar_bands, identity_start, synthesis_start
 from cmfr.nn.layers import conv, resize_flow, upsample, warp
+from cmfr.nn.portable import encoder_only
 
 # Initial gains of motion latents at quality 0 and 63: Haar coefficients of flows in pixels.
 MOTION_GAINS = (0.1, 2.0)
@@ -75,7 +76,8 @@ class MotionCodec(nn.Module):
         [B, Cm, H/S, W/S] and feature [B, C, H/4, W/4]: decoded flow, and the new ones of both."""
         y = None
         if flow is not None:
-            y = self.analysis(torch.cat([self.analysis_head(flow), previous_feature], 1))
+            with encoder_only():
+                y = self.analysis(torch.cat([self.analysis_head(flow), previous_feature], 1))
         size = (previous_latent.shape[2], previous_latent.shape[3])
         y_hat = self.latent(coder, y, [previous_latent], size, quality)
         feature = self.synthesis(y_hat)

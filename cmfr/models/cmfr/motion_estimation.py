@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from cmfr.config import EstimationLevel
 from cmfr.models.cmfr.config import MatchingLevel
 from cmfr.nn.layers import conv, resize_flow, warp
+from cmfr.nn.portable import encoder_only
 
 
 class EstimationNetwork(nn.Sequential):
@@ -40,6 +41,7 @@ class SpyNet(nn.Module):
         self.levels = nn.ModuleList(EstimationNetwork(level) for level in levels)
         self.output_stride = output_stride
 
+    @encoder_only()
     def forward(self, x: Tensor, reference: Tensor) -> Tensor:
         """x, reference [B, 3, H, W] -> flow [B, 2, H/s, W/s] that warps the reference to x."""
         first = self.strides[0]
@@ -133,6 +135,7 @@ class MotionEstimation(nn.Module):
         folds = [max(1, output_stride // stride) for stride in self.strides]
         self.levels = nn.ModuleList(map(MatchingNetwork, levels, folds))
 
+    @encoder_only()
     def forward(self, x: Tensor, reference: Tensor) -> Tensor:
         """x, reference [B, 3, H, W] -> flow [B, 2, H/s, W/s] that warps the reference to x."""
         return self.all_levels(x, reference)[-1]

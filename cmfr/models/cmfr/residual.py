@@ -22,6 +22,7 @@ from cmfr.nn.init import (
     synthesis_start,
 )
 from cmfr.nn.layers import QualityScaler, conv, upsample
+from cmfr.nn.portable import encoder_only
 
 Contexts = tuple[Tensor, Tensor, Tensor]
 
@@ -63,6 +64,7 @@ class ContextEncoder(nn.Module):
             assert isinstance(layer, nn.Conv2d)
             analysis_start(layer, transform)
 
+    @encoder_only()
     def forward(self, residual: Tensor, contexts: Contexts, quality: Tensor) -> Tensor:
         """residual [B, C0, h, w], contexts at (h, w), (h/2, w/2), (h/4, w/4) -> latent."""
         h = self.down0(self.fuse0(residual, contexts[0]))

@@ -28,6 +28,7 @@ from cmfr.models.dcvc.motion import AlignedContext, Contexts, DCVCMotionCodec
 from cmfr.models.state import FrameOutput, LatentReference, MotionPictures, ReferenceState
 from cmfr.nn.entropy_coder import EntropyCoder
 from cmfr.nn.layers import ResidualBlock, conv, upsample, warp
+from cmfr.nn.portable import encoder_only
 
 
 def _context_block(cfg: DCVCConfig, channels: int) -> nn.Module:
@@ -51,6 +52,7 @@ class ContextualEncoder(nn.Module):
         self.down2 = conv(2 * c2, c2, stride=2)
         self.down3 = conv(c2, cfg.latent, stride=2)
 
+    @encoder_only()
     def forward(self, x: Tensor, contexts: Contexts, quality: Tensor) -> Tensor:
         """x [B, 3, H, W], contexts at 1, 1/2, 1/4, quality [B] -> y [B, latent, H/16, W/16]."""
         h = self.down0(torch.cat([x, contexts[0]], 1))

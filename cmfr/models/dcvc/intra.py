@@ -22,6 +22,7 @@ from cmfr.models.dcvc.latent import IntraLatentCoder
 from cmfr.models.state import FrameOutput, ReferenceState
 from cmfr.nn.entropy_coder import EntropyCoder
 from cmfr.nn.layers import conv
+from cmfr.nn.portable import encoder_only
 
 
 class DCVCIntra(FrameCodec[FrameSize]):
@@ -54,7 +55,8 @@ class DCVCIntra(FrameCodec[FrameSize]):
     ) -> FrameOutput:
         y = None
         if x is not None:
-            y = self.encoder_tail(self.encoder_gain(self.encoder_head(x), quality))
+            with encoder_only():
+                y = self.encoder_tail(self.encoder_gain(self.encoder_head(x), quality))
         size = (past.height // LATENT_STRIDE, past.width // LATENT_STRIDE)
         y_hat = self.latent(coder, y, [], size, quality)
         h = self.decoder_tail(self.decoder_gain(self.decoder_head(y_hat), quality))

@@ -20,6 +20,7 @@ from cmfr.models.dcvc.latent import InterLatentCoder
 from cmfr.models.state import LatentReference
 from cmfr.nn.entropy_coder import EntropyCoder
 from cmfr.nn.layers import ResidualBlock, conv, resize_flow, upsample, warp
+from cmfr.nn.portable import encoder_only
 
 Contexts = tuple[Tensor, Tensor, Tensor]
 
@@ -38,6 +39,7 @@ class MotionEncoder(nn.Module):
         self.with_previous = depth_block(kind, 2 * c, c)
         self.tail = nn.Sequential(ResidualDown(c, c), depth_block(kind, c), conv(c, c, stride=2))
 
+    @encoder_only()
     def forward(self, flow: Tensor, previous: Tensor | None, quality: Tensor) -> Tensor:
         """flow [B, 2, H, W], previous feature [B, C, H/4, W/4], quality [B] -> latent."""
         h = self.down(self.gain(self.head(flow), quality))
