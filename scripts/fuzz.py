@@ -64,7 +64,7 @@ def codec() -> Codec:
     """Decodes a frame that follows the same frames once, good or not: cases share most of them, and
     each is decoded in two ways."""
     made = load_codec(WEIGHTS, "cpu")
-    made.model.decode_frame = remembered(made.model.decode_frame)  # type: ignore[method-assign]
+    made.model.decode_frame = remembered(made.model.decode_frame)
     return made
 
 

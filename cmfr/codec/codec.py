@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +132,7 @@ class Codec:
                     report.frames += 1
                     if on_frame is not None:
                         on_frame(coded)
+                    del coded  # or its pictures stay while the next frame is coded
                 report.bytes = writer.close()
             report.seconds = time.perf_counter() - began
         return report
@@ -178,6 +179,7 @@ class Codec:
             past = output.state
             shown = picture.of(output.x_hat)
             yield CodedFrame(number, intra, frame_quality, 8 * size, shown, output, frame)
+            del output
 
     # -- decoding ------------------------------------------------------------------------------
 
@@ -221,6 +223,7 @@ class Codec:
                     report.frames += 1
                     if on_frame is not None:
                         on_frame(coded)
+                    del coded
             report.seconds = time.perf_counter() - began
         return report
 
@@ -268,6 +271,7 @@ class Codec:
                 yield CodedFrame(number, False, 0, 0, last.reconstruction)
             waiting = []
             yield last
+            last = replace(last, output=None)
 
     def _decode_packet(
         self,
