@@ -6,7 +6,6 @@ lie in one folder, each as a raw .yuv file, a folder of numbered PNGs or a video
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -266,8 +265,6 @@ def _check_video(
     frames = count_frames(path, info)
     if not _count_fits(frames, sequence, wanted):
         faults.append(f"{path}: expected {sequence.frames} frames, found {frames}")
-    if pictures and (gaps := _missing_numbers(path)):
-        faults.append(f"{path}: the numbered pictures have gaps: {_shortened(gaps)} missing")
     return frames, faults
 
 
@@ -301,13 +298,3 @@ def count_frames(path: Path, info: VideoInfo) -> int:
             return sum(packet.size > 0 for packet in container.demux(container.streams.video[0]))
     except av.error.FFmpegError as error:
         raise UserError(f"{path} is damaged: {error.strerror}") from error
-
-
-def _missing_numbers(folder: Path) -> list[str]:
-    digits = (re.findall(r"\d+", file.stem) for file in folder.glob("*.[pP][nN][gG]"))
-    numbers = {int(found[-1]) for found in digits if found}
-    return [str(n) for n in range(min(numbers), max(numbers)) if n not in numbers]
-
-
-def _shortened(names: list[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -17,7 +17,9 @@ from types import TracebackType
 
 import av
 import av.error
+import av.sidedata.sidedata
 import numpy as np
+from av.video.stream import VideoStream
 from PIL import Image, UnidentifiedImageError
 from PIL.Image import DecompressionBombError
 
@@ -41,8 +43,13 @@ from cmfr.video.y4m import check_whole_y4m
 VIDEO_SUFFIXES = frozenset(
     ".mp4 .m4v .mkv .mov .webm .avi .y4m .yuv .mpg .mpeg .ts .mts .m2ts .wmv .flv .ogv .3gp".split()
 )
+_COVER = 0x400  # FFmpeg's mark of an attached picture
+_ONE = 2**16
+# The upper left of a display matrix for 0 to 3 quarter turns to the left.
+_TURNS = [(_ONE, 0, 0, _ONE), (0, -_ONE, _ONE, 0), (-_ONE, 0, 0, -_ONE), (0, _ONE, -_ONE, 0)]
 DEFAULT_FRAME_RATE = Fraction(30)  # for PNGs and .yuv files, which have nowhere to say theirs
 Frames = Generator[Frame, None, None]
+Planes = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class VideoReader:
@@ -165,6 +172,8 @@ def _png_source(folder: Path, rate: Fraction | None) -> _Source:
             numbered[number] = file
     if not numbered:
         raise UserError(f"{folder} holds no numbered PNG pictures")
+    if gaps := _gaps(sorted(numbered)):
+        raise UserError(f"{folder}: the numbered pictures have gaps: {gaps} missing")
     files = [numbered[number] for number in sorted(numbered)]
     height, width = _read_png(files[0]).shape[:2]
     info = VideoInfo(
@@ -177,9 +186,22 @@ def _png_source(folder: Path, rate: Fraction | None) -> _Source:
             if pixels.shape[:2] != (height, width):
                 found = f"{pixels.shape[1]}x{pixels.shape[0]}"
                 raise UserError(f"{file} is {found}, the pictures before are {width}x{height}")
-            yield _rgb_frame(pixels)
+            yield Frame(_rgb_planes(pixels))
 
     return _Source(info, frames_from)
+
+
+def _gaps(numbers: list[int]) -> str:
+    """Which of rising numbers are missing, "2, 5-7"; any equal step will do."""
+    steps = [after - before for before, after in zip(numbers, numbers[1:], strict=False)]
+    if not steps or min(steps) == max(steps):
+        return ""
+    step = min(steps)
+    runs = [
+        (n + step, n + way - step) for n, way in zip(numbers, steps, strict=False) if way > step
+    ]
+    told = [f"{first}-{last}" if first < last else f"{first}" for first, last in runs[:8]]
+    return ", ".join(told) + (f" and {len(runs) - 8} more runs" if len(runs) > 8 else "")
 
 
 def _read_png(file: Path) -> np.ndarray:
@@ -193,10 +215,10 @@ def _read_png(file: Path) -> np.ndarray:
         raise UserError(f"{file} is not a picture that can be read: {error}") from error
 
 
-def _rgb_frame(pixels: np.ndarray) -> Frame:
+def _rgb_planes(pixels: np.ndarray) -> Planes:
     """[H, W, 3] to planes."""
     r, g, b = (np.ascontiguousarray(pixels[..., i]) for i in (0, 1, 2))
-    return Frame((r, g, b))
+    return r, g, b
 
 
 # --- raw .yuv files
@@ -255,11 +277,13 @@ def _av_source(path: Path, rate: Fraction | None) -> _Source:
         with av.open(f"file:{path}") as container:
             if container.format.name == "tty":  # FFmpeg takes any text for a terminal's picture
                 raise UserError(f"{path} is not a video that can be opened: it is a text")
-            if not container.streams.video:
-                raise UserError(f"{path} has no video stream")
-            info = _stream_info(path, container.streams.video[0], rate)
+            stream = _video_stream(container, path)
+            info = _stream_info(path, stream, rate)
             y4m = container.format.name == "yuv4mpegpipe"
-            pixels = container.streams.video[0].codec_context.format
+            pixels = stream.codec_context.format
+            turns = 0 if y4m else _quarter_turns(container, stream, path)
+            if turns % 2:
+                info = replace(info, width=info.height, height=info.width)
     except (av.error.FFmpegError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path} is not a video that can be opened: {reason}") from error
@@ -268,10 +292,12 @@ def _av_source(path: Path, rate: Fraction | None) -> _Source:
         count = 0
         try:
             with av.open(f"file:{path}") as container:
-                stream = container.streams.video[0]
+                stream = _video_stream(container, path)
                 stream.thread_type = "AUTO"
                 for picture in islice(container.decode(stream), start, None):
-                    yield _av_frame(picture, info, path)
+                    if picture.is_corrupt:  # FFmpeg fills in what is lost, and goes on
+                        raise UserError(f"{path} is damaged: frame {start + count} is incomplete")
+                    yield _av_frame(picture, info, path, turns)
                     count += 1
             if y4m and pixels:  # FFmpeg says nothing
                 check_whole_y4m(path, pixels)
@@ -282,9 +308,34 @@ def _av_source(path: Path, rate: Fraction | None) -> _Source:
     return _Source(info, frames_from)
 
 
-def _stream_info(
-    path: Path, stream: av.video.stream.VideoStream, rate: Fraction | None
-) -> VideoInfo:
+def _video_stream(container: av.container.InputContainer, path: Path) -> VideoStream:
+    """The first that is no picture on the cover of a song."""
+    for stream in container.streams.video:
+        if not int(getattr(stream, "disposition", 0)) & _COVER:
+            return stream
+    raise UserError(f"{path} has no video stream")
+
+
+def _quarter_turns(container: av.container.InputContainer, stream: VideoStream, path: Path) -> int:
+    """How often the pictures are to be turned to the left by 90 degrees, as the file says; frames
+    carry it. Raises UserError where they are to be mirrored, or turned otherwise."""
+    try:
+        picture = next(container.decode(stream), None)
+    except av.error.FFmpegError:  # whoever reads the frames hears of it
+        return 0
+    said = picture.side_data.get(av.sidedata.sidedata.Type.DISPLAYMATRIX) if picture else None
+    if said is None:
+        return 0
+    a, b, _, c, d = np.frombuffer(bytes(said), np.int32)[:5].tolist()
+    if (turn := (a, b, c, d)) not in _TURNS:
+        raise UserError(
+            f"{path} says that its pictures are to be mirrored, scaled or turned by no multiple of "
+            "90 degrees; convert it first"
+        )
+    return _TURNS.index(turn)
+
+
+def _stream_info(path: Path, stream: VideoStream, rate: Fraction | None) -> VideoInfo:
     context = stream.codec_context
     if context.pix_fmt is None or not context.width or not context.height:
         raise UserError(f"{path} is not a video that can be opened: its pictures are unknown")
@@ -319,40 +370,52 @@ def _stream_color(context: av.video.codeccontext.VideoCodecContext, chroma: str)
 def _layout(pix_fmt: str) -> tuple[str, str, int]:
     """(FFmpeg format that frames are converted to, chroma, bit depth) for a stream's format."""
     plain = re.sub(r"^yuv[ja]", "yuv", pix_fmt)  # full range is a tag; alpha is a 4th plane
-    plain = {"nv12": "yuv420p", "p010le": "yuv420p10le"}.get(plain, plain)
     if plain in RAW_FORMATS:
-        return (pix_fmt if pix_fmt.startswith("yuv") else plain, *RAW_FORMATS[plain])
-    pixel = av.VideoFormat(pix_fmt)
+        return (pix_fmt, *RAW_FORMATS[plain])
+    pixel = av.VideoFormat(pix_fmt, 4, 4)
     if pixel.is_rgb or pixel.has_palette:
         return "rgb24", "rgb", 8
-    deep = pixel.components[0].bits > 8
-    if len(pixel.components) < 3:
-        return ("gray10le" if deep else "gray"), "444", 10 if deep else 8
-    return ("yuv444p10le" if deep else "yuv444p"), "444", 10 if deep else 8
+    luma, *others = pixel.components
+    depth, tail = (10, "10le") if luma.bits > 8 else (8, "")
+    if len(others) < 2:
+        return f"gray{tail}", "444", depth
+    # Other subsamplings than 4:2:0 (4:2:2, 4:1:1, 4:4:0) keep all samples in 4:4:4.
+    chroma = "420" if (others[0].width, others[0].height) == (2, 2) else "444"
+    return f"yuv{chroma}p{tail}", chroma, depth
 
 
-def _av_frame(picture: av.VideoFrame, info: VideoInfo, path: Path) -> Frame:
+def _av_frame(picture: av.VideoFrame, info: VideoInfo, path: Path, turns: int) -> Frame:
+    """turns: to the left, by 90 degrees, after which it is to be of `info`."""
     target, chroma, depth = _layout(picture.format.name)
+    size = (info.width, info.height)[:: -1 if turns % 2 else 1]
     found = (picture.width, picture.height, chroma, depth)
-    if found != (info.width, info.height, info.chroma, info.bit_depth):
+    if found != (*size, info.chroma, info.bit_depth):
         raise UserError(
-            f"{path} changes from {info.width}x{info.height} {info.chroma} {info.bit_depth} bit "
+            f"{path} changes from {size[0]}x{size[1]} {info.chroma} {info.bit_depth} bit "
             f"to {found[0]}x{found[1]} {chroma} {depth} bit midway"
         )
+    planes = _av_planes(picture, target, info)
+    if turns:
+        planes = tuple(np.ascontiguousarray(np.rot90(plane, turns)) for plane in planes)
+    return Frame(planes)
+
+
+def _av_planes(picture: av.VideoFrame, target: str, info: VideoInfo) -> Planes:
+    """As they are stored, but for layouts that are converted to the format `target`."""
     if picture.format.name != target:  # equal ranges, so that swscale only moves samples
         picture = picture.reformat(format=target, src_color_range=2, dst_color_range=2)
-    if chroma == "rgb":
-        return _rgb_frame(picture.to_ndarray())
+    if info.chroma == "rgb":
+        return _rgb_planes(picture.to_ndarray())
     luma = _av_plane(picture, 0, info)
     if target.startswith("gray"):
-        neutral = np.full_like(luma, 2 ** (depth - 1))
-        return Frame((luma, neutral, neutral))
-    return Frame((luma, _av_plane(picture, 1, info), _av_plane(picture, 2, info)))
+        neutral = np.full_like(luma, 2 ** (info.bit_depth - 1))
+        return luma, neutral, neutral
+    return luma, _av_plane(picture, 1, info), _av_plane(picture, 2, info)
 
 
 def _av_plane(picture: av.VideoFrame, index: int, info: VideoInfo) -> np.ndarray:
     """A copy of a plane without the padding at the end of its lines."""
     plane = picture.planes[index]
-    height, width = info.plane_shapes[index]
     samples = np.frombuffer(memoryview(plane), info.dtype)
-    return samples.reshape(-1, plane.line_size // info.dtype.itemsize)[:height, :width].copy()
+    lines = samples.reshape(-1, plane.line_size // info.dtype.itemsize)
+    return lines[: plane.height, : plane.width].copy()
