@@ -15,12 +15,20 @@ from typing import Annotated, Literal
 
 import av
 import av.error
-from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+    model_validator,
+)
 
 from cmfr.config import Strict
-from cmfr.evaluation.clip_lists import ClipLists, Positive, Track, check_clips
+from cmfr.evaluation.clip_lists import ClipLists, Inner, Positive, Track, check_clips
 from cmfr.utils.config_files import find_config
 from cmfr.utils.errors import UserError, unknown
+from cmfr.utils.files import inner_name, inside
 from cmfr.utils.yaml_config import faults, read_tree
 from cmfr.video.info import RAW_FORMATS, ColorInfo, VideoInfo, parse_frame_rate, parse_raw_name
 from cmfr.video.reader import VideoReader, open_video
@@ -41,14 +49,14 @@ class TestSequence(Strict):
 
     __test__ = False  # its name looks like a test's to pytest
 
-    name: str = Field(min_length=1)
+    name: Annotated[str, Field(pattern=r"^[^/]+$"), AfterValidator(inner_name)]
     width: Positive
     height: Positive
     frame_rate: FrameRate
     frames: Positive
     bit_depth: Literal[8, 10] = 8
     chroma: Literal["420", "444", "rgb"] = "420"
-    file: str | None = None
+    file: Inner | None = None
     may_be_longer: bool = False
 
     @property
@@ -120,8 +128,14 @@ def find_sequence(root: Path, sequence: TestSequence) -> Path:
     """The file or folder that holds a sequence: its `file` pattern, NAME.yuv, a folder NAME with
     PNGs, or NAME.mkv, .mp4 or .y4m, whichever is there first.
 
-    Raises FileNotFoundError if there is none, ValueError if several files fit the pattern.
+    Raises FileNotFoundError if there is none, ValueError if several files fit the pattern, or one
+    is a link that leads out of `root`.
     """
+    path = _find(root, sequence)
+    return inside(root, path.relative_to(root).as_posix())
+
+
+def _find(root: Path, sequence: TestSequence) -> Path:
     name = sequence.name
     if sequence.file is not None:
         found = sorted(root.glob(sequence.file))

@@ -14,6 +14,7 @@ from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import av
 import av.error
@@ -320,7 +321,7 @@ def _quarter_turns(container: av.container.InputContainer, stream: VideoStream, 
     """How often the pictures are to be turned to the left by 90 degrees, as the file says; frames
     carry it. Raises UserError where they are to be mirrored, or turned otherwise."""
     try:
-        picture = next(container.decode(stream), None)
+        picture: Any = next(container.decode(stream), None)
     except av.error.FFmpegError:  # whoever reads the frames hears of it
         return 0
     said = picture.side_data.get(av.sidedata.sidedata.Type.DISPLAYMATRIX) if picture else None
@@ -395,9 +396,8 @@ def _av_frame(picture: av.VideoFrame, info: VideoInfo, path: Path, turns: int) -
             f"to {found[0]}x{found[1]} {chroma} {depth} bit midway"
         )
     planes = _av_planes(picture, target, info)
-    if turns:
-        planes = tuple(np.ascontiguousarray(np.rot90(plane, turns)) for plane in planes)
-    return Frame(planes)
+    y, u, v = (np.ascontiguousarray(np.rot90(plane, turns)) for plane in planes)
+    return Frame((y, u, v))
 
 
 def _av_planes(picture: av.VideoFrame, target: str, info: VideoInfo) -> Planes:
