@@ -69,7 +69,7 @@ def codec() -> Codec:
 
 
 def remembered(decode: Callable[..., FrameOutput]) -> Callable[..., FrameOutput]:
-    """`VideoCodec.decode_frame`, with what it gave or raised for arguments of before."""
+    """`VideoModel.decode_frame`, with what it gave or raised for arguments of before."""
     known: dict[Any, tuple[Any, FrameOutput | BadPayload]] = {}
 
     def decode_frame(
