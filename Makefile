@@ -1,5 +1,5 @@
-# make env | demo [VIDEO=path] | gpu-check | portability [VIDEO=path] | test | test-slow | fuzz [CASES=n] | reliability [KILLS=n] | lint.
-# Needs Python 3.10-3.12 and make only.
+# make env | demo [VIDEO=path] | gpu-check | portability [VIDEO=path] | test | test-slow | fuzz [CASES=n] | reliability [KILLS=n] | lint
+# | audit. Needs Python 3.10-3.12 and make only.
 PYTHON ?= $(shell for p in python3.12 python3.11 python3.10 python3; do \
 	$$p -c 'import sys; raise SystemExit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' \
 	2>/dev/null && echo $$p && break; done)
@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: env demo gpu-check portability test test-slow fuzz reliability lint clean
+.PHONY: env demo gpu-check portability test test-slow fuzz reliability lint audit clean
 
 env: $(VENV)/.ready
 
@@ -42,6 +42,12 @@ lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Known holes in what is installed. Strict: a package that could not be looked up is no pass.
+audit: env
+	$(BIN)/pip install --quiet --disable-pip-version-check 'pip-audit>=2.7,<3'
+	$(BIN)/pip freeze --exclude-editable > $(VENV)/installed.txt
+	$(BIN)/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r $(VENV)/installed.txt
 
 clean:
 	rm -rf $(VENV) build dist demo .pytest_cache .ruff_cache .mypy_cache

@@ -17,6 +17,14 @@ def test_damaged_and_forged_files_are_decoded_or_refused_in_a_sentence():
     assert "| forged payload |" in fuzz.table(counts)
 
 
+def test_frames_that_are_not_decoded_again_change_no_outcome(monkeypatch):
+    fuzz.codec.cache_clear()
+    known = [fuzz.outcome(number) for number in range(30)]
+    assert [fuzz.outcome(number) for number in range(30)] == known
+    monkeypatch.setattr(fuzz, "REMEMBERED", 0)
+    assert [fuzz.outcome(number) for number in range(30)] == known
+
+
 @pytest.mark.parametrize("error", [KeyError("x"), MemoryError(), TimeoutError("not done")])
 def test_anything_else_is_a_fault(monkeypatch, error):
     def broken(*_):

@@ -26,6 +26,7 @@ def add_commands(commands: Commands) -> None:
 def run_encode(args: argparse.Namespace) -> None:
     """Raises UserError or OSError with one sentence."""
     from cmfr.codec.codec import load_codec
+    from cmfr.codec.model_files import weights_files
     from cmfr.codec.rate_control import Target
     from cmfr.codec.request import check_request, check_resume
     from cmfr.video.reader import open_video
@@ -41,7 +42,7 @@ def run_encode(args: argparse.Namespace) -> None:
     with open_video(args.input, start=args.start, frames=args.frames, **options) as reader:
         info = reader.info
     # Before seconds are spent on loading.
-    read = (args.input, args.model, *(args.weights or ()))
+    read = (args.input, *weights_files(args.model, args.weights))
     check_distinct(args.output, *read)
     check_request(args.input, args.output, args.quality, args.intra_period, args.refresh_period)
     targets = (args.target_bitrate, args.target_psnr)
@@ -85,11 +86,15 @@ def run_decode(args: argparse.Namespace) -> int:
     """1 where the stream is damaged. Raises UserError or OSError with one sentence."""
     from cmfr.codec.bitstream import BitstreamReader
     from cmfr.codec.codec import load_codec
+    from cmfr.codec.model_files import shipped_weights, weights_files
 
     with _open_stream(args.input) as file:
         header = BitstreamReader(file).header
-    check_distinct(args.output, args.input, args.model or header.model, *(args.weights or ()))
-    codec = load_codec(args.model or header.model, args.device, args.weights)
+    # What a stream says is a name, whatever it looks like.
+    said = bool(args.model or args.weights)
+    model = args.model or (header.model if said else shipped_weights(header.model))
+    check_distinct(args.output, args.input, *weights_files(model, args.weights))
+    codec = load_codec(model, args.device, args.weights)
     pixels = header.width * header.height
     with _Progress("decode", header.frame_count, pixels, args.quiet) as progress:
         report = codec.decode_video(

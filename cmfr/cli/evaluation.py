@@ -99,6 +99,8 @@ def run_anchor(args: argparse.Namespace) -> None:
     if reference and args.preset or not reference and (args.binary or args.cfg):
         raise UserError("--preset is not for hm and vtm, --binary and --cfg are for them only")
     asked = conditions(args)
+    read = (args.test, args.binary, args.cfg, *(args.videos or ()))
+    check_distinct(args.output, *filter(None, read))
     from cmfr.evaluation.anchors import base, ffmpeg
     from cmfr.evaluation.anchors import reference as reference_software
 
@@ -127,7 +129,7 @@ def run_bdrate(args: argparse.Namespace) -> int:
     from cmfr.video.info import parse_frame_rate
 
     if args.csv:
-        check_distinct(args.csv, *args.files)
+        check_distinct(args.csv, args.anchor, *args.files)
     rate = None if args.frame_rate is None else parse_frame_rate(args.frame_rate)
     options = {"dataset": args.dataset, "size": args.size, "frame_rate": rate}
     options |= {"conditions": stated(args)}

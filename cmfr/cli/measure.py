@@ -123,6 +123,7 @@ def quality_index(text: str) -> int:
 
 def run_evaluate(args: argparse.Namespace) -> int:
     """Raises UserError or OSError with one sentence; 1 when a measurement failed."""
+    from cmfr.codec.model_files import weights_files
     from cmfr.evaluation.found_sets import find_set, set_of_files
     from cmfr.evaluation.run import Run, evaluate
     from cmfr.utils.device import all_devices
@@ -138,6 +139,12 @@ def run_evaluate(args: argparse.Namespace) -> int:
         found = set_of_files(args.videos, args.frames)
     else:
         found = find_set(args.test, args.root, args.sequences, args.frames, tell)
+    outputs = [path for path in (args.output, args.compressai) if path]
+    read = [*weights_files(args.model, args.weights), *(path for _, path in found.sequences)]
+    for path in outputs:
+        check_distinct(path, *read, *filter(None, [args.test]))
+    if len({path.resolve() for path in outputs}) < len(outputs):
+        raise UserError(f"--compressai {args.compressai} would overwrite the output")
     with _weights_file(args.model, args.weights) as weights:
         run = Run(weights, found, sorted(set(args.qualities)), asked)
         failures = evaluate(run, args.output, devices, args.processes, args.threads)
@@ -224,6 +231,8 @@ def run_bench(args: argparse.Namespace) -> None:
 
     if args.frames < 2 or min(args.size) < 16:
         raise UserError("bench needs at least 2 frames of at least 16x16 pixels")
+    if args.json:
+        check_distinct(args.json, *args.model)
     for name in args.model:  # before the first is timed
         if name not in PRESETS:
             read_weights(find_weights(name))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cmfr.cli.options import ListAction, add_list, add_stated, existing_paths, stated
 from cmfr.utils.errors import UserError
+from cmfr.utils.files import check_outside
 
 if TYPE_CHECKING:
     from cmfr.cli.parser import Commands
@@ -96,7 +97,9 @@ def run(args: argparse.Namespace) -> None:
     from cmfr.report.tables import markdown
     from cmfr.report.write import check_output, write_report
 
-    check_output(Path(args.output))  # before seconds are spent on curves
+    # Before seconds are spent on curves.
+    check_output(Path(args.output))
+    check_outside(args.output, args.anchor, *args.results, *args.bench)
     benches = [read_bench(path) for path in args.bench]
     codecs = collect(args.results, args.anchor, args.published, {"conditions": stated(args)})
     if not args.results and not args.published:

@@ -123,6 +123,7 @@ class Codec:
                         report.frames = coded.number + 1
                         if on_frame is not None:
                             on_frame(coded)
+                        del coded  # or its pictures stay while the next frame is coded
                     report.bytes = writer.close()
             remove_unfinished(target)
             report.seconds = time.perf_counter() - began
@@ -219,6 +220,7 @@ class Codec:
             if control is not None:
                 control.coded(coded.bits, 0 if control.of_bits else _psnr(coded, info))
             yield coded
+            del coded, output
 
     def _code(
         self,
@@ -279,6 +281,7 @@ class Codec:
                     report.frames += 1
                     if on_frame is not None:
                         on_frame(coded)
+                    del coded
             report.seconds = time.perf_counter() - began
         return report
 
@@ -326,6 +329,7 @@ class Codec:
                 yield CodedFrame(number, False, 0, 0, last.reconstruction)
             waiting = []
             yield last
+            last = replace(last, output=None)
 
     def _decode_packet(
         self,

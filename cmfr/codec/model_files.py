@@ -29,10 +29,8 @@ def read_model(
 ) -> tuple[ModelConfig, dict[str, Tensor], bytes, str]:
     """Configuration, weights, their id and where they are from; arguments and errors as of
     `codec.load_codec`."""
-    paths = [Path(path) for path in weights or ()]
-    if not paths:
-        paths = [find_weights(model)]
-    elif any(path.suffix != ".safetensors" for path in paths):
+    paths = weights_files(model, weights)
+    if weights and any(path.suffix != ".safetensors" for path in paths):
         published, tensors = read_published(paths, str(model))
         return published, tensors, weights_hash(tensors), str(paths[0])
     if len(paths) > 1:
@@ -53,21 +51,32 @@ def build_model(cfg: ModelConfig, tensors: dict[str, Tensor], where: str) -> Vid
     return model
 
 
+def weights_files(model: str | Path, weights: Sequence[str | Path] | None = None) -> list[Path]:
+    """The files that `read_model` reads; errors as of `find_weights`."""
+    return [Path(path) for path in weights or ()] or [find_weights(model)]
+
+
 def find_weights(model: str | Path) -> Path:
-    """A file as it is; a name: NAME.safetensors in the package or in the repository.
+    """A file as it is; a name: `shipped_weights`.
 
     Raises FileNotFoundError or UserError; the message says what there is.
     """
     path = Path(model)
     if path.suffix == ".safetensors" or path.is_file():
         return path
-    package, name = Path(__file__).parents[1], str(model)
+    if path.suffix or path.parent != Path("."):
+        raise FileNotFoundError(f"no weights file {path}")
+    return shipped_weights(str(model))
+
+
+def shipped_weights(name: str) -> Path:
+    """NAME.safetensors in the package or in the repository; never a path, for names that a file
+    says. Errors as of `find_weights`."""
+    package = Path(__file__).parents[1]
     folders = (package / "weights", package.parent / "checkpoints")
     files = {file.stem: file for folder in folders for file in folder.glob("*.safetensors")}
     if name in files:
         return files[name]
-    if path.suffix or path.parent != Path("."):
-        raise FileNotFoundError(f"no weights file {path}")
     there = f"shipped weights are of {', '.join(files) or 'no model'}"
     if name in ("dcvc-dc", "dcvc-fm"):
         hint = "give its published checkpoints with --weights, or convert them (cmfr convert)"

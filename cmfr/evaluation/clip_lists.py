@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Annotated
 
 from PIL import Image
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from cmfr.config import Strict
+from cmfr.utils.errors import UserError
+from cmfr.utils.files import inner_name, inside
 
 Positive = Annotated[int, Field(ge=1)]
+Inner = Annotated[str, AfterValidator(inner_name)]  # leads nowhere but into a folder
 Track = Callable[[list[str]], Iterable[str]]  # iterates over names, e.g. with a progress bar
 
 
@@ -22,9 +25,9 @@ class ClipLists(Strict):
     frame in it, numbered from 1; width x height in pixels.
     """
 
-    lists: dict[str, Positive] = Field(min_length=1)
-    folder: str
-    picture: str
+    lists: dict[Inner, Positive] = Field(min_length=1)
+    folder: Inner
+    picture: Annotated[str, Field(pattern=r"^[^{}/]*\{\}[^{}/]*$")]
     frames: Positive
     width: Positive
     height: Positive
@@ -32,13 +35,17 @@ class ClipLists(Strict):
 
 def check_clips(clips: ClipLists, root: Path, full: bool, track: Track) -> list[str]:
     """Lists, files of every clip, and the size of its first picture (of all, if `full`)."""
-    folder = root / clips.folder
+    folder = inside(root, clips.folder)
     names, faults = _read_lists(clips, root)
     if not folder.is_dir():
         return [*faults, f"{folder} is missing"]
     pictures = [clips.picture.format(n) for n in range(1, clips.frames + 1)]
     for name in track(names):
-        clip = folder / name
+        try:
+            clip = inside(folder, name)
+        except UserError as error:
+            faults.append(str(error))
+            continue
         if not clip.is_dir():
             faults.append(f"{clip} is missing")
             continue
@@ -57,7 +64,7 @@ def _read_lists(clips: ClipLists, root: Path) -> tuple[list[str], list[str]]:
     """(names of clips, faults) of the list files."""
     names, faults = [], []
     for list_file, expected in clips.lists.items():
-        path = root / list_file
+        path = inside(root, list_file)
         if not path.is_file():
             faults.append(f"{path} is missing (a list of {expected} clips)")
             continue

@@ -6,7 +6,6 @@ lie in one folder, each as a raw .yuv file, a folder of numbered PNGs or a video
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,12 +15,20 @@ from typing import Annotated, Literal
 
 import av
 import av.error
-from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+    model_validator,
+)
 
 from cmfr.config import Strict
-from cmfr.evaluation.clip_lists import ClipLists, Positive, Track, check_clips
+from cmfr.evaluation.clip_lists import ClipLists, Inner, Positive, Track, check_clips
 from cmfr.utils.config_files import find_config
 from cmfr.utils.errors import UserError, unknown
+from cmfr.utils.files import inner_name, inside
 from cmfr.utils.yaml_config import faults, read_tree
 from cmfr.video.info import RAW_FORMATS, ColorInfo, VideoInfo, parse_frame_rate, parse_raw_name
 from cmfr.video.reader import VideoReader, open_video
@@ -42,14 +49,14 @@ class TestSequence(Strict):
 
     __test__ = False  # its name looks like a test's to pytest
 
-    name: str = Field(min_length=1)
+    name: Annotated[str, Field(pattern=r"^[^/]+$"), AfterValidator(inner_name)]
     width: Positive
     height: Positive
     frame_rate: FrameRate
     frames: Positive
     bit_depth: Literal[8, 10] = 8
     chroma: Literal["420", "444", "rgb"] = "420"
-    file: str | None = None
+    file: Inner | None = None
     may_be_longer: bool = False
 
     @property
@@ -121,8 +128,14 @@ def find_sequence(root: Path, sequence: TestSequence) -> Path:
     """The file or folder that holds a sequence: its `file` pattern, NAME.yuv, a folder NAME with
     PNGs, or NAME.mkv, .mp4 or .y4m, whichever is there first.
 
-    Raises FileNotFoundError if there is none, ValueError if several files fit the pattern.
+    Raises FileNotFoundError if there is none, ValueError if several files fit the pattern, or one
+    is a link that leads out of `root`.
     """
+    path = _find(root, sequence)
+    return inside(root, path.relative_to(root).as_posix())
+
+
+def _find(root: Path, sequence: TestSequence) -> Path:
     name = sequence.name
     if sequence.file is not None:
         found = sorted(root.glob(sequence.file))
@@ -266,8 +279,6 @@ def _check_video(
     frames = count_frames(path, info)
     if not _count_fits(frames, sequence, wanted):
         faults.append(f"{path}: expected {sequence.frames} frames, found {frames}")
-    if pictures and (gaps := _missing_numbers(path)):
-        faults.append(f"{path}: the numbered pictures have gaps: {_shortened(gaps)} missing")
     return frames, faults
 
 
@@ -301,13 +312,3 @@ def count_frames(path: Path, info: VideoInfo) -> int:
             return sum(packet.size > 0 for packet in container.demux(container.streams.video[0]))
     except av.error.FFmpegError as error:
         raise UserError(f"{path} is damaged: {error.strerror}") from error
-
-
-def _missing_numbers(folder: Path) -> list[str]:
-    digits = (re.findall(r"\d+", file.stem) for file in folder.glob("*.[pP][nN][gG]"))
-    numbers = {int(found[-1]) for found in digits if found}
-    return [str(n) for n in range(min(numbers), max(numbers)) if n not in numbers]
-
-
-def _shortened(names: list[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

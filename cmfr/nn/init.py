@@ -129,7 +129,8 @@ def analysis_start(layer: nn.Conv2d, bands: Bands) -> None:
 
 @torch.no_grad()
 def synthesis_start(up: nn.Sequential, bands: Bands) -> None:
-    """Transpose of `analysis_start` in a sub-pixel convolution (`upsample`)."""
+    """Transpose of `analysis_start` in a sub-pixel convolution (`upsample`); of the bands those
+    that it has inputs for."""
     if not bands:
         return
     layer = up[0]
@@ -137,7 +138,7 @@ def synthesis_start(up: nn.Sequential, bands: Bands) -> None:
     layer.weight.mul_(SMALL_GAIN)
     middle = layer.kernel_size[0] // 2
     outputs = layer.out_channels // 4
-    for source, (band, channel) in enumerate(bands):
+    for source, (band, channel) in enumerate(bands[: layer.in_channels]):
         if channel < outputs:
             rows = slice(4 * channel, 4 * channel + 4)
             layer.weight[rows, source, middle, middle] = _HAAR[band]

@@ -185,6 +185,8 @@ def warp(x: Tensor, flow: Tensor, finer: int = 1) -> Tensor:
         return F.grid_sample(x, grid, "bilinear", padding_mode="border", align_corners=True)
 
 
+LARGE = 2**18  # pixels of a picture whose channels are taken one by one, to save memory
+
 # Half-sample interpolation filter of HEVC (luma, 8 taps).
 _HALF_SAMPLE = (-1, 4, -11, 40, 40, -11, 4, -1)
 
@@ -197,11 +199,17 @@ def half_samples(x: Tensor) -> Tensor:
     """
     with torch.autocast(x.device.type, enabled=False):
         taps = torch.tensor(_HALF_SAMPLE, device=x.device, dtype=torch.float32) / 64
-        flat = x.float().flatten(0, 1)[:, None]
-        between = F.conv2d(F.pad(flat, (3, 4, 0, 0), mode="replicate"), taps.view(1, 1, 1, 8))
-        flat = torch.stack((flat, between), -1).flatten(3)
-        between = F.conv2d(F.pad(flat, (0, 0, 3, 4), mode="replicate"), taps.view(1, 1, 8, 1))
-        return torch.stack((flat, between), 3).flatten(2, 3).unflatten(0, x.shape[:2])[:, :, 0]
+
+        def of(flat: Tensor) -> Tensor:
+            between = F.conv2d(F.pad(flat, (3, 4, 0, 0), mode="replicate"), taps.view(1, 1, 1, 8))
+            flat = torch.stack((flat, between), -1).flatten(3)
+            between = F.conv2d(F.pad(flat, (0, 0, 3, 4), mode="replicate"), taps.view(1, 1, 8, 1))
+            return torch.stack((flat, between), 3).flatten(2, 3)
+
+        # A convolution of one channel takes many times its memory.
+        at_once = 1 if x.shape[2] * x.shape[3] >= LARGE else x.shape[1]
+        parts = [of(part.flatten(0, 1)[:, None]) for part in x.float().split(at_once, 1)]
+        return torch.cat([part.unflatten(0, (len(x), -1))[:, :, 0] for part in parts], 1)
 
 
 def resize_flow(flow: Tensor, factor: float) -> Tensor:

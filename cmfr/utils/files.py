@@ -239,6 +239,31 @@ def check_distinct(output: str | Path, *inputs: str | Path) -> None:
             raise UserError(f"{output} is the input {name}; give another output")
 
 
+def check_outside(folder: str | Path, *inputs: str | Path) -> None:
+    """Raise UserError where a file that is read lies in a folder that is to be replaced."""
+    for name in inputs:
+        path = Path(name)
+        if path.exists() and path.resolve().is_relative_to(Path(folder).resolve()):
+            raise UserError(f"{folder} is replaced, and the input {name} is in it; give another")
+
+
+def inner_name(name: str) -> str:
+    """A name that a file says of something in a folder, as it is. Raises UserError for one that
+    leads out of the folder: absolute, or with ".."."""
+    if not name or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise UserError(f"{name!r} is no name of something inside a folder")
+    return name
+
+
+def inside(root: Path, name: str) -> Path:
+    """root / name, for a name that a file says. Raises UserError for one that leads out of `root`,
+    by itself (`inner_name`) or by a link."""
+    path = root / inner_name(name)
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise UserError(f"{path} leads out of {root}, by a link")
+    return path
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove what processes of this machine that were killed have left of files in a folder."""
     for path in folder.iterdir():

@@ -4,6 +4,8 @@ import argparse
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -317,3 +319,72 @@ def test_bench_prints_complexity(capsys):
     assert main(["bench", "--model", "cmfr-nano", "--size", "64x64", "--frames", "4"]) == 0
     out = capsys.readouterr().out
     assert "kmac_per_pixel" in out and "cmfr-nano intra 64x64: encode" in out
+
+
+@pytest.mark.parametrize("how", ["absolute", "relative", "bare"])
+def test_a_streams_model_name_is_never_a_path(
+    tmp_path, yuv_file, weights, capsys, monkeypatch, how
+):
+    """Nothing is read from where it points, weights that would fit least of all."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "near.safetensors").write_bytes(Path(weights).read_bytes())
+    name = {"absolute": tmp_path / "near.safetensors", "relative": "./near.safetensors"}
+    said = str(name.get(how, "near.safetensors"))
+    assert main(["encode", str(yuv_file), "a.cmfr", "--model", weights, "--quiet"]) == 0
+    with Path("a.cmfr").open("rb") as file:
+        header = BitstreamReader(file).header
+    forged = replace(header, model=said[-255:]).to_bytes()
+    Path("a.cmfr").write_bytes(forged + Path("a.cmfr").read_bytes()[len(header.to_bytes()) :])
+    capsys.readouterr()
+    assert main(["decode", "a.cmfr", "b.yuv"]) == 1
+    assert f"no model is called {said!r}" in capsys.readouterr().err
+    assert not Path("b.yuv").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "files"),
+    [
+        (["evaluate", "--model", "W", "--videos", "V", "-o"], ["W", "V"]),
+        (["evaluate", "--model", "W", "--videos", "V", "-o", "new", "--compressai"], ["W", "V"]),
+        (["evaluate", "--model", "W", "--test", "T", "--root", "R", "-o"], ["W", "T", "V"]),
+        (["anchor", "--codec", "x264", "--crfs", "30", "--videos", "V", "-o"], ["V"]),
+        (["anchor", "--codec", "x264", "--crfs", "30", "--test", "T", "--root", "R", "-o"], ["T"]),
+        (["bench", "--model", "W", "--json"], ["W"]),
+        (["bdrate", "J", "--anchor", "A", "--csv"], ["J", "A"]),
+        (["encode", "V"], ["W", "V"]),
+    ],
+)
+def test_no_output_goes_over_an_input(tmp_path, yuv_file, weights, capsys, command, files):
+    here = {"V": yuv_file, "R": tmp_path, "new": tmp_path / "new.json"}
+    for letter, name in (("W", "w.safetensors"), ("T", "t.yaml"), ("J", "j.json"), ("A", "a.json")):
+        here[letter] = tmp_path / name
+    here["W"].write_bytes(Path(weights).read_bytes())
+    here["T"].write_text(
+        "{name: own, title: Own, source: nowhere, sequences: [{name: moving_80x48_25, width: 80, "
+        "height: 48, frame_rate: 25, frames: 6}]}"
+    )
+    here["J"].write_text("{}")
+    here["A"].write_text("{}")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for letter in files:
+        link = tmp_path / "link"
+        link.symlink_to(here[letter])
+        rest = ["--model", here["W"]] if command[0] == "encode" else []
+        assert main([str(here.get(w, w)) for w in [*command, link, *rest]]) == 1
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert f"{link} is the input {here[letter]}" in line
+        link.unlink()
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_report_does_not_replace_what_it_is_made_of(tmp_path, capsys):
+    folder = tmp_path / "report"
+    folder.mkdir()
+    (folder / "bd_rate.csv").write_text("sequence,bpp\n")
+    for inputs in (
+        ["--anchor", "vtm", folder / "bd_rate.csv"],
+        ["--anchor", folder / "bd_rate.csv"],
+    ):
+        assert main(["report", *map(str, inputs), "-o", str(folder)]) == 1
+        assert "the input" in capsys.readouterr().err
+    assert [path.name for path in folder.iterdir()] == ["bd_rate.csv"]

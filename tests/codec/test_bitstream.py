@@ -7,6 +7,7 @@ import random
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from dataclasses import replace
 from fractions import Fraction
@@ -423,3 +424,33 @@ def test_needs_neither_torch_nor_numpy() -> None:
     loaded = "'torch' in sys.modules or 'numpy' in sys.modules"
     code = f"import sys, cmfr.codec.bitstream; sys.exit({loaded})"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_ten_thousand_frames(tmp_path: Path) -> None:
+    """Complete, any intra frame is found by the index, and memory grows with intra frames alone."""
+    path, frames, period = tmp_path / "a.cmfr", 10_000, 100
+    used = []
+    tracemalloc.start()
+    with path.open("w+b") as file:
+        writer = BitstreamWriter(file, replace(HEADER, intra_period=period))
+        for i in range(frames):
+            writer.write_frame(i % period == 0, quality(i, period, True), payload(i))
+            if i in (999, frames - 1):
+                used.append(tracemalloc.get_traced_memory()[0])
+        assert writer.close() == path.stat().st_size
+    with path.open("rb") as file:
+        reader = BitstreamReader(file)
+        assert reader.frame_count == frames and reader.index is not None
+        assert [number for number, _ in reader.index] == list(range(0, frames, period))
+        for wanted in (9_999, 0, 5_050):
+            assert reader.seek_intra(wanted) == wanted // period * period
+            packet = next(reader)
+            assert packet.intra and packet.payload == payload(packet.number)
+        reader.seek_intra(0)
+        for i, packet in enumerate(reader):
+            assert packet.number == i and packet.payload == payload(i)
+            if i in (999, frames - 1):
+                used.append(tracemalloc.get_traced_memory()[0])
+        assert i == frames - 1
+    tracemalloc.stop()
+    assert used[1] - used[0] < 50_000 and used[3] - used[2] < 50_000

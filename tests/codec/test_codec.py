@@ -1,6 +1,7 @@
 import copy
 import os
 import threading
+import weakref
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -442,6 +443,31 @@ def test_a_failing_disk_leaves_nothing(codec, tmp_path, yuv_file, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         codec.encode_video(yuv_file, tmp_path / "a.cmfr")
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_pictures_of_a_frame_are_gone_when_the_next_one_is_coded(
+    codec, tmp_path, yuv_file, monkeypatch
+):
+    """They take as much memory as all that the next frame needs of it."""
+    stream, back = tmp_path / "a.cmfr", tmp_path / "b.yuv"
+    for work, run in (
+        ("encode_frame", lambda seen: codec.encode_video(yuv_file, stream, on_frame=seen)),
+        ("decode_frame", lambda seen: codec.decode_video(stream, back, on_frame=seen)),
+    ):
+        pictures, alive = [], []
+        code = getattr(codec.model, work)
+
+        def coding(*args, code=code, pictures=pictures, alive=alive):
+            alive.append([picture() is not None for picture in pictures])
+            return code(*args)
+
+        def seen(coded, pictures=pictures):
+            if not coded.intra:
+                pictures.append(weakref.ref(coded.output.motion.prediction))
+
+        monkeypatch.setattr(codec.model, work, coding)
+        run(seen)
+        assert len(pictures) == 5 and not any(map(any, alive))
 
 
 def test_memory_does_not_grow_with_the_number_of_frames(codec, tmp_path):

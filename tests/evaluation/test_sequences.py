@@ -1,5 +1,6 @@
 """Every shipped test set: its figures, and that each kind of fault is found and named."""
 
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import write_yuv
 from PIL import Image
+from pydantic import ValidationError
 from training.data.test_prepare_clips import scene
 
 from cmfr.evaluation.clip_lists import ClipLists
@@ -20,6 +22,7 @@ from cmfr.evaluation.sequences import (
     open_sequence,
 )
 from cmfr.utils.config_files import shipped
+from cmfr.utils.errors import UserError
 from cmfr.video.info import RGB_COLOR, ColorInfo, Frame, VideoInfo
 from cmfr.video.reader import open_video
 from cmfr.video.writer import open_writer
@@ -377,3 +380,63 @@ def test_files_that_are_no_test_set(tmp_path):
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=reason):
             set_of_files([tmp_path / path for path in paths])
+
+
+# --- names from files lead nowhere but into their folder
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../other", "a/../../other", "a/b", ""])
+def test_names_of_sequences_are_names(name):
+    with pytest.raises(ValidationError, match="name"):
+        sequence(name=name)
+
+
+@pytest.mark.parametrize("file", ["/etc/*", "../*.yuv", "a/../../*.yuv"])
+def test_patterns_of_files_stay_in_the_folder(file):
+    with pytest.raises(ValidationError, match="no name of something inside a folder"):
+        sequence(file=file)
+
+
+@pytest.mark.parametrize("pattern", [None, "Pan*.yuv"])
+def test_links_out_of_a_set_are_refused_links_inside_are_not(tmp_path, pattern):
+    root, wanted = tmp_path / "set", sequence(file=pattern)
+    root.mkdir()
+    write_yuv(tmp_path / "other.yuv", 6, 48, 80)
+    (root / "Pan_80x48_25.yuv").symlink_to(tmp_path / "other.yuv")
+    with pytest.raises(UserError, match=f"Pan_80x48_25.yuv leads out of {root}, by a link"):
+        find_sequence(root, wanted)
+    (tmp_path / "other.yuv").rename(root / "other.yuv")
+    (root / "Pan_80x48_25.yuv").unlink()
+    (root / "Pan_80x48_25.yuv").symlink_to("other.yuv")
+    (tmp_path / "set too").symlink_to(root)
+    for folder in (root, tmp_path / "set too"):
+        assert find_sequence(folder, wanted) == folder / "Pan_80x48_25.yuv"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"lists": {"../a.txt": 1}}, {"lists": {"/a.txt": 1}}, {"folder": ".."}, {"folder": "/"}]
+    + [{"picture": name} for name in ("/im{}.png", "../{}", "{:9}.png", "{0.real}", "im.png")],
+)
+def test_lists_of_clips_stay_in_the_folder(changes):
+    good = {"lists": {"a.txt": 1}, "folder": "sequences", "picture": "im{}.png"}
+    shape = {"frames": 7, "width": 448, "height": 256}
+    ClipLists.model_validate({**good, **shape})
+    with pytest.raises(ValidationError):
+        ClipLists.model_validate({**good, **shape, **changes})
+
+
+def test_lines_of_lists_that_lead_elsewhere_are_faults(septuplets):
+    test_set, root = septuplets
+    name = next(iter(test_set.clips.lists))
+    (root / "elsewhere").mkdir()
+    (root / "sequences" / "linked").symlink_to(root / "elsewhere")
+    for line, says in (
+        ("../elsewhere", "no name of something inside"),
+        (str(root), "no name of something inside"),
+        ("linked", "linked leads out of .*sequences, by a link"),
+    ):
+        lines = (root / name).read_text().split()
+        (root / name).write_text("\n".join([line, *lines[1:]]))
+        (fault,) = check_test_set(test_set, root)
+        assert re.search(says, fault)

@@ -99,3 +99,10 @@ def test_features_of_equal_frames_cancel(untrained):
         target = inter.feature_extractor(x)
         predicted = inter.residual_mode.predicted_features(x, feature)
     assert (target - predicted).square().mean() < 1e-4 * target.square().mean()
+
+
+def test_synthesis_of_more_bands_than_a_layer_has_inputs(no_leak):
+    """Of a latent that is wider than the decoder."""
+    up, bands = upsample(4, 8), haar_bands(8, 32)
+    synthesis_start(up, bands)
+    assert len(bands) > 4 and up[0].weight.flatten(2).sum(2).any(0).all()

@@ -123,10 +123,12 @@ class BlendedMotion:
         """x [B, C, finer h, finer w] warped with every flow, blended -> [B, C, h, w]."""
         if self.weights is None:
             return warp(x, self.flows[:, 0], finer)
-        count = self.flows.shape[1]
-        repeated = x[:, None].expand(-1, count, -1, -1, -1).flatten(0, 1)
-        warped = warp(repeated, self.flows.flatten(0, 1), finer)
-        return (warped.unflatten(0, (-1, count)) * self.weights[:, :, None]).sum(1)
+        # One by one: together they take the memory of all, which counts at 4K.
+        blended: Tensor | float = 0.0
+        for flow, weight in zip(self.flows.unbind(1), self.weights.split(1, 1), strict=True):
+            blended = blended + warp(x, flow, finer) * weight
+        assert isinstance(blended, Tensor)
+        return blended
 
 
 class MotionRefiner(nn.Module):

@@ -21,6 +21,7 @@ from torch import Tensor
 from cmfr.training.config import DataConfig, GeneratedConfig, ImagesConfig, SeptupletsConfig
 from cmfr.training.data.generated import generated_clip
 from cmfr.utils.errors import UserError
+from cmfr.utils.files import inner_name, inside
 from cmfr.video.reader import open_video
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".y4m")
@@ -103,10 +104,10 @@ class Vimeo90kSeptuplet(ClipSet):
 
     def __init__(self, root: Path, list_file: str) -> None:
         self.root = root
-        path = root / list_file
+        path = inside(root, list_file)
         if not path.is_file():
             raise FileNotFoundError(f"Vimeo-90k: no list {path}")
-        self.names = path.read_text().split()
+        self.names = [inner_name(name) for name in path.read_text().split()]
 
     def shape(self, index: int) -> tuple[int, int, int]:
         return (SEPTUPLET, *self._size)
@@ -117,7 +118,7 @@ class Vimeo90kSeptuplet(ClipSet):
         return _picture_size(self._paths(0, [0])[0])
 
     def _paths(self, index: int, frames: Sequence[int]) -> list[Path]:
-        folder = self.root / "sequences" / self.names[index]
+        folder = inside(self.root / "sequences", self.names[index])
         return [folder / f"im{i + 1}.png" for i in frames]
 
     def read(self, index: int, frames: Sequence[int] | None = None) -> Clip:

@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from cmfr.models.cmfr.motion import BlendedMotion
@@ -31,3 +32,13 @@ def test_resized_motion_points_to_the_same_places():
     x = torch.rand(1, 3, 8, 8)
     shifted = motion.warp(half_samples(x), 2)[..., :5, :5]
     assert torch.allclose(shifted, x[..., 3:, 3:], atol=1e-5)
+
+
+@pytest.mark.parametrize("finer", [1, 2])
+def test_flows_one_by_one_are_the_same_as_together(finer):
+    torch.manual_seed(0)
+    motion = BlendedMotion(torch.randn(2, 4, 2, 24, 40) * 3, torch.randn(2, 4, 24, 40))
+    x = torch.rand(2, 3, 24 * finer, 40 * finer)
+    repeated = x[:, None].expand(-1, 4, -1, -1, -1).flatten(0, 1)
+    warped = warp(repeated, motion.flows.flatten(0, 1), finer).unflatten(0, (-1, 4))
+    assert torch.equal(motion.warp(x, finer), (warped * motion.weights[:, :, None]).sum(1))

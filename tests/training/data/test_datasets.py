@@ -46,6 +46,25 @@ def test_septuplets_are_read_as_distributed(vimeo):
     assert torch.equal(data.read(1, [1, 2]).first, data.read(1).first[1:3])
 
 
+def test_lists_lead_nowhere_but_into_their_folder(vimeo, tmp_path_factory):
+    def opened(list_file="sep_trainlist.txt"):
+        return open_data(SeptupletsConfig(root=vimeo, list_file=list_file))
+
+    outside = tmp_path_factory.mktemp("outside")
+    write_picture(outside / "im1.png", 1)
+    for name in ("../sep.txt", str(vimeo / "sep_trainlist.txt")):
+        with pytest.raises(ValueError, match="no name of something inside a folder"):
+            opened(name)
+    for name in ("../../00001", str(outside)):
+        (vimeo / "sep_trainlist.txt").write_text(f"00001/0001\n{name}\n")
+        with pytest.raises(ValueError, match="no name of something inside a folder"):
+            opened()
+    (vimeo / "sequences" / "linked").symlink_to(outside)
+    (vimeo / "sep_trainlist.txt").write_text("00001/0001\nlinked\n")
+    with pytest.raises(ValueError, match="linked leads out of .*sequences, by a link"):
+        opened().read(1)
+
+
 def test_what_is_wrong_with_vimeo_is_named(vimeo):
     with pytest.raises(FileNotFoundError, match="Vimeo-90k: no list .*sep_testlist.txt"):
         open_data(SeptupletsConfig(root=vimeo, list_file="sep_testlist.txt"))
