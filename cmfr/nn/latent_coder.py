@@ -29,7 +29,9 @@ from cmfr.nn.init import LEAK
 from cmfr.nn.layers import (
     LATENT_GAINS,
     QualityScaler,
+    activation,
     block,
+    concatenated,
     conv,
     pad_to_multiple,
     upsample,
@@ -237,24 +239,24 @@ class PriorLatentCoder(LatentCoder):
         self.measured: list[Tensor] | None = None  # mean squares [C], while `calibrate` runs
         if hyper:
             self.hyper_encoder = nn.Sequential(
-                conv(channels, hyper, 1), nn.LeakyReLU(0.1),
-                conv(hyper, hyper, stride=2), nn.LeakyReLU(0.1),
+                conv(channels, hyper, 1), activation(),
+                conv(hyper, hyper, stride=2), activation(),
                 conv(hyper, hyper, stride=2, gain=0.3),
             )  # fmt: skip
             self.bottleneck = HyperBottleneck(hyper)
             self.hyper_decoder = nn.Sequential(
-                upsample(hyper, hyper), nn.LeakyReLU(0.1),
-                upsample(hyper, hyper), nn.LeakyReLU(0.1),
+                upsample(hyper, hyper), activation(),
+                upsample(hyper, hyper), activation(),
             )  # fmt: skip
         self.head = conv(hyper + prior_channels, width, 1)
         self.quality = QualityScaler(width)
         self.body = nn.Sequential(
-            block(cfg, width), nn.LeakyReLU(0.1), conv(width, 3 * channels, 1, gain=LEAK)
+            block(cfg, width), activation(), conv(width, 3 * channels, 1, gain=LEAK)
         )
         if steps > 1:
             self.adaptors = nn.ModuleList(conv(3 * channels, width, 1) for _ in range(steps - 1))
             self.spatial = nn.Sequential(
-                block(cfg, width), nn.LeakyReLU(0.1), conv(width, 2 * channels, 1, gain=LEAK)
+                block(cfg, width), activation(), conv(width, 2 * channels, 1, gain=LEAK)
             )
 
     def encode_hyper(self, y: Tensor, quality: Tensor | None) -> Tensor:
@@ -274,7 +276,7 @@ class PriorLatentCoder(LatentCoder):
         assert quality is not None
         if z_hat is not None:
             priors = [self.hyper_decoder(z_hat)[..., : size[0], : size[1]], *priors]
-        h = self.quality(self.head(torch.cat(priors, 1)), quality)
+        h = self.quality(self.head(concatenated(*priors)), quality)
         step, log_scale, mean = self.body(h).chunk(3, 1)
         # Spatially adaptive quantization step, bounded to [1/2, 2].
         step = torch.exp2(torch.tanh(step)) / self.gain.gain(quality)
@@ -284,7 +286,7 @@ class PriorLatentCoder(LatentCoder):
 
     def refine(self, k: int, known: Tensor, told: Prediction) -> tuple[Tensor, Tensor]:
         known = known * told.step / self._spread()
-        h = self.adaptors[k - 1](torch.cat([known, told.shared], 1))
+        h = self.adaptors[k - 1](concatenated(known, told.shared))
         log_scale, mean = self.spatial(h).chunk(2, 1)
         return self._symbols(log_scale, mean, told.step)
 

@@ -33,8 +33,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.leaky_relu(x, self.slope))
-        h = self.conv2(F.leaky_relu(h, self.slope))
-        return x + (F.leaky_relu(h, self.slope) if self.last else h)
+        h = self.conv2(F.leaky_relu(h, self.slope, inplace=True))
+        return x + (F.leaky_relu(h, self.slope, inplace=True) if self.last else h)
 
 
 class DepthwiseBlock(nn.Module):
@@ -68,12 +68,13 @@ class DepthwiseBlock(nn.Module):
         self.reduce = conv(hidden, outputs, 1, gain=LEAK)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.depth(F.leaky_relu(self.point1(x), 0.01))
+        h = self.depth(F.leaky_relu(self.point1(x), 0.01, inplace=True))
         h = self.point2(h) if self.merge is None else self.merge(h * self.point2(x))
         x = self.skip(x) + h
         h = self.expand(x)
         if self.feed_forward == "plain":
-            return x + F.leaky_relu(self.reduce(F.leaky_relu(h, 0.1)), 0.1)
+            h = self.reduce(F.leaky_relu(h, 0.1, inplace=True))
+            return x + F.leaky_relu(h, 0.1, inplace=True)
         a, b = h.chunk(2, 1)
         if self.feed_forward == "gated":
             return x + self.reduce(a * F.leaky_relu(b, 0.1))
@@ -99,6 +100,11 @@ def conv(
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def activation(slope: float = 0.1) -> nn.LeakyReLU:
+    """Of a convolution's output, in place: nobody else needs it."""
+    return nn.LeakyReLU(slope, inplace=True)
 
 
 def upsample(inputs: int, outputs: int, kernel: int = 1) -> nn.Sequential:
@@ -171,22 +177,47 @@ class QualityTable(nn.Module):
         return x * self.gain[quality][:, :, None, None].to(x.dtype)
 
 
+def _is_channels_last(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
+def returned_as(x: Tensor, like: Tensor) -> Tensor:
+    """x [B, C, H, W] in the precision of `like`, and channels_last where that is: convolutions
+    bring a tensor into that layout on every use, and sums of different layouts are slow."""
+    layout = torch.channels_last if _is_channels_last(like) else torch.contiguous_format
+    return x.to(like.dtype, memory_format=layout)
+
+
+def concatenated(*parts: Tensor) -> Tensor:
+    """[B, ., H, W] each -> [B, sum, H, W], channels_last where one of them is."""
+    if any(_is_channels_last(x) for x in parts):
+        return torch.cat([x.contiguous(memory_format=torch.channels_last) for x in parts], 1)
+    return torch.cat(parts, 1)
+
+
 def warp(x: Tensor, flow: Tensor, finer: int = 1) -> Tensor:
     """Backward warping: output(p) = x(p + flow(p)), bilinear, borders replicated.
 
     x [B, C, finer H, finer W], flow [B, 2, H, W] in pixels of its resolution (horizontal,
-    vertical) -> [B, C, H, W]. Positions are always float32: half precision has no room for
-    sub-pixel positions.
+    vertical) -> [B, C, H, W] in the precision and memory layout of x. Positions are always float32:
+    half precision has no room for sub-pixel positions.
     """
+    return returned_as(sampled(x, flow, finer), x)
+
+
+def sampled(x: Tensor, flow: Tensor, finer: int = 1) -> Tensor:
+    """The same as `warp`, in float32 and whatever layout it comes."""
     with torch.autocast(x.device.type, enabled=False):
         x, flow = x.float(), flow.float()
         height, width = flow.shape[-2:]
         column = torch.arange(width, device=flow.device, dtype=torch.float32)
         row = torch.arange(height, device=flow.device, dtype=torch.float32)[:, None]
         # Clamped here: the last samples of a finer picture lie outside of the coarser one.
-        grid_x = (column + flow[:, 0]).clamp(0, width - 1) * (2 * finer / max(finer * width - 1, 1))
-        grid_y = (row + flow[:, 1]).clamp(0, height - 1) * (2 * finer / max(finer * height - 1, 1))
-        grid = torch.stack((grid_x, grid_y), -1) - 1
+        grid_x = (column + flow[:, 0]).clamp(0, width - 1)
+        grid_y = (row + flow[:, 1]).clamp(0, height - 1)
+        grid_x.mul_(2 * finer / max(finer * width - 1, 1))
+        grid_y.mul_(2 * finer / max(finer * height - 1, 1))
+        grid = torch.stack((grid_x, grid_y), -1).sub_(1)
         return F.grid_sample(x, grid, "bilinear", padding_mode="border", align_corners=True)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from cmfr.config import CodecConfig, ModelConfig
 from cmfr.models.cmfr.motion import BlendedMotion
 from cmfr.models.state import ReferenceState
 from cmfr.nn.init import LEAK, identity_start
-from cmfr.nn.layers import block, conv, resize_flow, upsample, warp
+from cmfr.nn.layers import block, concatenated, conv, resize_flow, upsample, warp
 
 
 class FeatureAdaptor(nn.Module):
@@ -65,6 +64,6 @@ class TemporalContext(nn.Module):
         flow1 = resize_flow(motion.mean, 0.5)
         flow2 = resize_flow(flow1, 0.5)
         w0, w1, w2 = motion.warp(feature), warp(f1, flow1), warp(f2, flow2)
-        u1 = torch.cat([self.up2(w2), w1], 1)
-        u0 = torch.cat([self.up1(u1), w0], 1)
+        u1 = concatenated(self.up2(w2), w1)
+        u0 = concatenated(self.up1(u1), w0)
         return w0 + self.out0(u0), w1 + self.out1(u1), w2 + self.out2(w2)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cmfr.config import ModelConfig
 from cmfr.nn.init import LEAK, identity_start, pixel_start
-from cmfr.nn.layers import block, conv
+from cmfr.nn.layers import block, concatenated, conv
 
 MASK_SLOPE = 8.0
 
@@ -40,7 +40,7 @@ class FrameStem(nn.Module):
         """frame [B, 3, H, W], extra [B, ., H/s, W/s] -> [B, C, H/s, W/s]."""
         x = frame - self.center
         x = F.pixel_unshuffle(x, self.stride) if self.stride > 1 else x
-        return self.conv(torch.cat([x, *extra], 1) if extra else x)
+        return self.conv(concatenated(x, *extra))
 
 
 class FeatureExtractor(nn.Module):
@@ -87,8 +87,8 @@ class MaskPredictor(nn.Module):
         nn.init.constant_(self.tail.bias, 4 / MASK_SLOPE)  # type: ignore[arg-type]
 
     def forward(self, predicted: Tensor, context: Tensor) -> Tensor:
-        h = self.body(self.head(torch.cat([predicted, context], 1)))
-        return torch.sigmoid(MASK_SLOPE * self.tail(h))
+        h = self.body(self.head(concatenated(predicted, context)))
+        return self.tail(h).mul_(MASK_SLOPE).sigmoid_()
 
 
 class ScaledFeatureFusion(nn.Module):
@@ -111,8 +111,10 @@ class ScaledFeatureFusion(nn.Module):
         self.body = block(cfg, channels)
 
     def forward(self, feature: Tensor, condition: Tensor) -> Tensor:
-        scale = 2 * torch.sigmoid(self.scale(torch.cat([feature, condition], 1)))
-        fused = self.feature(feature) + self.sign * scale * self.condition(condition)
+        half = self.scale(concatenated(feature, condition)).sigmoid_()
+        fused = torch.addcmul(
+            self.feature(feature), half, self.condition(condition), value=2 * self.sign
+        )
         return self.body(fused)
 
 
@@ -126,7 +128,7 @@ class ConcatFusion(nn.Module):
         self.body = block(cfg, channels)
 
     def forward(self, feature: Tensor, condition: Tensor) -> Tensor:
-        return self.body(self.merge(torch.cat([feature, condition], 1)))
+        return self.body(self.merge(concatenated(feature, condition)))
 
 
 def fusion(cfg: ModelConfig, channels: int, sign: int) -> nn.Module:

@@ -14,7 +14,16 @@ from cmfr.config import ModelConfig
 from cmfr.nn.entropy_coder import EntropyCoder
 from cmfr.nn.init import LEAK, analysis_start, haar_bands, identity_start, synthesis_start
 from cmfr.nn.latent_coder import PriorLatentCoder
-from cmfr.nn.layers import block, conv, resize_flow, upsample, warp
+from cmfr.nn.layers import (
+    block,
+    concatenated,
+    conv,
+    resize_flow,
+    returned_as,
+    sampled,
+    upsample,
+    warp,
+)
 
 # Initial gains of motion latents at quality 0 and 63: Haar coefficients of flows in pixels.
 MOTION_GAINS = (0.1, 2.0)
@@ -75,11 +84,11 @@ class MotionCodec(nn.Module):
         [B, Cm, H/16, W/16] and feature [B, C, H/4, W/4]: decoded flow, and the new ones of both."""
         y = None
         if flow is not None:
-            y = self.analysis(torch.cat([self.analysis_head(flow), previous_feature], 1))
+            y = self.analysis(concatenated(self.analysis_head(flow), previous_feature))
         size = (previous_latent.shape[2], previous_latent.shape[3])
         y_hat = self.latent(coder, y, [previous_latent], size, quality)
         feature = self.synthesis(y_hat)
-        return self.synthesis_tail(feature).float(), y_hat, feature
+        return self.synthesis_tail(feature).float().contiguous(), y_hat, feature
 
 
 @dataclass(frozen=True)
@@ -123,8 +132,9 @@ class BlendedMotion:
             return warp(x, self.flows[:, 0], finer)
         count = self.flows.shape[1]
         repeated = x[:, None].expand(-1, count, -1, -1, -1).flatten(0, 1)
-        warped = warp(repeated, self.flows.flatten(0, 1), finer)
-        return (warped.unflatten(0, (-1, count)) * self.weights[:, :, None]).sum(1)
+        warped = sampled(repeated, self.flows.flatten(0, 1), finer)
+        blended = (warped.unflatten(0, (-1, count)) * self.weights[:, :, None]).sum(1)
+        return returned_as(blended, x)
 
 
 class MotionRefiner(nn.Module):
@@ -165,8 +175,8 @@ class MotionRefiner(nn.Module):
         if self.stride > 1:
             frames = F.pixel_unshuffle(frames, self.stride)
         moved = warp(carried, flow)
-        h = self.head(torch.cat([flow, moved - flow, frames, feature], 1))
-        out = self.tail(self.body(h)).float()
+        h = self.head(concatenated(flow, moved - flow, frames, feature))
+        out = self.tail(self.body(h)).float().contiguous()
         corrections = out[:, : 2 * self.count].unflatten(1, (self.count, 2))
         logits = out[:, 2 * self.count :] if self.count > 1 else None
         return BlendedMotion(flow[:, None] + corrections, logits)

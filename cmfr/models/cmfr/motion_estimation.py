@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmfr.config import EstimationLevel, MatchingLevel
-from cmfr.nn.layers import conv, resize_flow, warp
+from cmfr.nn.layers import activation, conv, resize_flow, warp
 
 
 class EstimationNetwork(nn.Sequential):
@@ -20,7 +20,7 @@ class EstimationNetwork(nn.Sequential):
         widths = (8, *level.widths, 2)
         layers: list[nn.Module] = []
         for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
-            layers += [conv(inputs, outputs, level.kernel), nn.ReLU()]
+            layers += [conv(inputs, outputs, level.kernel), nn.ReLU(inplace=True)]
         super().__init__(*layers[:-1])
         with torch.no_grad():
             layers[-2].weight.mul_(0.1)  # type: ignore[operator]  # near no motion
@@ -90,7 +90,7 @@ class MatchingNetwork(nn.Module):
             self.log_reluctance = nn.Parameter(torch.tensor(-1.5))
         layers: list[nn.Module] = []
         for width, outputs in zip((inputs + costs, *level.widths), (*level.widths, 2), strict=True):
-            layers += [conv(width, outputs), nn.LeakyReLU(0.1)]
+            layers += [conv(width, outputs), activation()]
         self.net = nn.Sequential(*layers[:-1])
         nn.init.zeros_(layers[-2].weight)  # type: ignore[arg-type]
 
@@ -116,7 +116,8 @@ class MatchingNetwork(nn.Module):
         radius, (height, width) = self.radius, target.shape[2:]
         padded = F.pad(warped, (radius,) * 4, mode="replicate")
         moved = F.unfold(padded, 2 * radius + 1).unflatten(2, (height, width))
-        return F.avg_pool2d(F.pad((moved - target).square(), (2,) * 4, mode="replicate"), 5, 1)
+        errors = F.pad((moved - target).square(), (2,) * 4, mode="replicate")
+        return F.avg_pool2d(F.avg_pool2d(errors, (1, 5), 1), (5, 1), 1)
 
 
 class MotionEstimation(nn.Module):

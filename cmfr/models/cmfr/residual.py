@@ -20,7 +20,7 @@ from cmfr.nn.init import (
     synthesis_start,
 )
 from cmfr.nn.latent_coder import PriorLatentCoder
-from cmfr.nn.layers import QualityScaler, block, conv, upsample
+from cmfr.nn.layers import QualityScaler, activation, block, concatenated, conv, upsample
 
 Contexts = tuple[Tensor, Tensor, Tensor]
 
@@ -105,7 +105,7 @@ class TemporalPrior(nn.Module):
         levels = _levels_below_contexts(cfg)
         layers: list[nn.Module] = []
         for _ in range(levels):
-            layers += [conv(c2, c2, stride=2), nn.LeakyReLU(0.1)]
+            layers += [conv(c2, c2, stride=2), activation()]
         self.net = nn.Sequential(*layers, conv(c2, latent, 1 if levels else 3))
 
     def forward(self, context: Tensor) -> Tensor:
@@ -156,5 +156,5 @@ class FrameGenerator(nn.Module):
 
     def forward(self, feature: Tensor, context: Tensor) -> Tensor:
         """feature, context [B, C0, H/s, W/s] -> [B, 3, H, W]."""
-        x = self.tail(self.body(self.head(torch.cat([feature, context], 1))))
+        x = self.tail(self.body(self.head(concatenated(feature, context))))
         return (F.pixel_shuffle(x, self.stride) if self.stride > 1 else x) + 0.5
