@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,14 @@ from cmfr.codec.header import StreamHeader
 from cmfr.codec.model_files import build_model, read_model
 from cmfr.codec.picture import Picture
 from cmfr.config import MAX_PIXELS, QUALITIES
-from cmfr.models.base import FrameSize
+from cmfr.models.base import FrameSize, Unfinished
 from cmfr.models.state import FrameOutput, ReferenceState
 from cmfr.models.video_model import VideoCodec
 from cmfr.nn.entropy_coder import BadPayload, make_tables
 from cmfr.utils.device import arithmetic, exact_arithmetic, full_precision, pick_device
 from cmfr.utils.errors import UserError
 from cmfr.utils.files import check_distinct, is_stream, output_file
+from cmfr.utils.threads import Behind, ahead
 from cmfr.video.color import planes_to_tensor
 from cmfr.video.info import Frame, VideoInfo, resolve_color
 from cmfr.video.reader import VIDEO_SUFFIXES, open_video
@@ -128,10 +131,13 @@ class Codec:
             began = time.perf_counter()
             with output_file(target) as file:
                 writer = BitstreamWriter(file, header)
-                for coded in self.encode_frames(reader, info, header, writer, estimate):
-                    report.frames += 1
-                    if on_frame is not None:
-                        on_frame(coded)
+                with closing(ahead(reader)) as pictures:
+                    for coded in self.encode_frames(
+                        pictures, info, header, writer, estimate, beside=True
+                    ):
+                        report.frames += 1
+                        if on_frame is not None:
+                            on_frame(coded)
                 report.bytes = writer.close()
             report.seconds = time.perf_counter() - began
         return report
@@ -159,25 +165,36 @@ class Codec:
         header: StreamHeader,
         writer: BitstreamWriter,
         estimate: bool = False,
+        beside: bool = False,
     ) -> Iterator[CodedFrame]:
         """Code `frames` of a video one by one into an open stream, as its header says; see
-        `encode_video`."""
+        `encode_video`.
+
+        beside: entropy coding and writing of a frame go on beside the networks of the next one,
+        after which it is given out; otherwise all of a frame is done before the next is asked for.
+        """
         past: ReferenceState | None = None
         intra_period = header.intra_period
-        for number, frame in enumerate(frames):
-            if number == 0 or (intra_period > 0 and number % intra_period == 0):
-                past = None
-            intra = past is None
-            with exact_arithmetic():
-                x = planes_to_tensor(frame, info, self.model.cfg.color, self.device)
-                picture = Picture(info, self.model.cfg.color)
-                payload, frame_quality, output = self.model.encode_frame(
-                    x, header.quality, past, header.refresh_period, picture, estimate
+        with Behind[CodedFrame]() as behind:
+            for number, frame in enumerate(frames):
+                if number == 0 or (intra_period > 0 and number % intra_period == 0):
+                    past = None
+                with exact_arithmetic():
+                    x = planes_to_tensor(frame, info, self.model.cfg.color, self.device)
+                    picture = Picture(info, self.model.cfg.color)
+                    begun, frame_quality = self.model.begin_frame(
+                        x, header.quality, past, header.refresh_period, picture, estimate
+                    )
+                    shown = picture.of(begun.output.x_hat)
+                intra, past = past is None, begun.output.state
+                finish = partial(
+                    _finish, begun, writer, CodedFrame(number, intra, frame_quality, 0, shown), frame
                 )
-            size = writer.write_frame(intra, frame_quality, payload)
-            past = output.state
-            shown = picture.of(output.x_hat)
-            yield CodedFrame(number, intra, frame_quality, 8 * size, shown, output, frame)
+                if beside:
+                    yield from behind(finish)
+                else:
+                    yield finish()
+            yield from behind.last()
 
     # -- decoding ------------------------------------------------------------------------------
 
@@ -215,12 +232,13 @@ class Codec:
             self._check_model(str(source), reader.header)
             report = CodingReport(info, bytes=Path(source).stat().st_size)
             began = time.perf_counter()
-            with open_writer(target, info, **target_options) as writer:
+            with open_writer(target, info, **target_options) as writer, Behind[None]() as behind:
                 for coded in self.decode_frames(reader, info, report, keep_going):
-                    writer.write(coded.reconstruction)
+                    behind(partial(writer.write, coded.reconstruction))
                     report.frames += 1
                     if on_frame is not None:
                         on_frame(coded)
+                behind.last()
             report.seconds = time.perf_counter() - began
         return report
 
@@ -305,6 +323,15 @@ class Codec:
                 f"{source} was coded with weights {header.weights.hex()} of model "
                 f"{header.model}; these are weights {self.weights_id.hex()} of {self.name}"
             )
+
+
+def _finish(
+    begun: Unfinished, writer: BitstreamWriter, coded: CodedFrame, source: Frame
+) -> CodedFrame:
+    """Code the symbols of a frame and write it: the same, complete."""
+    payload, output = begun.finish()
+    size = writer.write_frame(coded.intra, coded.quality, payload)
+    return replace(coded, bits=8 * size, output=output, source=source)
 
 
 def check_request(

@@ -199,6 +199,7 @@ class BitWriter(EntropyCoder):
     def __init__(self, estimator: BitEstimator | None = None) -> None:
         # Packed symbols on the device; the numbers of their tables, if not packed; the tables.
         self._chunks: list[tuple[Tensor, np.ndarray | None, CdfTables]] = []
+        self._fetched: np.ndarray | None = None
         self.estimator = estimator
         self.seconds = 0.0
 
@@ -230,12 +231,19 @@ class BitWriter(EntropyCoder):
         self._chunks.append((_packed(symbols, 0), _channel_index(shape), tables))
         return symbols
 
+    def fetch(self) -> None:
+        """Wait for the symbols; `finish` then asks nothing of the device."""
+        self._fetched = to_host(torch.cat([symbols for symbols, _, _ in self._chunks]))
+
     def finish(self, picture: bytes = b"") -> bytes:
         """The frame's payload: a 2-byte checksum of all symbols and then of `picture`, which stands
         for what the decoder will show; then one rANS stream; or the form that small frames have
         (payload.py)."""
         encoder, checksum, written = BufferedRansEncoder(), 0, 0
-        packed = to_host(torch.cat([symbols for symbols, _, _ in self._chunks]))
+        if self._fetched is None:
+            self.fetch()
+        packed = self._fetched
+        assert packed is not None
         began = time.perf_counter()
         chunks, end = [], 0
         for symbols, given, tables in self._chunks:
