@@ -187,9 +187,8 @@ class Codec:
                     )
                     shown = picture.of(begun.output.x_hat)
                 intra, past = past is None, begun.output.state
-                finish = partial(
-                    _finish, begun, writer, CodedFrame(number, intra, frame_quality, 0, shown), frame
-                )
+                coded = CodedFrame(number, intra, frame_quality, 0, shown, source=frame)
+                finish = partial(_finish, begun, writer, coded)
                 if beside:
                     yield from behind(finish)
                 else:
@@ -325,13 +324,11 @@ class Codec:
             )
 
 
-def _finish(
-    begun: Unfinished, writer: BitstreamWriter, coded: CodedFrame, source: Frame
-) -> CodedFrame:
+def _finish(begun: Unfinished, writer: BitstreamWriter, coded: CodedFrame) -> CodedFrame:
     """Code the symbols of a frame and write it: the same, complete."""
     payload, output = begun.finish()
     size = writer.write_frame(coded.intra, coded.quality, payload)
-    return replace(coded, bits=8 * size, output=output, source=source)
+    return replace(coded, bits=8 * size, output=output)
 
 
 def check_request(

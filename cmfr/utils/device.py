@@ -17,8 +17,8 @@ from cmfr.utils.errors import UserError
 
 
 def to_host(x: Tensor) -> np.ndarray:
-    """The numbers of x in the memory of the host: of a CPU tensor its own, from a GPU through pinned
-    memory, for which the host waits."""
+    """The numbers of x in the memory of the host: of a CPU tensor its own; from a GPU they come
+    through pinned memory, and the host waits for them."""
     if x.device.type != "cuda":
         return x.numpy()
     host = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
