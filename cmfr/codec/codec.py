@@ -25,7 +25,7 @@ from cmfr.codec.picture import Picture
 from cmfr.config import MAX_PIXELS, QUALITIES
 from cmfr.models.base import FrameSize, Unfinished
 from cmfr.models.state import FrameOutput, ReferenceState
-from cmfr.models.video_model import VideoCodec
+from cmfr.models.video_model import VideoModel
 from cmfr.nn.entropy_coder import BadPayload, make_tables
 from cmfr.utils.device import arithmetic, exact_arithmetic, full_precision, pick_device
 from cmfr.utils.errors import UserError
@@ -84,7 +84,7 @@ FrameCallback = Callable[[CodedFrame], None]
 class Codec:
     """A model with weights, on a device, that codes videos. Made by `load_codec`."""
 
-    def __init__(self, model: VideoCodec, weights_id: bytes, device: torch.device) -> None:
+    def __init__(self, model: VideoModel, weights_id: bytes, device: torch.device) -> None:
         self.model = model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model.requires_grad_(False)
         with full_precision():
@@ -182,12 +182,12 @@ class Codec:
                 with exact_arithmetic():
                     x = planes_to_tensor(frame, info, self.model.cfg.color, self.device)
                     picture = Picture(info, self.model.cfg.color)
-                    begun, frame_quality = self.model.begin_frame(
+                    begun, frame_quality_index = self.model.begin_frame(
                         x, header.quality, past, header.refresh_period, picture, estimate
                     )
                     shown = picture.of(begun.output.x_hat)
                 intra, past = past is None, begun.output.state
-                coded = CodedFrame(number, intra, frame_quality, 0, shown, source=frame)
+                coded = CodedFrame(number, intra, frame_quality_index, 0, shown, source=frame)
                 finish = partial(_finish, begun, writer, coded)
                 if beside:
                     yield from behind(finish)
@@ -303,9 +303,12 @@ class Codec:
         try:
             with exact_arithmetic():
                 output = self.model.decode_frame(
-                    packet.payload, packet.quality, reference, header.refresh_period,
+                    packet.payload,
+                    packet.quality,
+                    reference,
+                    header.refresh_period,
                     picture if reader.version > 2 else None,
-                )  # fmt: skip
+                )
                 if info.color != picture.info.color:
                     picture = Picture(info, self.model.cfg.color)
                 shown = picture.of(output.x_hat)
@@ -332,9 +335,12 @@ def _finish(begun: Unfinished, writer: BitstreamWriter, coded: CodedFrame) -> Co
 
 
 def check_request(
-    source: str | Path, target: str | Path, quality: int, intra_period: int,
+    source: str | Path,
+    target: str | Path,
+    quality: int,
+    intra_period: int,
     refresh_period: int | None,
-) -> None:  # fmt: skip
+) -> None:
     """What `Codec.encode_video` checks before it opens anything. Raises UserError or OSError."""
     target = Path(target)
     if not 0 <= quality < QUALITIES:

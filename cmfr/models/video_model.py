@@ -24,7 +24,7 @@ def refreshes(position: int, period: int) -> bool:
     return period > 0 and position % period == 0
 
 
-class VideoCodec(nn.Module):
+class VideoModel(nn.Module):
     """Intra codec and P-frame codec of one configuration, for all 64 qualities."""
 
     intra: FrameCodec[FrameSize]
@@ -36,7 +36,7 @@ class VideoCodec(nn.Module):
         family = FAMILIES[cfg.family]
         self.intra, self.inter = family.intra(cfg), family.inter(cfg)
 
-    def frame_quality(self, quality: Tensor, position: int) -> Tensor:
+    def frame_quality_index(self, quality: Tensor, position: int) -> Tensor:
         """Quality index [B] of the frame `position` frames after its I-frame.
 
         The only place that applies the hierarchical pattern; training and coding both call it.
@@ -78,7 +78,7 @@ class VideoCodec(nn.Module):
         self, x: Tensor, quality: Tensor, past: ReferenceState, coder: BitEstimator | None = None
     ) -> FrameOutput:
         """Estimate the P-frame after `past`; `quality` [B] is the stream's, not the frame's."""
-        quality = self.frame_quality(quality, past.position + 1)
+        quality = self.frame_quality_index(quality, past.position + 1)
         return self.inter(x, quality, self.refreshed(past), coder)
 
     def forward(self, clip: Tensor, quality: Tensor) -> list[FrameOutput]:
@@ -99,9 +99,11 @@ class VideoCodec(nn.Module):
     ) -> tuple[bytes, int, FrameOutput]:
         """x [1, 3, h, w] of any size, stream quality -> payload, the frame's own quality, output;
         see `begin_frame`."""
-        begun, frame_quality = self.begin_frame(x, quality, past, refresh_period, shown, estimate)
+        begun, frame_quality_index = self.begin_frame(
+            x, quality, past, refresh_period, shown, estimate
+        )
         payload, output = begun.finish()
-        return payload, frame_quality, output
+        return payload, frame_quality_index, output
 
     def begin_frame(
         self,
@@ -123,7 +125,7 @@ class VideoCodec(nn.Module):
         if past is None:
             size = FrameSize(x.shape[2], x.shape[3])
             return self.intra.begin(x, index.to(x.device), size, shown, estimate), quality
-        index = self.frame_quality(index, past.position + 1)
+        index = self.frame_quality_index(index, past.position + 1)
         past = self.refreshed(past, refresh_period)
         begun = self.inter.begin(x, index.to(x.device), past, shown, estimate)
         return begun, int(index)  # of a tensor on the host: nobody waits

@@ -154,7 +154,7 @@ def dcvc_bits(mass: Tensor) -> Tensor:
     return -torch.log2(mass + _DCVC_FLOOR).clamp(max=0)
 
 
-class PublishedGaussian(Gaussian):
+class DCVCGaussian(Gaussian):
     """DCVC's Gaussian, of its I-frames: the same estimate in training and coding."""
 
     reach = 128
@@ -168,7 +168,7 @@ class PublishedGaussian(Gaussian):
         return dcvc_bits(self.mass(symbols, scale.clamp(min=1e-5)))
 
 
-class PublishedLaplacian(PublishedGaussian):
+class DCVCLaplacian(DCVCGaussian):
     """DCVC's Laplacian, of its P-frames; the scale is b in exp(-|x| / b) / 2b."""
 
     def cumulative(self, x: Tensor) -> Tensor:
@@ -180,11 +180,11 @@ class PublishedLaplacian(PublishedGaussian):
 
 
 GAUSSIAN = Gaussian(0.11, 64.0, 64)
-DCVC_GAUSSIAN = PublishedGaussian(0.11, 64.0, 256)
-DCVC_LAPLACIAN = PublishedLaplacian(0.01, 64.0, 256)
+DCVC_GAUSSIAN = DCVCGaussian(0.11, 64.0, 256)
+DCVC_LAPLACIAN = DCVCLaplacian(0.01, 64.0, 256)
 
 
-class FactorizedDensity(Protocol):
+class HyperDensity(Protocol):
     """A density per channel of hyper-latents that are rounded to whole numbers."""
 
     @property
@@ -201,7 +201,7 @@ class FactorizedDensity(Protocol):
         ...
 
 
-class HyperBottleneck(EntropyBottleneck):
+class FactorizedDensity(EntropyBottleneck):
     """CMFR's factorized density: CompressAI's, rounded to whole numbers (no median offset).
 
     CompressAI learns the tails of its tables with an auxiliary loss; here they are found when the
@@ -274,7 +274,7 @@ class FactorizedBitEstimator(nn.Module):
         self.stages = nn.ModuleList(CumulativeStage(sets, channels, i == 3) for i in range(4))
         self.tables_of: dict[int, CdfTables] = {}
 
-    def at(self, quality: Tensor) -> FactorizedDensity:
+    def at(self, quality: Tensor) -> HyperDensity:
         """The density of a batch of qualities [B]."""
         return _BitEstimatorAt(self, quality)
 
@@ -334,7 +334,7 @@ def make_tables(module: nn.Module) -> None:
     """Build the entropy tables of every factorized density in `module` (after loading or
     training)."""
     for part in module.modules():
-        if isinstance(part, HyperBottleneck):
+        if isinstance(part, FactorizedDensity):
             part.make_tables()
         elif isinstance(part, FactorizedBitEstimator):
             part.tables_of.clear()
@@ -345,7 +345,7 @@ def make_tables(module: nn.Module) -> None:
 def drop_tables(module: nn.Module) -> None:
     """Forget all tables: the weights have changed."""
     for part in module.modules():
-        if isinstance(part, HyperBottleneck):
+        if isinstance(part, FactorizedDensity):
             part.tables = None
         elif isinstance(part, FactorizedBitEstimator):
             part.tables_of.clear()
@@ -356,5 +356,5 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
     return {
         name: value
         for name, value in model.state_dict().items()
-        if name.rpartition(".")[2] not in HyperBottleneck.DERIVED
+        if name.rpartition(".")[2] not in FactorizedDensity.DERIVED
     }
