@@ -21,7 +21,8 @@ from PIL import Image
 
 from cmfr.analysis.inspect import inspect_video
 from cmfr.cli.main import guarded
-from cmfr.codec.codec import CodedFrame, load_codec
+from cmfr.codec.codec import load_codec
+from cmfr.codec.coded import CodedFrame
 from cmfr.video.color import rgb_to_ycbcr, tensor_to_planes
 from cmfr.video.info import ColorInfo, Frame, VideoInfo
 from cmfr.video.metrics import FrameMetrics, compare

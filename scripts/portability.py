@@ -30,7 +30,8 @@ import torch
 
 from cmfr.cli.main import guarded
 from cmfr.codec.bitstream import BitstreamReader, DamagedFrame
-from cmfr.codec.codec import CodedFrame, CodingReport, load_codec
+from cmfr.codec.codec import load_codec
+from cmfr.codec.coded import CodedFrame, CodingReport
 from cmfr.video.info import Frame
 from cmfr.video.metrics import compare
 from cmfr.video.reader import open_video

@@ -24,7 +24,8 @@ from cmfr.analysis.visualize import (
     titled,
     to_image,
 )
-from cmfr.codec.codec import Codec, CodedFrame
+from cmfr.codec.codec import Codec
+from cmfr.codec.coded import CodedFrame
 from cmfr.models.state import MotionPictures
 from cmfr.utils.errors import UserError
 from cmfr.video.color import planes_to_tensor, ycbcr_to_rgb

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cmfr.models.state import FrameOutput
@@ -23,6 +24,9 @@ class CodedFrame:
     reconstruction: Frame
     output: FrameOutput | None = None
     source: Frame | None = None
+
+
+FrameCallback = Callable[[CodedFrame], None]
 
 
 @dataclass

@@ -59,6 +59,21 @@ class TimedEstimator(BitEstimator):
         return time.perf_counter()
 
 
+@dataclass(frozen=True)
+class BegunFrame:
+    """A frame whose networks have run. What is left, the entropy coding, needs neither them nor the
+    device, and may be done by another thread beside the next frame."""
+
+    output: FrameOutput
+    coder: BitWriter
+    picture: bytes
+
+    def finish(self) -> tuple[bytes, FrameOutput]:
+        """Payload, and the output with the time that this took. Once."""
+        payload = self.coder.finish(self.picture)
+        return payload, replace(self.output, coder_seconds=self.coder.seconds)
+
+
 class FrameCodec(nn.Module, ABC, Generic[Past]):
     """Base of the I-frame codecs (past: the frame size) and of `InterCodec`."""
 
@@ -95,7 +110,19 @@ class FrameCodec(nn.Module, ABC, Generic[Past]):
         shown: Shown | None = None,
         estimate: bool = False,
     ) -> tuple[bytes, FrameOutput]:
-        """x [1, 3, H, W], quality [1] -> payload and what the decoder will have.
+        """x [1, 3, H, W], quality [1] -> payload and what the decoder will have; see `begin`."""
+        return self.begin(x, quality, past, shown, estimate).finish()
+
+    @torch.no_grad()
+    def begin(
+        self,
+        x: Tensor,
+        quality: Tensor,
+        past: Past,
+        shown: Shown | None = None,
+        estimate: bool = False,
+    ) -> BegunFrame:
+        """x [1, 3, H, W], quality [1] -> what the decoder will have, and the rest of the encoding.
 
         shown: the picture that is made of x_hat, as bytes; the payload's checksum covers it.
         estimate: estimate the bits too, beside the bytes.
@@ -104,19 +131,18 @@ class FrameCodec(nn.Module, ABC, Generic[Past]):
         estimator = TimedEstimator(x.device) if estimate else None
         coder = BitWriter(estimator)
         output = self._code(coder, x, quality, past)
-        payload = coder.finish(shown(output.x_hat) if shown else b"")
-        output = replace(output, coder_seconds=coder.seconds)
         if estimator:
             output.bits.update(estimator.bits)
             output.bit_maps.update(estimator.maps)
             output = replace(output, estimate_seconds=estimator.seconds)
-        return payload, output
+        coder.fetch()
+        return BegunFrame(output, coder, shown(output.x_hat) if shown else b"")
 
     @torch.no_grad()
     def decode(
         self, payload: bytes, quality: Tensor, past: Past, shown: Shown | None = None
     ) -> FrameOutput:
-        """Payload -> frame and next state; shown: as of `encode`. Raises BadPayload where they are
+        """Payload -> frame and next state; shown: as of `begin`. Raises BadPayload where they are
         not the encoder's."""
         assert not self.training, "decode needs eval()"
         coder = BitReader(payload, self.symbols(past.size), quality.device)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cmfr.config import QUALITIES, CodecConfig
-from cmfr.models.base import FrameCodec, FrameSize, InterCodec, Shown
+from cmfr.models.base import BegunFrame, FrameCodec, FrameSize, InterCodec, Shown
 from cmfr.models.registry import FAMILIES
 from cmfr.models.state import FrameOutput, ReferenceState
 from cmfr.nn.entropy_coder import BitEstimator
@@ -97,21 +97,38 @@ class VideoModel(nn.Module):
         shown: Shown | None = None,
         estimate: bool = False,
     ) -> tuple[bytes, int, FrameOutput]:
-        """x [1, 3, h, w] of any size, stream quality -> payload, the frame's own quality, output.
+        """x [1, 3, h, w] of any size, stream quality -> payload, the frame's own quality, output;
+        see `begin_frame`."""
+        begun, frame_quality_index = self.begin_frame(
+            x, quality, past, refresh_period, shown, estimate
+        )
+        payload, output = begun.finish()
+        return payload, frame_quality_index, output
+
+    def begin_frame(
+        self,
+        x: Tensor,
+        quality: int,
+        past: ReferenceState | None,
+        refresh_period: int | None = None,
+        shown: Shown | None = None,
+        estimate: bool = False,
+    ) -> tuple[BegunFrame, int]:
+        """x [1, 3, h, w] of any size, stream quality -> the frame but for its entropy coding, and
+        the frame's own quality.
 
         past: None makes an I-frame.
         refresh_period: as of `refreshed`.
-        shown, estimate: as of `FrameCodec.encode`.
+        shown, estimate: as of `FrameCodec.begin`.
         """
-        x, base = self.padded(x), torch.tensor([quality], device=x.device)
+        x, index = self.padded(x), torch.tensor([quality])
         if past is None:
             size = FrameSize(x.shape[2], x.shape[3])
-            payload, output = self.intra.encode(x, base, size, shown, estimate)
-            return payload, quality, output
-        frame_quality_index = self.frame_quality_index(base, past.position + 1)
+            return self.intra.begin(x, index.to(x.device), size, shown, estimate), quality
+        index = self.frame_quality_index(index, past.position + 1)
         past = self.refreshed(past, refresh_period)
-        payload, output = self.inter.encode(x, frame_quality_index, past, shown, estimate)
-        return payload, int(frame_quality_index), output
+        begun = self.inter.begin(x, index.to(x.device), past, shown, estimate)
+        return begun, int(index)  # of a tensor on the host: nobody waits
 
     def decode_frame(
         self,
@@ -125,7 +142,7 @@ class VideoModel(nn.Module):
 
         past: the frame's size, padded or not, makes an I-frame.
         refresh_period: as of `refreshed`.
-        shown: as of `FrameCodec.encode`.
+        shown: as of `FrameCodec.begin`.
         """
         device = next(self.parameters()).device
         index = torch.tensor([quality], device=device)

@@ -26,12 +26,17 @@ from cmfr.nn.densities import CdfTables, Density, HyperDensity, make_tables
 from cmfr.nn.layers import round_ste
 from cmfr.nn.payload import SMALL, SmallDecoder, SmallEncoder, least_bits, padded
 from cmfr.nn.portable import encoder_only
+from cmfr.utils.device import to_device, to_host
 from cmfr.utils.errors import UserError
 
 # densities.py goes first: it silences the warnings of CompressAI's import.
 from compressai.ans import BufferedRansEncoder, RansDecoder  # isort: skip
 
 _CHECKSUM_BYTES = 2
+# Symbols and the numbers of their tables cross from the device as one int32 each: the symbol above
+# so many bits, below it the number + 1, or 0 where nothing is coded. Tables are 256 at most.
+_INDEX_BITS = 9
+_BEYOND = 2**22 - 1  # stands for larger symbols, and for NaN
 # The rANS coder never returns from larger ones, nor from what NaN is as an integer.
 _LARGEST_SYMBOL = 2**26
 _MISMATCH = "what was decoded is not what was encoded: the arithmetic is not the encoder's"
@@ -194,7 +199,9 @@ class BitWriter(EntropyCoder):
     """
 
     def __init__(self, estimator: BitEstimator | None = None) -> None:
-        self._chunks: list[tuple[Tensor, Tensor, CdfTables]] = []
+        # Packed symbols on the device; the numbers of their tables, if not packed; the tables.
+        self._chunks: list[tuple[Tensor, np.ndarray | None, CdfTables]] = []
+        self._fetched: np.ndarray | None = None
         self.estimator = estimator
         self.seconds = 0.0
 
@@ -208,7 +215,8 @@ class BitWriter(EntropyCoder):
                 self.estimator.code_latent(name, values, mean, scale, density, skip, rdoq)
         coded = scale >= skip
         symbols = torch.where(coded, quantized(values - mean, scale, density, rdoq), 0.0)
-        self._chunks.append((symbols[coded].int(), density.index(scale)[coded], density.tables))
+        index = torch.where(coded, density.index(scale), -1)
+        self._chunks.append((_packed(symbols, index), None, density.tables))
         return mean + symbols
 
     def code_factorized(
@@ -224,18 +232,32 @@ class BitWriter(EntropyCoder):
                 self.estimator.code_factorized(name, values, model, shape)
         symbols = values.round()
         tables = model.tables or model.make_tables()
-        self._chunks.append((symbols.int().flatten(), _channel_index(shape, symbols), tables))
+        self._chunks.append((_packed(symbols, 0), _channel_index(shape), tables))
         return symbols
+
+    def fetch(self) -> None:
+        """Wait for the symbols; `finish` then asks nothing of the device."""
+        self._fetched = to_host(torch.cat([symbols for symbols, _, _ in self._chunks]))
 
     def finish(self, picture: bytes = b"") -> bytes:
         """The frame's payload: a 2-byte checksum of all symbols and then of `picture`, which stands
         for what the decoder will show; then one rANS stream; or the form that small frames have
         (payload.py)."""
         encoder, checksum, written = BufferedRansEncoder(), 0, 0
-        chunks = [(s.cpu().numpy(), i.cpu().numpy(), tables) for s, i, tables in self._chunks]
+        if self._fetched is None:
+            self.fetch()
+        packed = self._fetched
+        assert packed is not None
         began = time.perf_counter()
+        chunks, end = [], 0
+        for symbols, given, tables in self._chunks:
+            here = packed[end : end + len(symbols)]
+            end += len(here)
+            here = here[here & (2**_INDEX_BITS - 1) != 0]
+            indexes = (here & (2**_INDEX_BITS - 1)) - 1 if given is None else given
+            chunks.append((here >> _INDEX_BITS, indexes, tables))
         for array, indexes, tables in chunks:
-            if np.abs(array.astype(np.int64)).max(initial=0) > _LARGEST_SYMBOL:
+            if np.abs(array).max(initial=0) >= _BEYOND:
                 raise UserError(
                     "a latent of this frame is not finite or out of all proportion: these weights "
                     "cannot code it"
@@ -292,11 +314,12 @@ class BitReader(EntropyCoder):
         self._device, self._size = device, size
         self.seconds = 0.0
 
-    def _decode(self, indexes: list[int], tables: CdfTables) -> Tensor:
+    def _decode(self, indexes: np.ndarray, tables: CdfTables) -> np.ndarray:
+        """The next symbols, int32, given the numbers of their tables."""
         began = time.perf_counter()
         symbols = (
-            self._decoder.decode_stream(indexes, tables.cdfs, tables.sizes, tables.offsets)
-            if indexes
+            self._decoder.decode_stream(indexes.tolist(), tables.cdfs, tables.sizes, tables.offsets)
+            if len(indexes)
             else []
         )
         array = np.asarray(symbols, dtype=np.int64)
@@ -305,16 +328,18 @@ class BitReader(EntropyCoder):
         array = array.astype(np.int32)
         self._checksum = zlib.crc32(array.tobytes(), self._checksum)
         self.seconds += time.perf_counter() - began
-        return torch.from_numpy(array).to(self._device, torch.float32)
+        return array
 
     def code_latent(
         self, name: str, values: Tensor | None, mean: Tensor, scale: Tensor,
         density: Density, skip: float, rdoq: float = 0.0,
     ) -> Tensor:  # fmt: skip
-        coded = scale >= skip
-        symbols = torch.zeros_like(mean)
-        symbols[coded] = self._decode(density.index(scale)[coded].tolist(), density.tables)
-        return mean + symbols
+        # int16: half of what crosses from the device, the only wait of this step.
+        index = to_host(torch.where(scale >= skip, density.index(scale), -1).short())
+        coded = index >= 0
+        symbols = np.zeros(index.shape, np.float32)
+        symbols[coded] = self._decode(index[coded], density.tables)
+        return mean + to_device(symbols, self._device)
 
     def code_factorized(
         self,
@@ -328,8 +353,8 @@ class BitReader(EntropyCoder):
         positions = shape[2] * shape[3]
         if positions * sum(map(least_bits, tables.cdfs)) > 8 * self._size + 64:
             raise BadPayload(f"a payload of {self._size} bytes cannot hold a frame of this size")
-        indexes = _channel_index(shape, torch.empty(0, device=self._device)).tolist()
-        return self._decode(indexes, tables).reshape(shape)
+        symbols = self._decode(_channel_index(shape), tables).astype(np.float32)
+        return to_device(symbols.reshape(shape), self._device)
 
     def finish(self, picture: bytes = b"") -> None:
         """Compare the checksum. Raises DecodeMismatch when symbols or `picture`, as of
@@ -340,11 +365,18 @@ class BitReader(EntropyCoder):
             raise DecodeMismatch(_MISMATCH)
 
 
-def _channel_index(shape: tuple[int, int, int, int], like: Tensor) -> Tensor:
-    """Table index of each hyper-latent: its channel. int32 [C * H * W]."""
+@encoder_only()
+def _packed(symbols: Tensor, index: Tensor | int) -> Tensor:
+    """Whole symbols (float) and the numbers of their tables, -1 where nothing is coded -> int32 [N]
+    (see _INDEX_BITS)."""
+    whole = symbols.nan_to_num(_BEYOND, _BEYOND, -_BEYOND).clamp(-_BEYOND, _BEYOND).int()
+    return (whole * 2**_INDEX_BITS + (index + 1)).flatten()
+
+
+def _channel_index(shape: tuple[int, int, int, int]) -> np.ndarray:
+    """Table index of each hyper-latent: its channel. [C * H * W]."""
     _, channels, height, width = shape
-    index = torch.arange(channels, dtype=torch.int32, device=like.device)
-    return index.repeat_interleave(height * width)
+    return np.arange(channels).repeat(height * width)
 
 
 __all__ = [

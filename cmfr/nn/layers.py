@@ -185,10 +185,9 @@ def warp(x: Tensor, flow: Tensor, finer: int = 1) -> Tensor:
         return F.grid_sample(x, grid, "bilinear", padding_mode="border", align_corners=True)
 
 
-LARGE = 2**18  # pixels of a picture whose channels are taken one by one, to save memory
-
-# Half-sample interpolation filter of HEVC (luma, 8 taps).
-_HALF_SAMPLE = (-1, 4, -11, 40, 40, -11, 4, -1)
+# Half of the half-sample interpolation filter of HEVC (luma, 8 taps), from its middle outwards; the
+# other half is its mirror image. Over 64.
+_HALF_SAMPLE = (40, -11, 4, -1)
 
 
 def half_samples(x: Tensor) -> Tensor:
@@ -198,18 +197,23 @@ def half_samples(x: Tensor) -> Tensor:
     bicubic between whole ones (docs/architecture.md), and costs less where several flows are used.
     """
     with torch.autocast(x.device.type, enabled=False):
-        taps = torch.tensor(_HALF_SAMPLE, device=x.device, dtype=torch.float32) / 64
+        x = x.float().contiguous()
+        for dim, padding in ((3, (3, 4, 0, 0)), (2, (0, 0, 3, 4))):
+            x = torch.stack((x, _between(x, dim, padding)), dim + 1).flatten(dim, dim + 1)
+        return x
 
-        def of(flat: Tensor) -> Tensor:
-            between = F.conv2d(F.pad(flat, (3, 4, 0, 0), mode="replicate"), taps.view(1, 1, 1, 8))
-            flat = torch.stack((flat, between), -1).flatten(3)
-            between = F.conv2d(F.pad(flat, (0, 0, 3, 4), mode="replicate"), taps.view(1, 1, 8, 1))
-            return torch.stack((flat, between), 3).flatten(2, 3)
 
-        # A convolution of one channel takes many times its memory.
-        at_once = 1 if x.shape[2] * x.shape[3] >= LARGE else x.shape[1]
-        parts = [of(part.flatten(0, 1)[:, None]) for part in x.float().split(at_once, 1)]
-        return torch.cat([part.unflatten(0, (len(x), -1))[:, :, 0] for part in parts], 1)
+def _between(x: Tensor, dim: int, padding: tuple[int, ...]) -> Tensor:
+    """Half-way from each sample to the next one along `dim`. Sums of shifted pictures: there are no
+    taps to be sent to a GPU, and a convolution of one channel is slower and takes more memory."""
+    padded, size = F.pad(x, padding, mode="replicate"), x.shape[dim]
+    between: Tensor | None = None
+    for k, weight in enumerate(_HALF_SAMPLE):
+        pair = padded.narrow(dim, 3 - k, size) + padded.narrow(dim, 4 + k, size)
+        part = pair * (weight / 64)
+        between = part if between is None else between + part
+    assert between is not None
+    return between
 
 
 def resize_flow(flow: Tensor, factor: float) -> Tensor:

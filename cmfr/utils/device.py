@@ -9,9 +9,28 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from cmfr.utils.errors import UserError
+
+
+def to_host(x: Tensor) -> np.ndarray:
+    """The numbers of x in the memory of the host: of a CPU tensor its own; from a GPU they come
+    through pinned memory, and the host waits for them."""
+    if x.device.type != "cuda":
+        return x.numpy()
+    host = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
+    host.copy_(x, non_blocking=True)
+    torch.cuda.current_stream(x.device).synchronize()
+    return host.numpy()
+
+
+def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """The opposite of `to_host`; nobody waits."""
+    x = torch.from_numpy(array)
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x
 
 
 def pick_device(wanted: str) -> torch.device:

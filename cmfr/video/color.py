@@ -11,6 +11,7 @@ networks, anchors, metrics and PNG files all take it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cmfr.utils.device import to_host
 from cmfr.utils.errors import UserError
 from cmfr.video.info import RGB_COLOR, Frame, VideoInfo, require_known_color
 
@@ -175,7 +177,7 @@ def tensor_to_planes(x: Tensor, info: VideoInfo, space: str) -> Frame:
     first, second, third = x[:, :1], x[:, 1:2], x[:, 2:]
     if info.chroma == "420":
         second, third = downsample_chroma(x[:, 1:]).chunk(2, dim=1)
-    return Frame((_to_codes(first, info), _to_codes(second, info), _to_codes(third, info)))
+    return _to_codes((first, second, third), info)
 
 
 def _check_space(info: VideoInfo, space: str) -> None:
@@ -193,9 +195,12 @@ def _plane_to_device(plane: np.ndarray, device: str | torch.device) -> Tensor:
     return torch.from_numpy(plane).to(device).float()[None, None]
 
 
-def _to_codes(plane: Tensor, info: VideoInfo) -> np.ndarray:
-    """[1, 1, H, W] in [0, 1] to whole codes [H, W] of the video's sample type."""
-    codes = (plane[0, 0] * (2**info.bit_depth - 1)).round()
-    if info.bit_depth == 8:
-        return codes.to(torch.uint8).cpu().numpy()
-    return codes.to(torch.int16).cpu().numpy().view(info.dtype)
+def _to_codes(planes: Sequence[Tensor], info: VideoInfo) -> Frame:
+    """Each [1, 1, H, W] in [0, 1] to whole codes [H, W] of the video's sample type; they leave the
+    device together."""
+    whole = torch.uint8 if info.bit_depth == 8 else torch.int16
+    codes = [(plane[0, 0] * (2**info.bit_depth - 1)).round().to(whole) for plane in planes]
+    together = to_host(torch.cat([code.flatten() for code in codes])).view(info.dtype)
+    parts = np.split(together, np.cumsum([code.numel() for code in codes])[:-1])
+    y, u, v = (part.reshape(code.shape) for part, code in zip(parts, codes, strict=True))
+    return Frame((y, u, v))

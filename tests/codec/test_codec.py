@@ -40,6 +40,19 @@ def same(a, b):
     )
 
 
+def test_a_stream_is_the_same_with_and_without_threads_beside_the_networks(
+    codec, yuv_file, tmp_path
+):
+    codec.encode_video(yuv_file, tmp_path / "a.cmfr", frames=4, intra_period=3)
+    with open_video(yuv_file, frames=4) as reader, (tmp_path / "b.cmfr").open("w+b") as file:
+        header = codec.header(reader.info, 32, 3)
+        writer = BitstreamWriter(file, header)
+        coded = list(codec.encode_frames(reader, reader.info, header, writer, beside=True))
+        writer.close()
+    assert (tmp_path / "a.cmfr").read_bytes() == (tmp_path / "b.cmfr").read_bytes()
+    assert [frame.number for frame in coded] == [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize(("width", "height"), [(80, 48), (16, 16), (37, 51), (65, 16)])
 @pytest.mark.parametrize("intra_period", [-1, 1, 3])
 def test_decoded_video_is_the_encoders_reconstruction(codec, tmp_path, width, height, intra_period):
@@ -451,7 +464,7 @@ def test_pictures_of_a_frame_are_gone_when_the_next_one_is_coded(
     """They take as much memory as all that the next frame needs of it."""
     stream, back = tmp_path / "a.cmfr", tmp_path / "b.yuv"
     for work, run in (
-        ("encode_frame", lambda seen: codec.encode_video(yuv_file, stream, on_frame=seen)),
+        ("begin_frame", lambda seen: codec.encode_video(yuv_file, stream, on_frame=seen)),
         ("decode_frame", lambda seen: codec.decode_video(stream, back, on_frame=seen)),
     ):
         pictures, alive = [], []

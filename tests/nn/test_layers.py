@@ -76,10 +76,3 @@ def test_warp_from_half_samples_agrees_with_warp_at_whole_pixels():
     x = torch.rand(1, 3, 12, 16)
     flow = torch.randint(-2, 3, (1, 2, 12, 16)).float()
     assert torch.allclose(warp(half_samples(x), flow, 2), warp(x, flow), atol=1e-5)
-
-
-def test_channels_of_large_pictures_one_by_one_are_the_same(monkeypatch):
-    x = torch.rand(1, 3, 144, 192)
-    together = half_samples(x)
-    monkeypatch.setattr("cmfr.nn.layers.LARGE", 1)
-    assert torch.equal(half_samples(x), together)

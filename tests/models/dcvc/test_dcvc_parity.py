@@ -15,7 +15,8 @@ from conftest import SHARED, published
 from cmfr.analysis.complexity import count
 from cmfr.codec.bitstream import BitstreamReader
 from cmfr.codec.checkpoint import load_weights
-from cmfr.codec.codec import Codec, CodingReport
+from cmfr.codec.codec import Codec
+from cmfr.codec.coded import CodingReport
 from cmfr.models.base import FrameSize
 from cmfr.models.dcvc.published import convert_state_dicts
 from cmfr.models.presets import PRESETS
