@@ -316,7 +316,7 @@ def _softmax(x: Tensor, dim: int, *_: Any, **__: Any) -> Tensor:
 def _avg_pool2d(x: Tensor, kernel_size: int | Sequence[int], *more: Any, **options: Any) -> Tensor:
     if math.log2(math.prod(_pair(kernel_size))) % 1 or more or options:
         raise _unknown("avg_pool2d of a window that has no power of two samples")
-    return F.avg_pool2d(_exact(x), kernel_size).to(x.dtype)
+    return F.avg_pool2d(_exact(x), _pair(kernel_size)).to(x.dtype)
 
 
 def _interpolate(
