@@ -93,7 +93,6 @@ class Codec:
 
     @contextlib.contextmanager
     def _arithmetic(self, header: StreamHeader) -> Iterator[None]:
-        """That in which frames of a stream are coded."""
         with exact_arithmetic(), self._portable if header.portable else contextlib.nullcontext():
             yield
 
@@ -119,10 +118,9 @@ class Codec:
         quality 0 (smallest) .. 63 (best); intra_period -1 codes only the first frame as intra;
         refresh_period: frames between temporal feature refreshes, 0 = never (default: the model's);
         `start` and `frames` choose a part; estimate: bits are estimated too, for `on_frame`;
-        portable: the stream decodes alike on every machine (slower);
-        `source_options` as for `reader.open_video`. The file appears under its name when it is
-        complete; devices and pipes are written into. Raises ValueError or OSError with one
-        sentence.
+        portable: it decodes alike on every machine; `source_options` as for `reader.open_video`.
+        The file appears under its name when it is complete; devices and pipes are written into.
+        Raises ValueError or OSError with one sentence.
         """
         target = Path(target)
         check_request(source, target, quality, intra_period, refresh_period)
@@ -311,10 +309,9 @@ class Codec:
                 shown = picture.of(output.x_hat)
         except BadPayload as error:
             by = f"made by: {header.producer}; this is: {arithmetic(self.device)}"
-            advice = ""
             if isinstance(error, DecodeMismatch) and not header.portable:
-                advice = "; to decode a stream anywhere, encode with --portable"
-            raise DamagedFrame(packet.number, f"{error} ({by}){advice}") from error
+                by += "; to decode a stream anywhere, encode with --portable"
+            raise DamagedFrame(packet.number, f"{error} ({by})") from error
         return CodedFrame(
             packet.number, packet.intra, packet.quality, 8 * packet.size, shown, output
         )
