@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Codec", "ModelConfig", "PRESETS", "load_codec", "__version__"]
+__all__ = ["Codec", "CMFRConfig", "PRESETS", "load_codec", "__version__"]
 
 if TYPE_CHECKING:
     from cmfr.codec.codec import Codec, load_codec
-    from cmfr.config import ModelConfig
+    from cmfr.config import CMFRConfig
     from cmfr.models.presets import PRESETS
 
 
@@ -19,10 +19,10 @@ def __getattr__(name: str) -> Any:
         from cmfr.codec import codec
 
         return getattr(codec, name)
-    if name == "ModelConfig":
-        from cmfr.config import ModelConfig
+    if name == "CMFRConfig":
+        from cmfr.config import CMFRConfig
 
-        return ModelConfig
+        return CMFRConfig
     if name == "PRESETS":
         from cmfr.models.presets import PRESETS
 

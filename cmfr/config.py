@@ -39,10 +39,11 @@ class Strict(BaseModel):
         kinds = {name: field.annotation for name, field in cls.model_fields.items()}
         lists = {name for name, kind in kinds.items() if _is_list(kind)}
         return {
-            key: value.replace(",", " ").split() if key in lists and isinstance(value, str)
+            key: value.replace(",", " ").split()
+            if key in lists and isinstance(value, str)
             else value
             for key, value in values.items()
-        }  # fmt: skip
+        }
 
 
 def _is_list(kind: Any) -> bool:
@@ -187,7 +188,7 @@ class CodecConfig(Strict):
         return self.color == "ycbcr"
 
 
-class ModelConfig(CodecConfig):
+class CMFRConfig(CodecConfig):
     """CMFR: everything that decides the network. The four ablation switches come first.
 
     residual: what is subtracted before the context encoder: a name of `RESIDUAL_MODES` in
@@ -209,16 +210,16 @@ class ModelConfig(CodecConfig):
     bottleneck: float = Field(1.0, gt=0, le=1)
     intra: IntraConfig
     motion: MotionConfig
-    inter: ResidualConfig
+    residual_codec: ResidualConfig
     skip_scale: float = Field(0.15, ge=0, le=64)  # latents of a smaller scale are not coded
 
     @model_validator(mode="after")
-    def _consistent(self) -> ModelConfig:
+    def _consistent(self) -> CMFRConfig:
         if self.motion.latent_stride != 16:
             raise UserError("motion.latent_stride must be 16")
-        if 4 * self.feature_stride > self.inter.latent_stride:
+        if 4 * self.feature_stride > self.residual_codec.latent_stride:
             raise UserError(
-                f"inter.latent_stride = {self.inter.latent_stride} is finer than the coarsest "
+                f"residual_codec.latent_stride = {self.residual_codec.latent_stride} is finer than the coarsest "
                 f"context, at {4 * self.feature_stride}"
             )
         _check_strides("motion.estimation", self.motion.estimation)

@@ -24,7 +24,7 @@ from cmfr.cli.main import guarded
 from cmfr.codec.codec import CodedFrame, load_codec
 from cmfr.video.color import rgb_to_ycbcr, tensor_to_planes
 from cmfr.video.info import ColorInfo, Frame, VideoInfo
-from cmfr.video.metrics import FrameQuality, compare
+from cmfr.video.metrics import FrameMetrics, compare
 from cmfr.video.reader import open_video
 from cmfr.video.writer import lossless_suffix, open_writer
 
@@ -86,7 +86,7 @@ def main() -> int:
     kind = lossless_suffix(info)
     stream, decoded = args.out / "clip.cmfr", args.out / f"decoded{kind}"
     reconstruction = args.out / f"encoder{kind}"
-    qualities: list[FrameQuality] = []
+    qualities: list[FrameMetrics] = []
     with open_writer(reconstruction, info) as writer:
 
         def on_frame(coded: CodedFrame) -> None:

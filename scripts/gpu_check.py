@@ -24,7 +24,7 @@ import torch
 from cmfr.analysis.benchmark import time_frames
 from cmfr.cli.main import guarded
 from cmfr.codec.codec import load_codec
-from cmfr.models.video_model import VideoCodec
+from cmfr.models.video_model import VideoModel
 from cmfr.training.config import DataConfig, StageConfig, TrainConfig, load_train_config
 from cmfr.training.trainer import train
 from cmfr.utils.device import peak_memory, pick_device, reset_peak_memory
@@ -112,7 +112,7 @@ def training_speed(
 
 
 def coding_speed(
-    model: VideoCodec, device: torch.device, size: tuple[int, int] = (1920, 1080), count: int = 6
+    model: VideoModel, device: torch.device, size: tuple[int, int] = (1920, 1080), count: int = 6
 ) -> Iterator[Row]:
     """Frames per second with real bitstreams, without files, and where the time goes; of noise,
     which has more symbols than video."""

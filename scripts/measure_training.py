@@ -22,8 +22,8 @@ from typing import Any
 from cmfr.cli.main import guarded
 from cmfr.training.config import StageConfig, TrainConfig, load_train_config
 from cmfr.training.data.sampler import batches
-from cmfr.training.distributed import join
-from cmfr.training.setup import data_name, open_data_sets, plan_stages
+from cmfr.training.distributed import init_team
+from cmfr.training.setup import data_name, open_data_sets, stage_samplers
 from cmfr.training.trainer import train
 
 # What each variant changes: in the run, in the stage, in its data.
@@ -77,11 +77,11 @@ def record_of(cfg: TrainConfig, stage: StageConfig, steps: int) -> dict[str, flo
 
 def data_rate(cfg: TrainConfig) -> float:
     """Samples per second that the data path delivers when nothing waits for it."""
-    team = join(cfg.device)
+    team = init_team(cfg.device)
     data = open_data_sets(cfg, team.device)
-    (plan,), (stage,) = plan_stages(cfg, data), cfg.stages
+    (sampler,), (stage,) = stage_samplers(cfg, data), cfg.stages
     times = [time.monotonic()]
-    for _ in batches(data[data_name(cfg, stage)], plan, 0, team, cfg.model.color):
+    for _ in batches(data[data_name(cfg, stage)], sampler, 0, team, cfg.model.color):
         times.append(time.monotonic())
     half = stage.steps // 2
     return (stage.steps - half) * stage.batch / (times[-1] - times[half])

@@ -16,13 +16,13 @@ import pytest  # noqa: E402
 import scipy.ndimage  # noqa: E402
 import torch  # noqa: E402
 
-from cmfr.config import DCVCConfig, ModelConfig  # noqa: E402
+from cmfr.config import CMFRConfig, DCVCConfig  # noqa: E402
 from cmfr.evaluation.records import Record  # noqa: E402
 from cmfr.models.presets import PRESETS  # noqa: E402
-from cmfr.models.video_model import VideoCodec  # noqa: E402
-from cmfr.nn.init import LEAK  # noqa: E402
-from cmfr.nn.latent_coder import PriorLatentCoder, calibrate  # noqa: E402
-from cmfr.report.collect import Codec  # noqa: E402
+from cmfr.models.video_model import VideoModel  # noqa: E402
+from cmfr.nn.init import SMALL_GAIN  # noqa: E402
+from cmfr.nn.latent_coder import CMFRLatentCoder, calibrate  # noqa: E402
+from cmfr.report.collect import CodecResults  # noqa: E402
 from cmfr.report.comparison import build  # noqa: E402
 from cmfr.report.text import Line, bd_lines  # noqa: E402
 from cmfr.video.info import Frame  # noqa: E402
@@ -32,28 +32,28 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 
 @torch.no_grad()
-def awaken(model: VideoCodec, gain: float) -> None:
+def awaken(model: VideoModel, gain: float) -> None:
     """Convolutions that start at zero or near it get random weights; gain: relative to a usual
     start. The reference feature is read damped, or features would grow from frame to frame."""
     for layer in model.modules():
         if isinstance(layer, torch.nn.Conv2d):
             usual = layer.weight[0].numel() ** -0.5
-            if layer.weight.std() < 10 * LEAK * usual:
+            if layer.weight.std() < 10 * SMALL_GAIN * usual:
                 layer.weight.normal_(0, gain * usual)
     for adaptor in model.inter.adaptor.of_feature:
         adaptor.weight.mul_(0.4)
 
 
-def lively(cfg: ModelConfig, seed: int = 0) -> VideoCodec:
+def lively(cfg: CMFRConfig, seed: int = 0) -> VideoModel:
     """An untrained codec whose latents are spread over many symbols, and whose parts all do
     something: what starts at zero is woken up. Values are scaled to about 8, hyper-latents to 0.7,
     and the entropy model is calibrated to that.
     """
     torch.manual_seed(seed)
-    model = VideoCodec(cfg).eval()
+    model = VideoModel(cfg).eval()
     awaken(model, 0.5)
     clip, quality = moving_clip(3, 128, 128), torch.tensor([40])
-    coders = [part for part in model.modules() if isinstance(part, PriorLatentCoder)]
+    coders = [part for part in model.modules() if isinstance(part, CMFRLatentCoder)]
     with torch.no_grad():
         for coder in coders:  # in the order of their dependence
             calibrate([coder], lambda: model(clip, quality))
@@ -87,19 +87,19 @@ def published(generation: str) -> tuple[Any, dict, dict]:
     return formulas, told, states
 
 
-def lively_dcvc(cfg: DCVCConfig, seed: int = 0) -> VideoCodec:
+def lively_dcvc(cfg: DCVCConfig, seed: int = 0) -> VideoModel:
     """An untrained DCVC whose hyper-latents are spread, and that predicts no scale below 4.
 
     Of random weights half would be negative, and the published estimate is no good there.
     """
     torch.manual_seed(seed)
-    model = VideoCodec(cfg).eval()
+    model = VideoModel(cfg).eval()
     awaken(model, 0.02)
     inter = model.inter
     with torch.no_grad():
         for latent in (model.intra.latent, inter.motion_codec.latent, inter.residual_codec.latent):
             latent.hyper_encoder[-1].weight.mul_(4)
-            latent.positive = lambda scale: scale.clamp(min=4)
+            latent.scale_activation = lambda scale: scale.clamp(min=4)
     return model
 
 
@@ -117,7 +117,7 @@ def dcvc_png(frame: Frame) -> np.ndarray:
 
 def bd_rates(anchor: list[Record], tested: list[Record], metric: str) -> list[Line]:
     """The lines of `cmfr bdrate` for the records of two codecs."""
-    codecs = [Codec.of(records[0].codec, records) for records in (anchor, tested)]
+    codecs = [CodecResults.of(records[0].codec, records) for records in (anchor, tested)]
     return bd_lines(build(codecs, [metric], partial=True), metric)
 
 
@@ -131,12 +131,12 @@ def moving_clip(frames: int, height: int, width: int, seed: int = 0) -> torch.Te
 
 
 @pytest.fixture(scope="session")
-def nano_config() -> ModelConfig:
+def nano_config() -> CMFRConfig:
     return PRESETS["cmfr-nano"]
 
 
 @pytest.fixture(scope="session")
-def nano(nano_config: ModelConfig) -> VideoCodec:
+def nano(nano_config: CMFRConfig) -> VideoModel:
     return lively(nano_config)
 
 

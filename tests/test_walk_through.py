@@ -25,7 +25,7 @@ from cmfr.evaluation.sequences import load_test_set
 from cmfr.models.base import FrameSize
 from cmfr.models.presets import PRESETS
 from cmfr.models.state import FrameOutput, ReferenceState
-from cmfr.models.video_model import VideoCodec
+from cmfr.models.video_model import VideoModel
 from cmfr.nn.densities import weights_of
 from cmfr.report.text import Table, as_text
 from cmfr.training.data.generated import generated_clip
@@ -121,7 +121,7 @@ def run(tree, tmp_path_factory):
                 rounder = Rounder(0.25 if model.cfg.name == "dcvc-dc" else 0.0)
                 return getattr(rounder, side)(*arguments)
 
-            patch.setattr(VideoCodec, side, code)
+            patch.setattr(VideoModel, side, code)
         yield command
 
 

@@ -12,7 +12,7 @@ from cmfr.config import QUALITIES, Strict
 from cmfr.evaluation.conditions import Color, Measurement
 from cmfr.evaluation.found_sets import FoundSet, find_set, set_of_files
 from cmfr.evaluation.sequences import TestSequence
-from cmfr.models.registry import FAMILIES, AnyModelConfig, parse_model
+from cmfr.models.registry import FAMILIES, ModelConfig, parse_model
 from cmfr.training.config import (
     InitConfig,
     StageConfig,
@@ -24,8 +24,19 @@ from cmfr.utils.errors import UserError
 from cmfr.utils.yaml_config import differences, faults, merged, plain, read_tree
 
 # Model keys that the intra codec is built from or codes with.
-INTRA_KEYS = {"intra", "color", "block", "bottleneck", "skip_scale", "generation", "unet",
-              "quality_gains", "intra_channels", "intra_hyper", "intra_refine"}  # fmt: skip
+INTRA_KEYS = {
+    "intra",
+    "color",
+    "block",
+    "bottleneck",
+    "skip_scale",
+    "generation",
+    "unet",
+    "quality_gains",
+    "intra_channels",
+    "intra_hyper",
+    "intra_refine",
+}
 
 
 class GeneratedConfig(Strict):
@@ -188,17 +199,21 @@ def common_run(cfg: AblationConfig) -> TrainConfig | None:
 
 
 def _run(
-    cfg: AblationConfig, base: TrainConfig, model: AnyModelConfig, folder: str,
-    stages: list[StageConfig], init: tuple[InitConfig, ...],
-) -> TrainConfig:  # fmt: skip
+    cfg: AblationConfig,
+    base: TrainConfig,
+    model: ModelConfig,
+    folder: str,
+    stages: list[StageConfig],
+    init: tuple[InitConfig, ...],
+) -> TrainConfig:
     update: dict[str, Any] = {"model": model, "stages": tuple(stages), "init": init}
     update |= {"run_dir": cfg.run_dir / folder, "threads": cfg.threads or base.threads}
     return base.model_copy(update=update)
 
 
-def _models(cfg: AblationConfig, base: AnyModelConfig) -> dict[str, AnyModelConfig]:
+def _models(cfg: AblationConfig, base: ModelConfig) -> dict[str, ModelConfig]:
     anchor = _changed(base, cfg.variants[cfg.anchor], cfg.anchor)
-    models: dict[str, AnyModelConfig] = {}
+    models: dict[str, ModelConfig] = {}
     for name, variant in cfg.variants.items():
         if name == cfg.anchor:
             models[name] = anchor
@@ -219,13 +234,13 @@ def _models(cfg: AblationConfig, base: AnyModelConfig) -> dict[str, AnyModelConf
     return models
 
 
-def _changed(model: AnyModelConfig, variant: VariantConfig, name: str) -> AnyModelConfig:
+def _changed(model: ModelConfig, variant: VariantConfig, name: str) -> ModelConfig:
     if "name" in variant.changes:
         raise UserError(f"variant {name}: a model's name is no difference; leave it out")
     try:
         return parse_model(merged(plain(model), variant.changes))
     except ValidationError as error:
-        raise UserError(f"variant {name}: {faults(error, AnyModelConfig, FAMILIES)}") from error
+        raise UserError(f"variant {name}: {faults(error, ModelConfig, FAMILIES)}") from error
 
 
 def _check_keeps_intra(stage: StageConfig) -> None:

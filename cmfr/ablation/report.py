@@ -20,8 +20,8 @@ from cmfr.analysis.complexity import count, facts
 from cmfr.codec.checkpoint import read_weights, weights_hash
 from cmfr.evaluation.measure import SequenceTask
 from cmfr.evaluation.records import Record
-from cmfr.models.video_model import VideoCodec
-from cmfr.report.collect import Codec, choose_metrics
+from cmfr.models.video_model import VideoModel
+from cmfr.report.collect import CodecResults, choose_metrics
 from cmfr.report.comparison import build
 from cmfr.report.tables import markdown
 from cmfr.report.write import write_report as write
@@ -45,18 +45,21 @@ def write_report(cfg: AblationConfig) -> str:
     notes += [f"{cfg.variants[n].title} ({n}): {changes}." for n, changes in _changes(cfg, runs)]
     measured = [codec for codec in codecs if codec.records]
     report = build(
-        codecs, choose_metrics([], measured) if measured else ["psnr_yuv"], notes=notes,
-        title=f"Ablation against {codecs[0].name}", detailed=True,
-    )  # fmt: skip
+        codecs,
+        choose_metrics([], measured) if measured else ["psnr_yuv"],
+        notes=notes,
+        title=f"Ablation against {codecs[0].name}",
+        detailed=True,
+    )
     cfg.run_dir.mkdir(parents=True, exist_ok=True)
     write(report, cfg.run_dir / "report")
     return markdown(report)
 
 
-def _codec(title: str, records: Sequence[Record], run: TrainConfig) -> Codec:
+def _codec(title: str, records: Sequence[Record], run: TrainConfig) -> CodecResults:
     torch.manual_seed(0)
-    return Codec.of(
-        title, [replace(r, codec=title) for r in records], facts(*count(VideoCodec(run.model)))
+    return CodecResults.of(
+        title, [replace(r, codec=title) for r in records], facts(*count(VideoModel(run.model)))
     )
 
 

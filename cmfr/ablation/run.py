@@ -115,8 +115,12 @@ def _start(run: TrainConfig, threads: int | None, lock: int) -> subprocess.Popen
     with (run.run_dir / LOG).open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "cmfr", "train", str(config)],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, pass_fds=(lock,),
-        )  # fmt: skip
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            pass_fds=(lock,),
+        )
 
 
 def _failure(run: TrainConfig, code: int) -> str | None:
@@ -227,9 +231,10 @@ def write_clip(path: Path, clip: Tensor, frame_rate: int = 25) -> None:
 
 
 def tasks_of(
-    cfg: AblationConfig, runs: dict[str, TrainConfig],
+    cfg: AblationConfig,
+    runs: dict[str, TrainConfig],
     tell: Callable[[str], None] = lambda line: None,
-) -> dict[str, list[SequenceTask]]:  # fmt: skip
+) -> dict[str, list[SequenceTask]]:
     """What to measure of every variant that has weights. Raises ValueError or OSError where a
     video or a variant's own weights are not what they are to be."""
     tasks, measured = {}, cfg.evaluation
@@ -242,8 +247,12 @@ def tasks_of(
                 task
                 for found in sets
                 for task in Run(
-                    weights, found, measured.qualities, measured.frames, measured.intra_period,
+                    weights,
+                    found,
+                    measured.qualities,
+                    measured.frames,
+                    measured.intra_period,
                     measurement=measured.measurement(),
                 ).tasks(devices, results_file(cfg, name))
-            ]  # fmt: skip
+            ]
     return tasks

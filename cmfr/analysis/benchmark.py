@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from cmfr.analysis.complexity import attributed
 from cmfr.models.base import FrameSize
 from cmfr.models.state import ReferenceState
-from cmfr.models.video_model import VideoCodec
+from cmfr.models.video_model import VideoModel
 from cmfr.nn.entropy_coder import make_tables
 from cmfr.nn.latent_coder import LatentCoder
 from cmfr.utils.device import exact_arithmetic, peak_memory, reset_peak_memory
@@ -31,9 +31,12 @@ from cmfr.video.writer import open_writer
 # The stage that a P-frame codec's part belongs to; LatentCoders are "entropy model" wherever they
 # are, and everything else is "transforms".
 STAGES = {
-    "motion_estimation": "motion", "motion_codec": "motion", "motion_refiner": "motion refiner",
-    "adaptor": "context", "temporal_context": "context",
-}  # fmt: skip
+    "motion_estimation": "motion",
+    "motion_codec": "motion",
+    "motion_refiner": "motion refiner",
+    "adaptor": "context",
+    "temporal_context": "context",
+}
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class _Coded:
 
 
 def time_frames(
-    model: VideoCodec, frames: list[Tensor], quality: int = 32, warmup: int = 2
+    model: VideoModel, frames: list[Tensor], quality: int = 32, warmup: int = 2
 ) -> list[Speed]:
     """Time encode and decode of `frames` ([1, 3, H, W] each): the first intra, the rest inter.
 
@@ -87,24 +90,28 @@ def time_frames(
         if coded:
             rows.append(
                 Speed(
-                    model.cfg.name, kind, size,
+                    model.cfg.name,
+                    kind,
+                    size,
                     round(1 / median(c.encode for c in coded), 2),
                     round(1 / median(c.decode for c in coded), 2),
-                    stages["encode"][kind], stages["decode"][kind], peak_mib,
+                    stages["encode"][kind],
+                    stages["decode"][kind],
+                    peak_mib,
                 )
-            )  # fmt: skip
+            )
     return rows
 
 
-def _code(model: VideoCodec, frames: list[Tensor], quality: int) -> list[_Coded]:
+def _code(model: VideoModel, frames: list[Tensor], quality: int) -> list[_Coded]:
     device, rows = frames[0].device, []
     past: ReferenceState | None = None
     size = FrameSize(frames[0].shape[2], frames[0].shape[3])
     for x in frames:
         began = _now(device)
-        payload, frame_quality, output = model.encode_frame(x, quality, past)
+        payload, frame_quality_index, output = model.encode_frame(x, quality, past)
         encoded = _now(device)
-        model.decode_frame(payload, frame_quality, size if past is None else past)
+        model.decode_frame(payload, frame_quality_index, size if past is None else past)
         decoded = _now(device)
         kind = "intra" if past is None else "inter"
         rows.append(_Coded(kind, encoded - began, decoded - encoded))
@@ -113,7 +120,7 @@ def _code(model: VideoCodec, frames: list[Tensor], quality: int) -> list[_Coded]
 
 
 def _stages(
-    model: VideoCodec, frames: list[Tensor], quality: int, side: str
+    model: VideoModel, frames: list[Tensor], quality: int, side: str
 ) -> dict[str, dict[str, float]]:
     """Milliseconds by stage of an I-frame and (mean of all but the first) of a P-frame."""
     device = frames[0].device
@@ -129,13 +136,15 @@ def _stages(
     size = FrameSize(frames[0].shape[2], frames[0].shape[3])
     count = max(1, len(frames) - 2)
     for number, x in enumerate(frames):
-        payload, frame_quality, output = model.encode_frame(x, quality, past)
+        payload, frame_quality_index, output = model.encode_frame(x, quality, past)
         began = _now(device)
         with attributed(parts, lambda: _now(device)) as spent:
             if side == "encode":
                 _, _, coded = model.encode_frame(x, quality, past)
             else:
-                coded = model.decode_frame(payload, frame_quality, size if past is None else past)
+                coded = model.decode_frame(
+                    payload, frame_quality_index, size if past is None else past
+                )
                 spent["entropy model"] -= coded.coder_seconds  # which calls the coder
         spent["rANS"] = coded.coder_seconds
         spent["other"] = _now(device) - began - sum(spent.values())
@@ -170,7 +179,7 @@ def time_files(frames: list[Tensor], color: str) -> dict[str, float]:
     }
 
 
-def profile_frames(model: VideoCodec, frames: list[Tensor], quality: int, path: Path) -> None:
+def profile_frames(model: VideoModel, frames: list[Tensor], quality: int, path: Path) -> None:
     """A torch profiler trace (Chrome's format) of coding the last of `frames`."""
     from torch.profiler import ProfilerActivity, profile
 
@@ -184,9 +193,9 @@ def profile_frames(model: VideoCodec, frames: list[Tensor], quality: int, path: 
         for x in frames[:-1]:
             past = model.encode_frame(x, quality, past)[2].state
         with profile(activities=kinds) as trace:
-            payload, frame_quality, _ = model.encode_frame(frames[-1], quality, past)
+            payload, frame_quality_index, _ = model.encode_frame(frames[-1], quality, past)
             if past is not None:
-                model.decode_frame(payload, frame_quality, past)
+                model.decode_frame(payload, frame_quality_index, past)
     trace.export_chrome_trace(str(path))
 
 

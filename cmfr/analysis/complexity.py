@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cmfr.models.base import FrameSize
-from cmfr.models.video_model import VideoCodec
+from cmfr.models.video_model import VideoModel
 from cmfr.nn.entropy_coder import make_tables
 from cmfr.utils.device import exact_arithmetic
 
@@ -53,14 +53,14 @@ def facts(intra: Complexity, inter: Complexity) -> dict[str, float]:
     }
 
 
-def _inputs(model: VideoCodec, height: int, width: int) -> Tensor:
+def _inputs(model: VideoModel, height: int, width: int) -> Tensor:
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(0)
     # Flat enough for weights that were never trained, whose products of features can overflow.
     return (0.5 + 0.1 * torch.rand(1, 3, height, width, generator=generator)).to(device)
 
 
-def count(model: VideoCodec, height: int = 256, width: int = 256) -> list[Complexity]:
+def count(model: VideoModel, height: int = 256, width: int = 256) -> list[Complexity]:
     """Complexity of an I-frame and of a steady-state P-frame, sides multiples of 64.
 
     Resolution independent where the sides are multiples of 64.
@@ -88,14 +88,17 @@ def count(model: VideoCodec, height: int = 256, width: int = 256) -> list[Comple
         ]
     return [
         Complexity(
-            model.cfg.name, kind, round(sum(p.numel() for p in part.parameters()) / 1e6, 3),
-            round(enc, 2), round(dec, 2),
+            model.cfg.name,
+            kind,
+            round(sum(p.numel() for p in part.parameters()) / 1e6, 3),
+            round(enc, 2),
+            round(dec, 2),
         )
         for kind, part, enc, dec in rows
-    ]  # fmt: skip
+    ]
 
 
-def count_parts(model: VideoCodec, height: int = 256, width: int = 256) -> list[PartComplexity]:
+def count_parts(model: VideoModel, height: int = 256, width: int = 256) -> list[PartComplexity]:
     """Complexity of a steady-state P-frame by part, the parts of a codec adding up to it."""
     model.eval()
     make_tables(model)
@@ -118,11 +121,14 @@ def count_parts(model: VideoCodec, height: int = 256, width: int = 256) -> list[
         decode = kmacs(lambda: model.decode_frame(payload, quality, past))
     return [
         PartComplexity(
-            model.cfg.name, name, round(sum(p.numel() for p in part.parameters()) / 1e6, 3),
-            round(encode.get(name, 0.0), 2), round(decode.get(name, 0.0), 2),
+            model.cfg.name,
+            name,
+            round(sum(p.numel() for p in part.parameters()) / 1e6, 3),
+            round(encode.get(name, 0.0), 2),
+            round(decode.get(name, 0.0), 2),
         )
         for part, name in names.items()
-    ]  # fmt: skip
+    ]
 
 
 @contextmanager

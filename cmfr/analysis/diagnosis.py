@@ -17,9 +17,9 @@ from cmfr.config import QUALITIES
 from cmfr.models.cmfr.inter import CMFR
 from cmfr.models.cmfr.residual_modes import FeatureResidual
 from cmfr.models.state import FrameOutput, FrameSize, ReferenceState
-from cmfr.models.video_model import VideoCodec
+from cmfr.models.video_model import VideoModel
 from cmfr.nn.entropy_coder import BitEstimator, Unquantized
-from cmfr.nn.latent_coder import PriorLatentCoder, calibrate
+from cmfr.nn.latent_coder import CMFRLatentCoder, calibrate
 from cmfr.nn.layers import half_samples, resize_flow, warp
 from cmfr.utils.device import exact_arithmetic
 from cmfr.utils.errors import UserError
@@ -28,7 +28,7 @@ SOURCE_FRAMES = (1, 4, 7)  # predicted from the frame before, between source fra
 MIDDLE = (21, 42)  # middle qualities
 
 
-def diagnose(model: VideoCodec, sequences: Sequence[DiagnosedSequence]) -> Iterable[Table]:
+def diagnose(model: VideoModel, sequences: Sequence[DiagnosedSequence]) -> Iterable[Table]:
     """All tables, one after the other. `model`: a CMFR in eval mode.
 
     Raises ValueError for another family or sequences of fewer than 8 frames.
@@ -55,7 +55,7 @@ def diagnose(model: VideoCodec, sequences: Sequence[DiagnosedSequence]) -> Itera
     yield untrained(model, sequences)
 
 
-def motion_estimation(model: VideoCodec, sequences: Sequence[DiagnosedSequence]) -> Table:
+def motion_estimation(model: VideoModel, sequences: Sequence[DiagnosedSequence]) -> Table:
     """How well the estimated flow predicts one source frame from another."""
     rows = {}
     for sequence in sequences:
@@ -67,13 +67,13 @@ def motion_estimation(model: VideoCodec, sequences: Sequence[DiagnosedSequence])
     return Table(title, ("no motion", "estimated flow"), rows)
 
 
-def _predict(model: VideoCodec, x: Tensor, reference: Tensor) -> Tensor:
+def _predict(model: VideoModel, x: Tensor, reference: Tensor) -> Tensor:
     """The reference warped with the estimated flow."""
     flow = model.inter.motion_estimation(x, reference)  # type: ignore[operator]
     return warp(half_samples(reference), resize_flow(flow, x.shape[3] / flow.shape[3]), 2)
 
 
-def transforms(model: VideoCodec, sequences: Sequence[DiagnosedSequence]) -> Table:
+def transforms(model: VideoModel, sequences: Sequence[DiagnosedSequence]) -> Table:
     """The quality that remains when nothing is quantized, of I-frames and of P-frames after it."""
     rows = {}
     top = torch.tensor([QUALITIES - 1])
@@ -102,7 +102,7 @@ class _Coded:
     mask: tuple[float, float, float]
 
 
-def _code(model: VideoCodec, sequence: DiagnosedSequence, quality: int) -> list[_Coded]:
+def _code(model: VideoModel, sequence: DiagnosedSequence, quality: int) -> list[_Coded]:
     """All frames of a sequence after one I-frame."""
     index = torch.tensor([quality])
     coded: list[_Coded] = []
@@ -123,7 +123,7 @@ def _code(model: VideoCodec, sequence: DiagnosedSequence, quality: int) -> list[
 
 
 def _predictions(
-    model: VideoCodec,
+    model: VideoModel,
     sequence: DiagnosedSequence,
     x: Tensor,
     past: ReferenceState,
@@ -236,7 +236,7 @@ def bits(sequences: Sequence[DiagnosedSequence], coded: Results) -> Table:
     return Table("bits per pixel of P-frames by latent", names, rows, 4)
 
 
-def counted_bits(model: VideoCodec, sequences: Sequence[DiagnosedSequence]) -> Table:
+def counted_bits(model: VideoModel, sequences: Sequence[DiagnosedSequence]) -> Table:
     """What training counts over what coding writes, in percent, 8 frames."""
     rows = {}
     levels = (0, *MIDDLE, QUALITIES - 1)
@@ -251,8 +251,8 @@ def counted_bits(model: VideoCodec, sequences: Sequence[DiagnosedSequence]) -> T
                     size = FrameSize(x.shape[2], x.shape[3])
                     counted += float(model.intra(x, index, size, trained).total_bits)
                 else:
-                    frame_quality = model.frame_quality(index, past.position + 1)
-                    seen = model.inter(x, frame_quality, model.refreshed(past), trained)
+                    frame_quality_index = model.frame_quality_index(index, past.position + 1)
+                    seen = model.inter(x, frame_quality_index, model.refreshed(past), trained)
                     counted += float(seen.total_bits)
                 payload, _, output = model.encode_frame(x, quality, past)
                 written += 8 * len(payload)
@@ -263,13 +263,13 @@ def counted_bits(model: VideoCodec, sequences: Sequence[DiagnosedSequence]) -> T
     return Table(title, tuple(f"q{quality}" for quality in levels), rows, 1)
 
 
-def untrained(model: VideoCodec, sequences: Sequence[DiagnosedSequence]) -> Table:
+def untrained(model: VideoModel, sequences: Sequence[DiagnosedSequence]) -> Table:
     """The same configuration before any training but that of motion estimation: prediction on
     source frames by the estimated and by the decoded flow, features of equal frames left over
     (dB below the features), bits of a P-frame at quality 42."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        fresh = VideoCodec(model.cfg).eval().to(sequences[0].frames[0].device)
+        fresh = VideoModel(model.cfg).eval().to(sequences[0].frames[0].device)
     estimation = model.inter.motion_estimation
     assert isinstance(estimation, torch.nn.Module) and isinstance(fresh.inter, CMFR)
     fresh.inter.motion_estimation.load_state_dict(estimation.state_dict())
@@ -279,7 +279,7 @@ def untrained(model: VideoCodec, sequences: Sequence[DiagnosedSequence]) -> Tabl
         for sequence in sequences:
             fresh(torch.stack(sequence.frames[:3], 1), quality)
 
-    coders = [part for part in fresh.modules() if isinstance(part, PriorLatentCoder)]
+    coders = [part for part in fresh.modules() if isinstance(part, CMFRLatentCoder)]
     calibrate(coders, run)
     rows = {}
     with exact_arithmetic():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from cmfr.models.video_model import VideoCodec
+from cmfr.models.video_model import VideoModel
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class DiagnosedSequence:
     size: tuple[int, int]
 
     @classmethod
-    def of(cls, name: str, frames: Iterable[Tensor], model: VideoCodec) -> DiagnosedSequence:
+    def of(cls, name: str, frames: Iterable[Tensor], model: VideoModel) -> DiagnosedSequence:
         unpadded = list(frames)
         height, width = unpadded[0].shape[2:]
         padded = [model.padded(frame) for frame in unpadded]

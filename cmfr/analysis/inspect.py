@@ -99,10 +99,15 @@ def inspect_video(
             measured = compare(coded.source, coded.reconstruction, info)
             rows.append(
                 FrameRow(
-                    coded.number, "I" if coded.intra else "P", coded.quality, coded.bits,
-                    coded.bits / (info.width * info.height), measured.psnr, measured.combined,
+                    coded.number,
+                    "I" if coded.intra else "P",
+                    coded.quality,
+                    coded.bits,
+                    coded.bits / (info.width * info.height),
+                    measured.psnr,
+                    measured.combined,
                 )
-            )  # fmt: skip
+            )
             if coded.number == number:
                 seen.append(Seen(coded, dict(features)))
             features.clear()

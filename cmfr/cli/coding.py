@@ -30,9 +30,12 @@ def run_encode(args: argparse.Namespace) -> None:
     from cmfr.video.writer import open_writer
 
     options = {
-        "size": args.size, "pixel_format": args.pixel_format, "frame_rate": args.frame_rate,
-        "matrix": args.matrix, "range": args.range,
-    }  # fmt: skip
+        "size": args.size,
+        "pixel_format": args.pixel_format,
+        "frame_rate": args.frame_rate,
+        "matrix": args.matrix,
+        "range": args.range,
+    }
     with open_video(args.input, start=args.start, frames=args.frames, **options) as reader:
         info = reader.info
     # Before seconds are spent on loading.
@@ -45,10 +48,14 @@ def run_encode(args: argparse.Namespace) -> None:
             raise UserError(f"--reconstruction {args.output} would overwrite the output")
     codec = load_codec(args.model, args.device, args.weights)
     common = {
-        "quality": args.quality, "intra_period": args.intra_period,
-        "refresh_period": args.refresh_period, "start": args.start, "frames": args.frames,
-        "portable": args.portable, **options,
-    }  # fmt: skip
+        "quality": args.quality,
+        "intra_period": args.intra_period,
+        "refresh_period": args.refresh_period,
+        "start": args.start,
+        "frames": args.frames,
+        "portable": args.portable,
+        **options,
+    }
     with _Progress("encode", info.frame_count, info.width * info.height, args.quiet) as progress:
         if args.reconstruction:
             with open_writer(args.reconstruction, info) as writer:
@@ -75,9 +82,15 @@ def run_decode(args: argparse.Namespace) -> int:
     pixels = header.width * header.height
     with _Progress("decode", header.frame_count, pixels, args.quiet) as progress:
         report = codec.decode_video(
-            args.input, args.output, keep_going=args.keep_going, max_pixels=args.max_pixels,
-            on_frame=progress, crf=args.crf, matrix=args.matrix, range=args.range,
-        )  # fmt: skip
+            args.input,
+            args.output,
+            keep_going=args.keep_going,
+            max_pixels=args.max_pixels,
+            on_frame=progress,
+            crf=args.crf,
+            matrix=args.matrix,
+            range=args.range,
+        )
     _summary(args, report)
     if report.damaged:
         shown = _ranges(report.damaged)
@@ -163,9 +176,12 @@ class _Progress:
     def __init__(self, verb: str, total: int | None, pixels: int, quiet: bool) -> None:
         self._pixels, self._bits, self._frames = pixels, 0, 0
         self._options: dict[str, Any] = {
-            "total": total, "desc": verb, "unit": "frame", "dynamic_ncols": True,
+            "total": total,
+            "desc": verb,
+            "unit": "frame",
+            "dynamic_ncols": True,
             "disable": True if quiet else None,
-        }  # fmt: skip
+        }
         self._bar: Any = None
 
     def __call__(self, coded: CodedFrame) -> None:

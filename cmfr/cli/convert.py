@@ -20,19 +20,24 @@ def add_commands(commands: Commands) -> None:
     )
     convert.add_argument("--model", required=True, help="dcvc-dc or dcvc-fm")
     convert.add_argument(
-        "--weights", nargs="+", type=Path, required=True, metavar="FILE",
+        "--weights",
+        nargs="+",
+        type=Path,
+        required=True,
+        metavar="FILE",
         help="the published image and video checkpoint",
-    )  # fmt: skip
+    )
     convert.add_argument(
         "--color",
         choices=("rgb", "ycbcr"),
         help="what the checkpoints were trained on (dcvc-dc: by their names; dcvc-fm: ycbcr)",
     )
     convert.add_argument(
-        "--quality-gains", choices=("ends", "anchors"),
+        "--quality-gains",
+        choices=("ends", "anchors"),
         help="dcvc-dc: 64 qualities between the ends (default), or through its four rate points, "
         "which are then exactly qualities 0, 21, 42 and 63",
-    )  # fmt: skip
+    )
     convert.add_argument(
         "-o", "--output", type=Path, required=True, help="the .safetensors to write"
     )

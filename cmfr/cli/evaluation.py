@@ -54,14 +54,21 @@ def add_commands(commands: Commands) -> None:
         "files", nargs="+", type=Path, help="results of cmfr, DCVC or CompressAI (JSON), or CSV"
     )
     bdrate.add_argument(
-        "--anchor", required=True, metavar="NAME_OR_FILE",
+        "--anchor",
+        required=True,
+        metavar="NAME_OR_FILE",
         help="a codec of the files, a published one (vtm, dcvc-dc, ...), or another file",
-    )  # fmt: skip
+    )
     add_list(
-        bdrate, "--metric", str, "metrics", default=[], metavar="METRIC",
+        bdrate,
+        "--metric",
+        str,
+        "metrics",
+        default=[],
+        metavar="METRIC",
         help="psnr_rgb, psnr_yuv, ms_ssim_rgb, ms_ssim_y; several give a table each (default: "
         "psnr_rgb, or psnr_yuv where the anchor has no RGB)",
-    )  # fmt: skip
+    )
     bdrate.add_argument(
         "--ms-ssim-db", action="store_true", help="MS-SSIM as -10 log10(1 - x) instead of linear"
     )
@@ -69,9 +76,10 @@ def add_commands(commands: Commands) -> None:
         "--method", choices=("pchip", "akima", "cubic"), default="pchip", help="(pchip)"
     )
     bdrate.add_argument(
-        "--force", action="store_true",
+        "--force",
+        action="store_true",
         help="compare across unequal conditions, and class curves of parts of data sets",
-    )  # fmt: skip
+    )
     bdrate.add_argument("--csv", type=Path, help="also write the table there")
     foreign = add_stated(bdrate)
     foreign.add_argument("--dataset", help="name of the data set")

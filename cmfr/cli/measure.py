@@ -52,9 +52,14 @@ def _add_evaluate(commands: Commands) -> None:
     add_sources(evaluate)
     add_list(evaluate, "--sequences", str, "names", help="only these of the test set")
     add_list(
-        evaluate, "--qualities", quality_index, f"qualities 0..{QUALITIES - 1}",
-        default=[0, 21, 42, 63], metavar="Q", help="e.g. 0,21,42,63 (default)",
-    )  # fmt: skip
+        evaluate,
+        "--qualities",
+        quality_index,
+        f"qualities 0..{QUALITIES - 1}",
+        default=[0, 21, 42, 63],
+        metavar="Q",
+        help="e.g. 0,21,42,63 (default)",
+    )
     evaluate.add_argument("--frames", type=int, help="the first so many (default: all listed)")
     add_intra_period(evaluate)
     add_refresh_period(evaluate)
@@ -94,9 +99,14 @@ def _add_bench(commands: Commands) -> None:
         help="parameters, kMACs per pixel by part, frames per second, time by stage, memory",
     )
     add_list(
-        bench, "--model", str, "models", default=list(PRESETS), metavar="MODEL",
+        bench,
+        "--model",
+        str,
+        "models",
+        default=list(PRESETS),
+        metavar="MODEL",
         help="presets or weights files (default: all presets)",
-    )  # fmt: skip
+    )
     bench.add_argument("--complexity", action="store_true", help="parameters and kMACs only")
     bench.add_argument("--size", type=frame_size, default=(416, 240), help="frame size (416x240)")
     bench.add_argument("--frames", type=int, default=8, help="frames to time (8)")
@@ -134,9 +144,14 @@ def run_evaluate(args: argparse.Namespace) -> int:
         found = find_set(args.test, args.root, args.sequences, args.frames, tell)
     with _weights_file(args.model, args.weights) as weights:
         run = Run(
-            weights, found, sorted(set(args.qualities)), args.frames, args.intra_period,
-            args.refresh_period, measured,
-        )  # fmt: skip
+            weights,
+            found,
+            sorted(set(args.qualities)),
+            args.frames,
+            args.intra_period,
+            args.refresh_period,
+            measured,
+        )
         failures = evaluate(run, args.output, devices, args.processes, args.threads)
     for where, reason in failures.items():
         print(f"{where}: {reason}", file=sys.stderr)
@@ -192,10 +207,18 @@ def run_inspect(args: argparse.Namespace) -> None:
     check_distinct(args.output, args.input)
     codec = load_codec(args.model, args.device, args.weights)
     rows = inspect_video(
-        codec, args.input, args.frame, args.output, quality=args.quality,
-        intra_period=args.intra_period, frames=args.frames, size=args.size,
-        pixel_format=args.pixel_format, matrix=args.matrix, range=args.range,
-    )  # fmt: skip
+        codec,
+        args.input,
+        args.frame,
+        args.output,
+        quality=args.quality,
+        intra_period=args.intra_period,
+        frames=args.frames,
+        size=args.size,
+        pixel_format=args.pixel_format,
+        matrix=args.matrix,
+        range=args.range,
+    )
     source = {"size": args.size, "pixel_format": args.pixel_format}
     with open_video(args.input, **source) as reader:
         print(f"{describe(rows[args.frame], reader.info)}; pictures in {args.output}")
@@ -241,8 +264,12 @@ def run_bench(args: argparse.Namespace) -> None:
         print(_speed_table(speed))
         print(f"\nlossless video file: read {files['read']}, write {files['write']} ms per frame")
     if args.json:
-        run = {"device": str(device), "threads": torch.get_num_threads(), "quality": 32,
-               "frames": args.frames}  # fmt: skip
+        run = {
+            "device": str(device),
+            "threads": torch.get_num_threads(),
+            "quality": 32,
+            "frames": args.frames,
+        }
         _write_json(args.json, run, complexity, parts, speed, files)
 
 
@@ -251,7 +278,7 @@ def _model(name: str) -> Any:
 
     from cmfr.codec.checkpoint import read_weights
     from cmfr.codec.model_files import build_model, find_weights
-    from cmfr.models.video_model import VideoCodec
+    from cmfr.models.video_model import VideoModel
 
     torch.manual_seed(0)
     try:
@@ -260,7 +287,7 @@ def _model(name: str) -> Any:
         if name not in PRESETS:
             raise
         print(f"{name}: no weights, timed with random ones", file=sys.stderr)
-        return VideoCodec(PRESETS[name])
+        return VideoModel(PRESETS[name])
     return build_model(cfg, weights, name)
 
 
@@ -287,9 +314,13 @@ def _mib(peak: float | None) -> str:
 
 
 def _write_json(
-    path: Path, run: dict[str, Any], complexity: list[Any], parts: list[Any], speed: list[Any],
+    path: Path,
+    run: dict[str, Any],
+    complexity: list[Any],
+    parts: list[Any],
+    speed: list[Any],
     files: dict[str, float],
-) -> None:  # fmt: skip
+) -> None:
     from dataclasses import asdict
 
     from cmfr.utils.versions import versions

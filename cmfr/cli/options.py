@@ -17,9 +17,12 @@ class ListAction(argparse.Action):
     """For `nargs="+"` with a type of `list_of`: one flat list; an option that is repeated adds."""
 
     def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
         option_string: str | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         before = getattr(namespace, self.dest)
         started = before if before is not self.default else []
         setattr(namespace, self.dest, [*started, *(one for part in values for one in part)])
@@ -46,18 +49,23 @@ def existing_paths(text: str) -> list[Path]:
 
 
 def add_list(
-    parser: argparse._ActionsContainer, name: str, kind: Callable[[str], Any], what: str,
+    parser: argparse._ActionsContainer,
+    name: str,
+    kind: Callable[[str], Any],
+    what: str,
     **options: Any,
-) -> None:  # fmt: skip
+) -> None:
     """An option that takes such a list."""
     parser.add_argument(name, nargs="+", type=list_of(kind, what), action=ListAction, **options)
 
 
 def add_measurement(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--color", choices=("yuv420", "rgb"), default="yuv420",
+        "--color",
+        choices=("yuv420", "rgb"),
+        default="yuv420",
         help="measure the decoded samples (default), or RGB made of the source as DCVC does",
-    )  # fmt: skip
+    )
     add_color(parser, "of that conversion to RGB (bt709, full, as DCVC suggests)")
     parser.add_argument("--round-8bit", action="store_true", help="round RGB before measuring")
 
@@ -98,9 +106,12 @@ def add_sources(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--test", help="test set: a name or a YAML file, see configs/test")
     parser.add_argument("--root", type=Path, help="folder of the test set's sequences")
     parser.add_argument(
-        "--videos", nargs="+", type=existing_paths, action=ListAction,
+        "--videos",
+        nargs="+",
+        type=existing_paths,
+        action=ListAction,
         help="videos, folders of PNGs or folders of videos, instead of a test set",
-    )  # fmt: skip
+    )
 
 
 def check_sources(args: argparse.Namespace) -> None:

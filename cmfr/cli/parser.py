@@ -23,22 +23,26 @@ def add_encode(commands: Commands, run: Run) -> None:
     encode.add_argument("--model", default="cmfr-s", help="model name or weights file (cmfr-s)")
     add_weights(encode)
     encode.add_argument(
-        "--quality", type=int, default=32,
+        "--quality",
+        type=int,
+        default=32,
         help=f"0 (smallest file) .. {QUALITIES - 1} (best picture), default 32",
-    )  # fmt: skip
+    )
     add_intra_period(encode)
     add_refresh_period(encode)
     encode.add_argument("--frames", type=int, help="code only so many frames")
     encode.add_argument("--start", type=int, default=0, help="first frame to code (0)")
     encode.add_argument(
-        "--portable", action="store_true",
+        "--portable",
+        action="store_true",
         help="the stream decodes alike on every machine, CPU or GPU; slower on both sides",
-    )  # fmt: skip
+    )
     add_source(encode)
     encode.add_argument(
-        "--reconstruction", metavar="VIDEO",
+        "--reconstruction",
+        metavar="VIDEO",
         help="also write what the decoder will show (lossless video, .y4m, .yuv or PNG folder)",
-    )  # fmt: skip
+    )
     add_device(encode)
     add_quiet(encode)
     encode.set_defaults(run=run)
@@ -55,13 +59,16 @@ def add_decode(commands: Commands, run: Run) -> None:
     decode.add_argument("--crf", type=int, help="x264 with this CRF instead of lossless")
     add_color(decode, "of the stream, where it does not say (PNGs need them)")
     decode.add_argument(
-        "--keep-going", action="store_true",
+        "--keep-going",
+        action="store_true",
         help="damaged file: repeat the last good frame until the next intra frame",
-    )  # fmt: skip
+    )
     decode.add_argument(
-        "--max-pixels", type=int, default=MAX_PIXELS,
+        "--max-pixels",
+        type=int,
+        default=MAX_PIXELS,
         help="refuse a stream that says that its pictures have more (default 8192x4320)",
-    )  # fmt: skip
+    )
     add_device(decode)
     add_quiet(decode)
     decode.set_defaults(run=run)
@@ -71,9 +78,10 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     source = parser.add_argument_group("what the input does not say itself")
     source.add_argument("--size", type=frame_size, metavar="WxH", help="WIDTHxHEIGHT of a .yuv")
     source.add_argument(
-        "--pixel-format", choices=("yuv420p", "yuv444p", "yuv420p10le", "yuv444p10le"),
+        "--pixel-format",
+        choices=("yuv420p", "yuv444p", "yuv420p10le", "yuv444p10le"),
         help="of a .yuv",
-    )  # fmt: skip
+    )
     source.add_argument("--frame-rate", help="frames per second, e.g. 25 or 30000/1001")
     add_color(source, "of the input")
 
@@ -94,31 +102,38 @@ def add_color(parser: argparse._ActionsContainer, whose: str) -> None:
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--weights", nargs="+", metavar="FILE",
+        "--weights",
+        nargs="+",
+        metavar="FILE",
         help="weights of --model: a .safetensors, or the published checkpoints of dcvc-dc or "
         "dcvc-fm (image and video)",
-    )  # fmt: skip
+    )
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto",
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
         help="auto (default) takes the GPU if there is one",
-    )  # fmt: skip
+    )
 
 
 def add_intra_period(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--intra-period", type=int, default=-1,
+        "--intra-period",
+        type=int,
+        default=-1,
         help="frames from one intra frame to the next; -1 (default): only the first is intra",
-    )  # fmt: skip
+    )
 
 
 def add_refresh_period(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--refresh-period", type=int,
+        "--refresh-period",
+        type=int,
         help="frames between temporal feature refreshes, 0 = never (default: the model's)",
-    )  # fmt: skip
+    )
 
 
 def add_quiet(parser: argparse.ArgumentParser) -> None:

@@ -17,46 +17,72 @@ def add_commands(commands: Commands) -> None:
         "report", help="page, tables and plots that compare results files with an anchor"
     )
     report.add_argument(
-        "results", nargs="*", metavar="RESULTS",
+        "results",
+        nargs="*",
+        metavar="RESULTS",
         help="results of codecs: JSON of cmfr or DCVC, or a CSV table",
-    )  # fmt: skip
+    )
     report.add_argument(
-        "--anchor", required=True, metavar="NAME",
+        "--anchor",
+        required=True,
+        metavar="NAME",
         help="what BD-rates are against: a codec of the results, a results file, or a published "
         "codec",
-    )  # fmt: skip
+    )
     add_list(
-        report, "--published", str, "names", default=[], metavar="NAME",
+        report,
+        "--published",
+        str,
+        "names",
+        default=[],
+        metavar="NAME",
         help="also show published curves, such as hm, vtm, dcvc-dc (a wrong name lists them all)",
-    )  # fmt: skip
+    )
     report.add_argument(
-        "--paper-table", action="store_true",
+        "--paper-table",
+        action="store_true",
         help="also print the BD-rates that the CMFR authors published (MS-SSIM only)",
-    )  # fmt: skip
+    )
     add_list(
-        report, "--metric", str, "metrics", default=[], metavar="METRIC",
+        report,
+        "--metric",
+        str,
+        "metrics",
+        default=[],
+        metavar="METRIC",
         help="psnr_yuv, psnr_rgb, ms_ssim_rgb, ...; ms_ssim_rgb_db for dB (default: those that all "
         "codecs have)",
-    )  # fmt: skip
+    )
     report.add_argument(
-        "--method", choices=("pchip", "akima", "cubic"), default="pchip",
+        "--method",
+        choices=("pchip", "akima", "cubic"),
+        default="pchip",
         help="interpolation for BD-rate (pchip)",
-    )  # fmt: skip
+    )
     report.add_argument(
-        "--force", action="store_true",
+        "--force",
+        action="store_true",
         help="compare what was measured under different conditions, and make class curves of parts "
         "of data sets; page, tables and plots say so",
-    )  # fmt: skip
+    )
     report.add_argument(
-        "--bench", nargs="+", type=existing_paths, action=ListAction, default=[], metavar="FILE",
+        "--bench",
+        nargs="+",
+        type=existing_paths,
+        action=ListAction,
+        default=[],
+        metavar="FILE",
         help="show speeds: files of cmfr bench --json (the times of evaluations are not shown)",
-    )  # fmt: skip
+    )
     add_stated(report)
     report.add_argument("--title", default="", help="of the page")
     report.add_argument(
-        "-o", "--output", required=True, metavar="FOLDER",
+        "-o",
+        "--output",
+        required=True,
+        metavar="FOLDER",
         help="folder to write; an earlier report in it is replaced",
-    )  # fmt: skip
+    )
     report.set_defaults(run=run)
 
 

@@ -27,9 +27,11 @@ def add_commands(commands: Commands) -> None:
     )
     ablate.add_argument("config", help="YAML file, or the name of a shipped one, e.g. smoke")
     ablate.add_argument(
-        "overrides", nargs="*", metavar="key=value",
+        "overrides",
+        nargs="*",
+        metavar="key=value",
         help="e.g. parallel=4; base.KEY=value changes the training configuration",
-    )  # fmt: skip
+    )
     ablate.add_argument("--dry-run", action="store_true", help="print variants, runs, what is done")
     ablate.add_argument(
         "--report-only", action="store_true", help="tables and plots of what is done"

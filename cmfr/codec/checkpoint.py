@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from cmfr.models.registry import FAMILIES, AnyModelConfig, parse_model, with_present_names
+from cmfr.models.registry import FAMILIES, ModelConfig, parse_model, with_present_names
 from cmfr.nn.densities import drop_tables, weights_of
 from cmfr.utils.errors import UserError
 from cmfr.utils.files import atomic_write, atomic_write_bytes
@@ -82,7 +82,7 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> No
 def save_weights(
     path: Path,
     weights: dict[str, Tensor],
-    cfg: AnyModelConfig,
+    cfg: ModelConfig,
     metadata: dict[str, str] | None = None,
     dtype: torch.dtype = torch.float16,
     weights_id: bytes | None = None,
@@ -98,7 +98,7 @@ def save_weights(
     atomic_write_bytes(path, save(tensors, head))
 
 
-def read_weights(path: Path) -> tuple[AnyModelConfig, dict[str, Tensor], dict[str, str]]:
+def read_weights(path: Path) -> tuple[ModelConfig, dict[str, Tensor], dict[str, str]]:
     """Config, tensors and metadata of a weights file. Raises ValueError with one clear sentence.
 
     The metadata always has the id that streams are bound to, `weights_id_of` gives it.
@@ -116,7 +116,7 @@ def read_weights(path: Path) -> tuple[AnyModelConfig, dict[str, Tensor], dict[st
     try:
         cfg = parse_model(json.loads(metadata["config"]))
     except ValidationError as error:
-        told = faults(error, AnyModelConfig, FAMILIES)
+        told = faults(error, ModelConfig, FAMILIES)
         raise UserError(f"{path}: its model configuration cannot be read: {told}") from error
     except (KeyError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: its model configuration cannot be read: {error}") from error

@@ -24,7 +24,7 @@ from cmfr.codec.picture import Picture
 from cmfr.config import MAX_PIXELS, QUALITIES
 from cmfr.models.base import FrameSize
 from cmfr.models.state import FrameOutput, ReferenceState
-from cmfr.models.video_model import VideoCodec
+from cmfr.models.video_model import VideoModel
 from cmfr.nn.entropy_coder import BadPayload, DecodeMismatch, make_tables
 from cmfr.nn.portable import PortableArithmetic
 from cmfr.utils.device import arithmetic, exact_arithmetic, full_precision, pick_device
@@ -83,7 +83,7 @@ FrameCallback = Callable[[CodedFrame], None]
 class Codec:
     """A model with weights, on a device, that codes videos. Made by `load_codec`."""
 
-    def __init__(self, model: VideoCodec, weights_id: bytes, device: torch.device) -> None:
+    def __init__(self, model: VideoModel, weights_id: bytes, device: torch.device) -> None:
         self.model = model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model.requires_grad_(False)
         with full_precision():
@@ -186,13 +186,13 @@ class Codec:
             x = planes_to_tensor(frame, info, self.model.cfg.color, self.device)
             with self._arithmetic(header):
                 picture = Picture(info, self.model.cfg.color)
-                payload, frame_quality, output = self.model.encode_frame(
+                payload, frame_quality_index, output = self.model.encode_frame(
                     x, header.quality, past, header.refresh_period, picture, estimate
                 )
-            size = writer.write_frame(intra, frame_quality, payload)
+            size = writer.write_frame(intra, frame_quality_index, payload)
             past = output.state
             shown = picture.of(output.x_hat)
-            yield CodedFrame(number, intra, frame_quality, 8 * size, shown, output, frame)
+            yield CodedFrame(number, intra, frame_quality_index, 8 * size, shown, output, frame)
 
     # -- decoding ------------------------------------------------------------------------------
 
@@ -301,9 +301,12 @@ class Codec:
         try:
             with self._arithmetic(header):
                 output = self.model.decode_frame(
-                    packet.payload, packet.quality, reference, header.refresh_period,
+                    packet.payload,
+                    packet.quality,
+                    reference,
+                    header.refresh_period,
                     picture if reader.version > 2 else None,
-                )  # fmt: skip
+                )
                 if info.color != picture.info.color:
                     picture = Picture(info, self.model.cfg.color)
                 shown = picture.of(output.x_hat)
@@ -325,9 +328,12 @@ class Codec:
 
 
 def check_request(
-    source: str | Path, target: str | Path, quality: int, intra_period: int,
+    source: str | Path,
+    target: str | Path,
+    quality: int,
+    intra_period: int,
     refresh_period: int | None,
-) -> None:  # fmt: skip
+) -> None:
     """What `Codec.encode_video` checks before it opens anything. Raises UserError or OSError."""
     target = Path(target)
     if not 0 <= quality < QUALITIES:

@@ -96,10 +96,18 @@ class StreamHeader:
 
     @classmethod
     def of(
-        cls, info: VideoInfo, *, quality: int, intra_period: int, refresh_period: int, model: str,
-        weights: bytes, quality_offsets: tuple[int, ...] = (), producer: str = "",
+        cls,
+        info: VideoInfo,
+        *,
+        quality: int,
+        intra_period: int,
+        refresh_period: int,
+        model: str,
+        weights: bytes,
+        quality_offsets: tuple[int, ...] = (),
+        producer: str = "",
         portable: bool = False,
-    ) -> StreamHeader:  # fmt: skip
+    ) -> StreamHeader:
         """The header for a video; the frame count stays open. ValueError as for the class."""
         from cmfr.video.info import MATRIX_CODES, color_from_codes  # here: it imports numpy
 
@@ -108,11 +116,24 @@ class StreamHeader:
             code = MATRIX_CODES[color.matrix]
         encoded = producer.encode(errors="replace")[:_U8].decode(errors="ignore")
         return cls(
-            info.width, info.height, info.frame_rate, info.chroma, info.bit_depth, quality, model,
-            weights, intra_period, refresh_period, quality_offsets, code, color.primaries,
-            color.transfer, color.range, "".join(c if c.isprintable() else "?" for c in encoded),
+            info.width,
+            info.height,
+            info.frame_rate,
+            info.chroma,
+            info.bit_depth,
+            quality,
+            model,
+            weights,
+            intra_period,
+            refresh_period,
+            quality_offsets,
+            code,
+            color.primaries,
+            color.transfer,
+            color.range,
+            "".join(c if c.isprintable() else "?" for c in encoded),
             portable=portable,
-        )  # fmt: skip
+        )
 
     def info(self) -> VideoInfo:
         """The video that the stream holds. ValueError for a bit depth that cannot be written."""
@@ -122,9 +143,14 @@ class StreamHeader:
             self.matrix_code, RANGES.index(self.range), self.primaries, self.transfer
         )
         return VideoInfo(
-            self.width, self.height, self.frame_rate, color, self.chroma, self.bit_depth,
+            self.width,
+            self.height,
+            self.frame_rate,
+            color,
+            self.chroma,
+            self.bit_depth,
             self.frame_count,
-        )  # fmt: skip
+        )
 
     def expected(self, number: int, position: int) -> tuple[bool, int]:
         """Whether frame `number` is intra, and the quality of a frame `position` frames after its
@@ -171,15 +197,25 @@ class StreamHeader:
         """The header as it is stored: prefix, fields and checksum, at most 821 bytes."""
         model, producer = self.model.encode(), self.producer.encode()
         fields = _FIELDS.pack(
-            self.width, self.height, self.frame_rate.numerator, self.frame_rate.denominator,
+            self.width,
+            self.height,
+            self.frame_rate.numerator,
+            self.frame_rate.denominator,
             UNKNOWN if self.frame_count is None else self.frame_count,
-            CHROMA.index(self.chroma), self.bit_depth, self.matrix_code, self.primaries,
-            self.transfer, RANGES.index(self.range), self.quality, self.intra_period,
+            CHROMA.index(self.chroma),
+            self.bit_depth,
+            self.matrix_code,
+            self.primaries,
+            self.transfer,
+            RANGES.index(self.range),
+            self.quality,
+            self.intra_period,
             self.refresh_period,
-        )  # fmt: skip
+        )
         fields += bytes([len(model)]) + model + self.weights
-        fields += struct.pack(f"B{len(self.quality_offsets)}b", len(self.quality_offsets),
-                              *self.quality_offsets)  # fmt: skip
+        fields += struct.pack(
+            f"B{len(self.quality_offsets)}b", len(self.quality_offsets), *self.quality_offsets
+        )
         fields += bytes([len(producer)]) + producer + bytes([self.portable])
         data = PREFIX.pack(MAGIC, VERSION, len(fields)) + fields
         return data + CRC.pack(zlib.crc32(data))
@@ -203,10 +239,25 @@ class StreamHeader:
         if end != len(data):
             raise UserError("the length does not match the fields")
         return cls(
-            width, height, rate, chroma_name, depth, quality, model.decode(), weights, period,
-            refresh, struct.unpack(f"{len(pattern)}b", pattern), matrix, primaries, transfer,
-            range_name, producer.decode(), None if count == UNKNOWN else count, portable,
-        )  # fmt: skip
+            width,
+            height,
+            rate,
+            chroma_name,
+            depth,
+            quality,
+            model.decode(),
+            weights,
+            period,
+            refresh,
+            struct.unpack(f"{len(pattern)}b", pattern),
+            matrix,
+            primaries,
+            transfer,
+            range_name,
+            producer.decode(),
+            None if count == UNKNOWN else count,
+            portable,
+        )
 
 
 def _counted(data: bytes, at: int) -> tuple[bytes, int]:

@@ -18,15 +18,15 @@ from cmfr.codec.checkpoint import (
     weights_id_of,
 )
 from cmfr.models.presets import PRESETS
-from cmfr.models.registry import FAMILIES, AnyModelConfig
-from cmfr.models.video_model import VideoCodec
+from cmfr.models.registry import FAMILIES, ModelConfig
+from cmfr.models.video_model import VideoModel
 from cmfr.nn.densities import weights_of
 from cmfr.utils.errors import UserError, unknown
 
 
 def read_model(
     model: str | Path, weights: Sequence[str | Path] | None = None
-) -> tuple[AnyModelConfig, dict[str, Tensor], bytes, str]:
+) -> tuple[ModelConfig, dict[str, Tensor], bytes, str]:
     """Configuration, weights, their id and where they are from; arguments and errors as of
     `codec.load_codec`."""
     paths = [Path(path) for path in weights or ()]
@@ -43,12 +43,12 @@ def read_model(
     return cfg, tensors, weights_id_of(metadata), str(paths[0])
 
 
-def build_model(cfg: AnyModelConfig, tensors: dict[str, Tensor], where: str) -> VideoCodec:
+def build_model(cfg: ModelConfig, tensors: dict[str, Tensor], where: str) -> VideoModel:
     """The model of a weights file. Raises UserError for weights that are not its, before memory is
     taken for it: the configuration may be anyone's."""
     if cfg not in PRESETS.values():
         check_fit(_shapes(cfg), tensors, where)
-    model = VideoCodec(cfg)
+    model = VideoModel(cfg)
     load_weights(model, tensors, where)
     return model
 
@@ -80,7 +80,7 @@ def find_weights(model: str | Path) -> Path:
 
 def read_published(
     paths: list[Path], model: str, **changes: Any
-) -> tuple[AnyModelConfig, dict[str, Tensor]]:
+) -> tuple[ModelConfig, dict[str, Tensor]]:
     """Checkpoints that the authors of a preset published -> configuration and weights.
 
     changes: to the configuration. Raises FileNotFoundError or UserError.
@@ -93,15 +93,15 @@ def read_published(
     return reader(paths, preset, _shapes, **changes)
 
 
-def _shapes(cfg: AnyModelConfig) -> dict[str, Tensor]:
+def _shapes(cfg: ModelConfig) -> dict[str, Tensor]:
     """The weights of a model of this configuration by name, on no device: shapes alone."""
     with torch.device("meta"):
-        return weights_of(VideoCodec(cfg))
+        return weights_of(VideoModel(cfg))
 
 
 def convert_files(
     paths: list[Path], model: str, output: Path, **changes: Any
-) -> tuple[AnyModelConfig, int]:
+) -> tuple[ModelConfig, int]:
     """`read_published` into a weights file, in float32 as published: the configuration and the
     number of parameters."""
     cfg, weights = read_published(paths, model, **changes)

@@ -70,9 +70,14 @@ def bd_rate(
         zip(*curve, strict=True) for curve in (anchor, test)
     )
     percent = library(
-        anchor_rate, anchor_quality, rate, quality,
-        method=method, require_matching_points=False, min_overlap=0,
-    )  # fmt: skip
+        anchor_rate,
+        anchor_quality,
+        rate,
+        quality,
+        method=method,
+        require_matching_points=False,
+        min_overlap=0,
+    )
     return BDResult(float(percent), low, high, overlap)
 
 

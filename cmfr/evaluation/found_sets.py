@@ -22,9 +22,12 @@ class FoundSet:
 
 
 def find_set(
-    name_or_path: str | Path, root: Path, names: Sequence[str] | None, frames: int | None,
+    name_or_path: str | Path,
+    root: Path,
+    names: Sequence[str] | None,
+    frames: int | None,
     tell: Callable[[str], None],
-) -> FoundSet:  # fmt: skip
+) -> FoundSet:
     """The sequences of these names (None: all) of a test set in a folder, held against their
     entries; see `load_test_set` and `find_all`, which raise FileNotFoundError, ValueError."""
     test = load_test_set(name_or_path)
@@ -72,10 +75,15 @@ def set_of_files(paths: Sequence[Path], frames: int | None = None) -> FoundSet:
             info = reader.info
         count = count_frames(path, info)
         sequence = TestSequence(
-            name=name, width=info.width, height=info.height, frame_rate=info.frame_rate,
-            frames=min(count, frames or count), bit_depth=info.bit_depth, chroma=info.chroma,
+            name=name,
+            width=info.width,
+            height=info.height,
+            frame_rate=info.frame_rate,
+            frames=min(count, frames or count),
+            bit_depth=info.bit_depth,
+            chroma=info.chroma,
             may_be_longer=True,
-        )  # fmt: skip
+        )
         found[name] = (sequence, path)
     return FoundSet("videos", tuple(found.values()), tuple(found))
 

@@ -149,8 +149,13 @@ def evaluate_sequence(codec: Codec, task: SequenceTask, on_frame: OnFrame | None
     with open_sequence(task.source, task.sequence) as reader:
         stored = reader.info
     return Record(
-        dataset=task.dataset, sequence=task.sequence.name, codec=_codec_name(codec, task),
-        rate_index=task.rate_index, label=task.quality, width=stored.width, height=stored.height,
+        dataset=task.dataset,
+        sequence=task.sequence.name,
+        codec=_codec_name(codec, task),
+        rate_index=task.rate_index,
+        label=task.quality,
+        width=stored.width,
+        height=stored.height,
         frame_rate=stored.frame_rate,
         conditions=task.measurement.conditions(
             stored, task.intra_period, count, _samples_hash(task)
@@ -161,13 +166,15 @@ def evaluate_sequence(codec: Codec, task: SequenceTask, on_frame: OnFrame | None
         ],
         metadata=_metadata(codec, task),
         times=Times(
-            encode.pop("total") / count, decode.pop("total") / count,
+            encode.pop("total") / count,
+            decode.pop("total") / count,
             {name: seconds / count for name, seconds in encode.items()},
             {name: seconds / count for name, seconds in decode.items()},
             time.perf_counter() - began,
         ),
-        peak_memory=peak_memory(codec.device), set_sequences=task.set_sequences,
-    )  # fmt: skip
+        peak_memory=peak_memory(codec.device),
+        set_sequences=task.set_sequences,
+    )
 
 
 def open_pictures(codec: Codec, task: SequenceTask) -> VideoReader:
@@ -245,17 +252,21 @@ def _decode(
             assert frame.output is not None
             clock.entropy += frame.output.coder_seconds
             x_hat = frame.output.x_hat[..., : info.height, : info.width]
-            measured.append(frame_quality(original, frame.reconstruction, x_hat, info, codec, task))
+            measured.append(frame_metrics(original, frame.reconstruction, x_hat, info, codec, task))
             if on_frame is not None:
                 on_frame()
         clock.go_on()
     return measured, clock.seconds()
 
 
-def frame_quality(
-    original: Frame, decoded: Frame, x_hat: Tensor, info: VideoInfo, codec: Codec,
+def frame_metrics(
+    original: Frame,
+    decoded: Frame,
+    x_hat: Tensor,
+    info: VideoInfo,
+    codec: Codec,
     task: SequenceTask,
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """Metrics of one frame of `open_pictures` by name; x_hat [1, 3, H, W] is what the network gave,
     clamped."""
     if task.measurement.color == "yuv420":

@@ -41,13 +41,22 @@ class Run:
         ]
         return [
             SequenceTask(
-                self.weights, devices[i % len(devices)], self.found.dataset, sequence, source,
-                quality, index, min(self.frames or sequence.frames, sequence.frames),
-                self.intra_period, self.refresh_period, self.measurement, self.found.names,
+                self.weights,
+                devices[i % len(devices)],
+                self.found.dataset,
+                sequence,
+                source,
+                quality,
+                index,
+                min(self.frames or sequence.frames, sequence.frames),
+                self.intra_period,
+                self.refresh_period,
+                self.measurement,
+                self.found.names,
                 output.with_name(output.name + ".parts"),
             )
             for i, (sequence, source, index, quality) in enumerate(pairs)
-        ]  # fmt: skip
+        ]
 
 
 def evaluate(
@@ -73,9 +82,11 @@ def evaluate(
 
 
 def measure(
-    tasks: Sequence[SequenceTask], processes: int, threads: int | None = None,
+    tasks: Sequence[SequenceTask],
+    processes: int,
+    threads: int | None = None,
     tell: Callable[[SequenceTask, Outcome], None] = lambda task, outcome: None,
-) -> list[Outcome]:  # fmt: skip
+) -> list[Outcome]:
     """The outcomes of tasks, in their order; what is measured already is not measured again. A bar
     goes on frame by frame; `tell` gets what is done anew."""
     known: dict[SequenceTask, Outcome] = {

@@ -124,7 +124,7 @@ class FrameCodec(nn.Module, ABC, Generic[Past]):
         coder.finish(shown(output.x_hat) if shown else b"")
         return replace(output, coder_seconds=coder.seconds)
 
-    def _shown(self, x: Tensor) -> Tensor:
+    def _clamped(self, x: Tensor) -> Tensor:
         """Reconstruction in range; left alone in training, where clamping would stop gradients.
 
         A sample that overflowed is 0, so that it does not spread through all later frames.

@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 from cmfr.config import (
+    CMFRConfig,
     DCVCConfig,
     EstimationLevel,
     HierarchyConfig,
     IntraConfig,
     MatchingLevel,
-    ModelConfig,
     MotionConfig,
     RefinerConfig,
     ResidualConfig,
@@ -37,33 +37,51 @@ _FM_HIERARCHY = HierarchyConfig(
 )
 # For tests and smoke runs.
 _DCVC_NANO: dict[str, Any] = dict(
-    context_channels=(8, 8, 16), motion_channels=8, latent=16, hyper=8, decoder_channels=8,
-    unet=(8, 8, 16), intra_channels=(8, 8, 16), intra_hyper=8, intra_refine=8,
-    estimation=(EstimationLevel(stride=8, kernel=3, widths=(8,)),
-                EstimationLevel(stride=1, kernel=3, widths=(8,))),
-)  # fmt: skip
+    context_channels=(8, 8, 16),
+    motion_channels=8,
+    latent=16,
+    hyper=8,
+    decoder_channels=8,
+    unet=(8, 8, 16),
+    intra_channels=(8, 8, 16),
+    intra_hyper=8,
+    intra_refine=8,
+    estimation=(
+        EstimationLevel(stride=8, kernel=3, widths=(8,)),
+        EstimationLevel(stride=1, kernel=3, widths=(8,)),
+    ),
+)
 
 
 def _dcvc_dc(name: str, **changes: Any) -> DCVCConfig:
     widths = {"estimation": _levels(8, 4, 2, 1), "hyper": 128, "intra_hyper": 256, **changes}
     return DCVCConfig(
-        name=name, family="dcvc", generation="dc", color="rgb", hierarchy=_DC_HIERARCHY,
-        refresh_period=0, **widths,
-    )  # fmt: skip
+        name=name,
+        family="dcvc",
+        generation="dc",
+        color="rgb",
+        hierarchy=_DC_HIERARCHY,
+        refresh_period=0,
+        **widths,
+    )
 
 
 def _dcvc_fm(name: str, **changes: Any) -> DCVCConfig:
     fine = tuple(EstimationLevel(stride=s, kernel=5) for s in (2, 1))
     widths = {"estimation": (*_levels(8, 4), *fine), "hyper": 64, "intra_hyper": 128, **changes}
     return DCVCConfig(
-        name=name, family="dcvc", generation="fm", hierarchy=_FM_HIERARCHY, refresh_period=32,
+        name=name,
+        family="dcvc",
+        generation="fm",
+        hierarchy=_FM_HIERARCHY,
+        refresh_period=32,
         **widths,
-    )  # fmt: skip
+    )
 
 
 # One line of numbers a model; the same classes build all of a family.
-PRESETS: dict[str, ModelConfig | DCVCConfig] = {
-    "cmfr": ModelConfig(
+PRESETS: dict[str, CMFRConfig | DCVCConfig] = {
+    "cmfr": CMFRConfig(
         name="cmfr",
         feature_stride=1,
         context_channels=(48, 64, 96),
@@ -84,11 +102,11 @@ PRESETS: dict[str, ModelConfig | DCVCConfig] = {
             rdoq=12,
             refiner=RefinerConfig(width=48),
         ),
-        inter=ResidualConfig(
+        residual_codec=ResidualConfig(
             latent=128, latent_stride=8, hyper=64, prior=160, rdoq=12, generator_blocks=3
         ),
     ),
-    "cmfr-s": ModelConfig(
+    "cmfr-s": CMFRConfig(
         name="cmfr-s",
         feature_stride=2,
         context_channels=(24, 48, 96),
@@ -114,9 +132,9 @@ PRESETS: dict[str, ModelConfig | DCVCConfig] = {
             rdoq=12,
             refiner=RefinerConfig(width=32, blocks=2),
         ),
-        inter=ResidualConfig(latent=96, latent_stride=8, hyper=32, prior=96, rdoq=12),
+        residual_codec=ResidualConfig(latent=96, latent_stride=8, hyper=32, prior=96, rdoq=12),
     ),
-    "cmfr-nano": ModelConfig(
+    "cmfr-nano": CMFRConfig(
         name="cmfr-nano",
         feature_stride=4,
         context_channels=(8, 8, 16),
@@ -130,7 +148,7 @@ PRESETS: dict[str, ModelConfig | DCVCConfig] = {
             spatial_steps=2,
             refiner=RefinerConfig(width=8, blocks=1, hypotheses=2),
         ),
-        inter=ResidualConfig(latent=16, hyper=8, prior=24, rdoq=12, generator_blocks=1),
+        residual_codec=ResidualConfig(latent=16, hyper=8, prior=24, rdoq=12, generator_blocks=1),
     ),
     "dcvc-dc": _dcvc_dc("dcvc-dc"),
     "dcvc-fm": _dcvc_fm("dcvc-fm"),

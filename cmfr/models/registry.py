@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator, Discriminator, Tag, TypeAdapter
 from torch import Tensor
 
-from cmfr.config import CodecConfig, DCVCConfig, ModelConfig
+from cmfr.config import CMFRConfig, CodecConfig, DCVCConfig
 from cmfr.models.base import FrameCodec, FrameSize, InterCodec
 from cmfr.models.cmfr.inter import CMFR, RENAMED, checked_switches
 from cmfr.models.cmfr.intra import IntraCodec
@@ -47,7 +47,7 @@ class Family:
 
 
 FAMILIES: dict[str, Family] = {
-    "cmfr": Family(ModelConfig, IntraCodec, CMFR, checked=checked_switches, renamed=RENAMED),
+    "cmfr": Family(CMFRConfig, IntraCodec, CMFR, checked=checked_switches, renamed=RENAMED),
     "dcvc": Family(DCVCConfig, DCVCIntra, DCVC, published=read_official),
 }
 
@@ -68,12 +68,12 @@ def _union(families: dict[str, Family]) -> Any:
 
 
 if TYPE_CHECKING:
-    AnyModelConfig = ModelConfig | DCVCConfig
+    ModelConfig = CMFRConfig | DCVCConfig
 else:
-    AnyModelConfig = _union(FAMILIES)
+    ModelConfig = _union(FAMILIES)
 
 
-def parse_model(value: Any) -> AnyModelConfig:
+def parse_model(value: Any) -> ModelConfig:
     """The configuration of any family from plain values. Raises ValidationError."""
     return TypeAdapter(_union(FAMILIES)).validate_python(value)
 

@@ -24,7 +24,7 @@ def refreshes(position: int, period: int) -> bool:
     return period > 0 and position % period == 0
 
 
-class VideoCodec(nn.Module):
+class VideoModel(nn.Module):
     """Intra codec and P-frame codec of one configuration, for all 64 qualities."""
 
     intra: FrameCodec[FrameSize]
@@ -36,7 +36,7 @@ class VideoCodec(nn.Module):
         family = FAMILIES[cfg.family]
         self.intra, self.inter = family.intra(cfg), family.inter(cfg)
 
-    def frame_quality(self, quality: Tensor, position: int) -> Tensor:
+    def frame_quality_index(self, quality: Tensor, position: int) -> Tensor:
         """Quality index [B] of the frame `position` frames after its I-frame.
 
         The only place that applies the hierarchical pattern; training and coding both call it.
@@ -78,7 +78,7 @@ class VideoCodec(nn.Module):
         self, x: Tensor, quality: Tensor, past: ReferenceState, coder: BitEstimator | None = None
     ) -> FrameOutput:
         """Estimate the P-frame after `past`; `quality` [B] is the stream's, not the frame's."""
-        quality = self.frame_quality(quality, past.position + 1)
+        quality = self.frame_quality_index(quality, past.position + 1)
         return self.inter(x, quality, self.refreshed(past), coder)
 
     def forward(self, clip: Tensor, quality: Tensor) -> list[FrameOutput]:
@@ -108,10 +108,10 @@ class VideoCodec(nn.Module):
             size = FrameSize(x.shape[2], x.shape[3])
             payload, output = self.intra.encode(x, base, size, shown, estimate)
             return payload, quality, output
-        frame_quality = self.frame_quality(base, past.position + 1)
+        frame_quality_index = self.frame_quality_index(base, past.position + 1)
         past = self.refreshed(past, refresh_period)
-        payload, output = self.inter.encode(x, frame_quality, past, shown, estimate)
-        return payload, int(frame_quality), output
+        payload, output = self.inter.encode(x, frame_quality_index, past, shown, estimate)
+        return payload, int(frame_quality_index), output
 
     def decode_frame(
         self,

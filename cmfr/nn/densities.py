@@ -156,7 +156,7 @@ class Gaussian(Density):
         return bits.clamp(max=16) + 8 * (mass < _LIKELIHOOD_FLOOR)
 
 
-class PublishedGaussian(Gaussian):
+class DCVCGaussian(Gaussian):
     """DCVC's Gaussian, of its I-frames: the same estimate in training and coding."""
 
     reach = 128
@@ -170,7 +170,7 @@ class PublishedGaussian(Gaussian):
         return dcvc_bits(self.mass(symbols, scale.clamp(min=1e-5)))
 
 
-class PublishedLaplacian(PublishedGaussian):
+class DCVCLaplacian(DCVCGaussian):
     """DCVC's Laplacian, of its P-frames; the scale is b in exp(-|x| / b) / 2b."""
 
     def cumulative(self, x: Tensor) -> Tensor:
@@ -182,11 +182,11 @@ class PublishedLaplacian(PublishedGaussian):
 
 
 GAUSSIAN = Gaussian(0.11, 64.0, 64)
-DCVC_GAUSSIAN = PublishedGaussian(0.11, 64.0, 256)
-DCVC_LAPLACIAN = PublishedLaplacian(0.01, 64.0, 256)
+DCVC_GAUSSIAN = DCVCGaussian(0.11, 64.0, 256)
+DCVC_LAPLACIAN = DCVCLaplacian(0.01, 64.0, 256)
 
 
-class FactorizedDensity(Protocol):
+class HyperDensity(Protocol):
     """A density per channel of hyper-latents that are rounded to whole numbers."""
 
     @property
@@ -203,7 +203,7 @@ class FactorizedDensity(Protocol):
         ...
 
 
-class HyperBottleneck(EntropyBottleneck):
+class FactorizedDensity(EntropyBottleneck):
     """CMFR's factorized density: CompressAI's, rounded to whole numbers (no median offset).
 
     CompressAI learns the tails of its tables with an auxiliary loss; here they are found when the
@@ -270,7 +270,7 @@ class FactorizedBitEstimator(nn.Module):
         self.stages = nn.ModuleList(CumulativeStage(sets, channels, i == 3) for i in range(4))
         self._made: dict[tuple[bool, int], CdfTables] = {}
 
-    def at(self, quality: Tensor) -> FactorizedDensity:
+    def at(self, quality: Tensor) -> HyperDensity:
         """The density of a batch of qualities [B]."""
         return _BitEstimatorAt(self, quality)
 
@@ -338,7 +338,7 @@ def make_tables(module: nn.Module) -> None:
     training)."""
     drop_tables(module)
     for part in module.modules():
-        if isinstance(part, HyperBottleneck):
+        if isinstance(part, FactorizedDensity):
             part.make_tables()
         elif isinstance(part, FactorizedBitEstimator) and part.sets == 1:
             part.make_tables(0)  # of many sets only those are built that are used
@@ -347,7 +347,7 @@ def make_tables(module: nn.Module) -> None:
 def drop_tables(module: nn.Module) -> None:
     """Forget all tables: the weights have changed."""
     for part in module.modules():
-        if isinstance(part, HyperBottleneck | FactorizedBitEstimator):
+        if isinstance(part, FactorizedDensity | FactorizedBitEstimator):
             part.drop_tables()
 
 
@@ -356,5 +356,5 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
     return {
         name: value
         for name, value in model.state_dict().items()
-        if name.rpartition(".")[2] not in HyperBottleneck.DERIVED
+        if name.rpartition(".")[2] not in FactorizedDensity.DERIVED
     }

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cmfr.nn.densities import CdfTables, Density, FactorizedDensity, make_tables
+from cmfr.nn.densities import CdfTables, Density, HyperDensity, make_tables
 from cmfr.nn.layers import round_ste
 from cmfr.nn.payload import SMALL, SmallDecoder, SmallEncoder, least_bits, padded
 from cmfr.nn.portable import encoder_only
@@ -84,7 +84,7 @@ class EntropyCoder:
         self,
         name: str,
         values: Tensor | None,
-        model: FactorizedDensity,
+        model: HyperDensity,
         shape: tuple[int, int, int, int],
     ) -> Tensor:
         """Hyper-latent [B, C, H, W] under its factorized density -> whole numbers."""
@@ -149,7 +149,7 @@ class BitEstimator(EntropyCoder):
         self,
         name: str,
         values: Tensor | None,
-        model: FactorizedDensity,
+        model: HyperDensity,
         shape: tuple[int, int, int, int],
     ) -> Tensor:
         assert values is not None
@@ -179,7 +179,7 @@ class Unquantized(BitEstimator):
         self,
         name: str,
         values: Tensor | None,
-        model: FactorizedDensity,
+        model: HyperDensity,
         shape: tuple[int, int, int, int],
     ) -> Tensor:
         assert values is not None
@@ -215,7 +215,7 @@ class BitWriter(EntropyCoder):
         self,
         name: str,
         values: Tensor | None,
-        model: FactorizedDensity,
+        model: HyperDensity,
         shape: tuple[int, int, int, int],
     ) -> Tensor:
         assert values is not None and len(values) == 1
@@ -320,7 +320,7 @@ class BitReader(EntropyCoder):
         self,
         name: str,
         values: Tensor | None,
-        model: FactorizedDensity,
+        model: HyperDensity,
         shape: tuple[int, int, int, int],
     ) -> Tensor:
         tables = model.tables or model.make_tables()

@@ -21,12 +21,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-LEAK = 0.001  # size of all other weights, relative to a usual start
+SMALL_GAIN = 0.001  # size of all other weights, relative to a usual start
 
 # Rows: low-pass, horizontal, vertical, diagonal; columns: the four pixels of a cell, row by row.
 _HAAR = torch.tensor(
     [[1.0, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]],
-).div(2)  # fmt: skip
+).div(2)
 Bands = list[tuple[int, int]]  # (band, input channel) of each output of a transform
 _FRAME_BANDS = [
     (0, 0),
@@ -79,7 +79,7 @@ def identity_start(layer: nn.Conv2d, channels: int) -> int:
     """Copy the first `channels` inputs; returns how many outputs mean something."""
     if channels == 0:
         return 0
-    layer.weight.mul_(LEAK)
+    layer.weight.mul_(SMALL_GAIN)
     kept = min(channels, layer.out_channels, layer.in_channels)
     middle = layer.kernel_size[0] // 2
     for channel in range(kept):
@@ -96,7 +96,7 @@ def pixel_start(layer: nn.Conv2d, stride: int, flat_chroma: bool) -> int:
     pixels = pixel_channels(stride, layer.out_channels, flat_chroma)
     if stride != 2 or not pixels:  # one value a plane needs no transform, none: random start
         return identity_start(layer, pixels)
-    layer.weight.mul_(LEAK)
+    layer.weight.mul_(SMALL_GAIN)
     middle = layer.kernel_size[0] // 2
     for output, (band, plane) in enumerate(frame_bands(flat_chroma)):
         layer.weight[output, 4 * plane : 4 * plane + 4, middle, middle] = _HAAR[band]
@@ -110,7 +110,7 @@ def pixel_synthesis_start(layer: nn.Conv2d, stride: int, flat_chroma: bool) -> N
     if stride != 2 or not pixels:
         identity_start(layer, pixels)
         return
-    layer.weight.mul_(LEAK)
+    layer.weight.mul_(SMALL_GAIN)
     middle = layer.kernel_size[0] // 2
     for source, (band, plane) in enumerate(frame_bands(flat_chroma)):
         layer.weight[4 * plane : 4 * plane + 4, source, middle, middle] = _HAAR[band]
@@ -122,7 +122,7 @@ def analysis_start(layer: nn.Conv2d, bands: Bands) -> None:
     kernel."""
     if not bands:
         return
-    layer.weight.mul_(LEAK)
+    layer.weight.mul_(SMALL_GAIN)
     for output, (band, channel) in enumerate(bands):
         layer.weight[output, channel, 1:, 1:] = _HAAR[band].reshape(2, 2)
 
@@ -134,7 +134,7 @@ def synthesis_start(up: nn.Sequential, bands: Bands) -> None:
         return
     layer = up[0]
     assert isinstance(layer, nn.Conv2d)
-    layer.weight.mul_(LEAK)
+    layer.weight.mul_(SMALL_GAIN)
     middle = layer.kernel_size[0] // 2
     outputs = layer.out_channels // 4
     for source, (band, channel) in enumerate(bands):

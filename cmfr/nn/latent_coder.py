@@ -5,7 +5,7 @@
     for k in the spatial steps:                                1, 2 (checkerboard) or 4 (quadtree)
         code the k-th part of y/step; refine (scale, mean) of the rest from what is known
 
-`LatentCoder` is this order of things, for CMFR and DCVC alike; `PriorLatentCoder` has CMFR's
+`LatentCoder` is this order of things, for CMFR and DCVC alike; `CMFRLatentCoder` has CMFR's
 networks for it.
 
 The four-step split is DCVC-DC's: channels in four groups, each taking the four positions of a 2x2
@@ -22,10 +22,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from cmfr.config import LATENT_STRIDE, LatentConfig, ModelConfig
-from cmfr.nn.densities import GAUSSIAN, Density, FactorizedDensity, HyperBottleneck
+from cmfr.config import LATENT_STRIDE, CMFRConfig, LatentConfig
+from cmfr.nn.densities import GAUSSIAN, Density, FactorizedDensity, HyperDensity
 from cmfr.nn.entropy_coder import EntropyCoder
-from cmfr.nn.init import LEAK
+from cmfr.nn.init import SMALL_GAIN
 from cmfr.nn.layers import (
     LATENT_GAINS,
     QualityScaler,
@@ -110,7 +110,7 @@ class LatentCoder(nn.Module, ABC):
         """y, padded to multiples of 4 -> hyper-latent z at a quarter of its size."""
 
     @abstractmethod
-    def hyper_density(self, quality: Tensor | None) -> FactorizedDensity:
+    def hyper_density(self, quality: Tensor | None) -> HyperDensity:
         """The density of z."""
 
     @abstractmethod
@@ -124,10 +124,10 @@ class LatentCoder(nn.Module, ABC):
         """Decoded z (of the padded size), temporal priors -> the prediction, of `size`."""
 
     @abstractmethod
-    def refine(self, k: int, known: Tensor, told: Prediction) -> tuple[Tensor, Tensor]:
+    def refine(self, k: int, known: Tensor, prediction: Prediction) -> tuple[Tensor, Tensor]:
         """(scale, mean) of the symbols of step k >= 1; known: symbols so far, 0 elsewhere."""
 
-    def positive(self, scale: Tensor) -> Tensor:
+    def scale_activation(self, scale: Tensor) -> Tensor:
         """Predicted scales as the density takes them."""
         return scale
 
@@ -166,28 +166,28 @@ class LatentCoder(nn.Module, ABC):
     ) -> Tensor:
         height, width = size
         z_hat = self._code_hyper(coder, y, size, quality) if self.hyper_channels else None
-        told = self.predict(z_hat, priors, size, quality)
-        scale, mean = told.scale, told.mean
+        prediction = self.predict(z_hat, priors, size, quality)
+        scale, mean = prediction.scale, prediction.mean
         scaled = None
         if y is not None:
-            scaled = y / told.step if told.gain is None else y * told.gain
+            scaled = y / prediction.step if prediction.gain is None else y * prediction.gain
         masks = step_masks(self.steps, height, width, mean.device)
         known = torch.zeros_like(mean)
         for k in range(self.steps):
             if k:
-                scale, mean = self.refine(k, known, told)
+                scale, mean = self.refine(k, known, prediction)
             mask = masks[k]
             coded = coder.code_latent(
                 f"{self.name}_y",
                 None if scaled is None else self._gather(scaled, mask),
                 self._gather(mean, mask),
-                self.positive(self._gather(scale, mask)),
+                self.scale_activation(self._gather(scale, mask)),
                 self.density,
                 self.skip,
                 self.rdoq,
             )
             known = known + self._scatter(coded, mask)
-        return known * told.step
+        return known * prediction.step
 
     def _code_hyper(
         self, coder: EntropyCoder, y: Tensor | None, size: tuple[int, int], quality: Tensor | None
@@ -207,7 +207,7 @@ class LatentCoder(nn.Module, ABC):
         return torch.where(mask, x[:, None], 0.0).flatten(1, 2)
 
 
-class PriorLatentCoder(LatentCoder):
+class CMFRLatentCoder(LatentCoder):
     """CMFR's entropy model, of intra, motion and residual latents (its layers are ours).
 
     Latents are in the units of the signal, and so are the predictions of the networks: a gain that
@@ -224,7 +224,7 @@ class PriorLatentCoder(LatentCoder):
 
     def __init__(
         self,
-        cfg: ModelConfig,
+        cfg: CMFRConfig,
         name: str,
         section: LatentConfig,
         prior_channels: int,
@@ -239,31 +239,35 @@ class PriorLatentCoder(LatentCoder):
         self.measured: list[Tensor] | None = None  # mean squares [C], while `calibrate` runs
         if hyper:
             self.hyper_encoder = nn.Sequential(
-                conv(channels, hyper, 1), nn.LeakyReLU(0.1),
-                conv(hyper, hyper, stride=2), nn.LeakyReLU(0.1),
+                conv(channels, hyper, 1),
+                nn.LeakyReLU(0.1),
+                conv(hyper, hyper, stride=2),
+                nn.LeakyReLU(0.1),
                 conv(hyper, hyper, stride=2, gain=0.3),
-            )  # fmt: skip
-            self.bottleneck = HyperBottleneck(hyper)
+            )
+            self.bottleneck = FactorizedDensity(hyper)
             self.hyper_decoder = nn.Sequential(
-                upsample(hyper, hyper), nn.LeakyReLU(0.1),
-                upsample(hyper, hyper), nn.LeakyReLU(0.1),
-            )  # fmt: skip
+                upsample(hyper, hyper),
+                nn.LeakyReLU(0.1),
+                upsample(hyper, hyper),
+                nn.LeakyReLU(0.1),
+            )
         self.head = conv(hyper + prior_channels, width, 1)
         self.quality = QualityScaler(width)
         self.body = nn.Sequential(
-            block(cfg, width), nn.LeakyReLU(0.1), conv(width, 3 * channels, 1, gain=LEAK)
+            block(cfg, width), nn.LeakyReLU(0.1), conv(width, 3 * channels, 1, gain=SMALL_GAIN)
         )
         if steps > 1:
             self.adaptors = nn.ModuleList(conv(3 * channels, width, 1) for _ in range(steps - 1))
             self.spatial = nn.Sequential(
-                block(cfg, width), nn.LeakyReLU(0.1), conv(width, 2 * channels, 1, gain=LEAK)
+                block(cfg, width), nn.LeakyReLU(0.1), conv(width, 2 * channels, 1, gain=SMALL_GAIN)
             )
 
     def encode_hyper(self, y: Tensor, quality: Tensor | None) -> Tensor:
         assert quality is not None
         return self.hyper_encoder(self.gain(y, quality))
 
-    def hyper_density(self, quality: Tensor | None) -> FactorizedDensity:
+    def hyper_density(self, quality: Tensor | None) -> HyperDensity:
         return self.bottleneck
 
     def predict(
@@ -284,11 +288,11 @@ class PriorLatentCoder(LatentCoder):
             step, *self._symbols(log_scale, mean, step), torch.cat([log_scale, mean], 1)
         )
 
-    def refine(self, k: int, known: Tensor, told: Prediction) -> tuple[Tensor, Tensor]:
-        known = known * told.step / self._spread()
-        h = self.adaptors[k - 1](torch.cat([known, told.shared], 1))
+    def refine(self, k: int, known: Tensor, prediction: Prediction) -> tuple[Tensor, Tensor]:
+        known = known * prediction.step / self._spread()
+        h = self.adaptors[k - 1](torch.cat([known, prediction.shared], 1))
         log_scale, mean = self.spatial(h).chunk(2, 1)
-        return self._symbols(log_scale, mean, told.step)
+        return self._symbols(log_scale, mean, prediction.step)
 
     def _symbols(self, log_scale: Tensor, mean: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and mean relative to the spread -> of symbols."""
@@ -312,7 +316,7 @@ class PriorLatentCoder(LatentCoder):
 
 
 @torch.no_grad()
-def calibrate(coders: Sequence[PriorLatentCoder], run: Callable[[], None]) -> None:
+def calibrate(coders: Sequence[CMFRLatentCoder], run: Callable[[], None]) -> None:
     """Set the spreads of latents to what `run` codes with them, the root mean square of every
     channel: entropy models then start at what the data has.
     """

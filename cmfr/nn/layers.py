@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmfr.config import QUALITIES, ModelConfig
-from cmfr.nn.init import LEAK
+from cmfr.config import QUALITIES, CMFRConfig
+from cmfr.nn.init import SMALL_GAIN
 
 
 class ResidualBlock(nn.Module):
@@ -61,11 +61,11 @@ class DepthwiseBlock(nn.Module):
         self.feed_forward = feed_forward
         self.point1 = conv(inputs, middle, 1)
         self.depth = nn.Conv2d(middle, middle, 3, padding=1, groups=middle)
-        self.point2 = conv(inputs if product else middle, outputs, 1, gain=LEAK)
+        self.point2 = conv(inputs if product else middle, outputs, 1, gain=SMALL_GAIN)
         self.merge = conv(outputs, outputs, 1) if product else None
         self.skip = conv(inputs, outputs, 1) if inputs != outputs else nn.Identity()
         self.expand = conv(outputs, hidden if feed_forward == "plain" else 2 * hidden, 1)
-        self.reduce = conv(hidden, outputs, 1, gain=LEAK)
+        self.reduce = conv(hidden, outputs, 1, gain=SMALL_GAIN)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.depth(F.leaky_relu(self.point1(x), 0.01))
@@ -80,7 +80,7 @@ class DepthwiseBlock(nn.Module):
         return x + self.reduce(F.leaky_relu(a, 0.1) + F.leaky_relu(b, 0.01))
 
 
-def block(cfg: ModelConfig, channels: int) -> nn.Module:
+def block(cfg: CMFRConfig, channels: int) -> nn.Module:
     """The residual block that the config asks for, C -> C."""
     if cfg.block == "residual":
         return ResidualBlock(channels, cfg.bottleneck)

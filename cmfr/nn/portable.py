@@ -249,9 +249,12 @@ def _grid_sample(
     source = x[:1] if x.stride(0) == 0 else x  # one picture, sampled several times
     padded = F.pad(exact(source), (0, whole[0] - x.shape[3], 0, whole[1] - x.shape[2]))
     moved = F.grid_sample(
-        padded.expand(len(x), -1, -1, -1), torch.stack(positions, -1), "bilinear",
-        padding_mode="border", align_corners=True,
-    )  # fmt: skip
+        padded.expand(len(x), -1, -1, -1),
+        torch.stack(positions, -1),
+        "bilinear",
+        padding_mode="border",
+        align_corners=True,
+    )
     return moved.to(x.dtype)
 
 

@@ -21,7 +21,7 @@ SHOWN = 3  # of many names or differences in one sentence
 
 
 @dataclass(frozen=True)
-class Codec:
+class CodecResults:
     """All records of one codec by (data set, sequence), by rising rate index.
 
     published: not measured by the reader, but shipped with this package. complexity: numbers on
@@ -35,7 +35,7 @@ class Codec:
     @classmethod
     def of(
         cls, name: str, records: Iterable[Record], complexity: Mapping[str, float] | None = None
-    ) -> Codec:
+    ) -> CodecResults:
         """Of records in any order."""
         places: dict[tuple[str, str], tuple[Record, ...]] = {}
         for record in records:
@@ -88,7 +88,7 @@ def collect(
     anchor: str,
     published_codecs: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
-) -> list[Codec]:
+) -> list[CodecResults]:
     """All codecs, the anchor first, the others in the order given. A codec of which two files have
     one point gets the files' names behind its own; data sets keep their first spelling.
 
@@ -125,7 +125,7 @@ def collect(
                 f"and no published codec (those are {', '.join(published_names())})"
             )
     order = sorted(found, key=lambda name: name != anchor)
-    return [Codec.of(name, found[name]) for name in order]
+    return [CodecResults.of(name, found[name]) for name in order]
 
 
 def _read(path: Path, options: Mapping[str, Any] | None) -> list[Record]:
@@ -180,7 +180,7 @@ def _add_published(found: dict[str, list[Record]], name: str) -> str:
 # --- what is compared
 
 
-def scope(codecs: Sequence[Codec]) -> dict[str, tuple[str, ...]]:
+def scope(codecs: Sequence[CodecResults]) -> dict[str, tuple[str, ...]]:
     """The data sets of the report and their sequences; none where only the mean is known.
 
     They are those of the reader's own codecs: the anchor, which is the first, and published curves
@@ -200,7 +200,7 @@ def scope(codecs: Sequence[Codec]) -> dict[str, tuple[str, ...]]:
     return {dataset: tuple(names) for dataset, names in found.items()}
 
 
-def differences(codecs: Sequence[Codec], sets: Mapping[str, Sequence[str]]) -> list[str]:
+def differences(codecs: Sequence[CodecResults], sets: Mapping[str, Sequence[str]]) -> list[str]:
     """Every difference of conditions from the first codec, the anchor, with where it is.
 
     Where the anchor is not measured the next codec stands in for it.
@@ -212,14 +212,14 @@ def differences(codecs: Sequence[Codec], sets: Mapping[str, Sequence[str]]) -> l
     return [f"{said} on {some(places)}" for said, places in found.items()]
 
 
-def unstated(codecs: Sequence[Codec], sets: Mapping[str, Sequence[str]]) -> list[str]:
+def unstated(codecs: Sequence[CodecResults], sets: Mapping[str, Sequence[str]]) -> list[str]:
     """What is to be known of comparisons that are allowed: conditions that someone leaves open."""
     pairs = _pairs(codecs, sets)
     return list(dict.fromkeys(said for _, a, b in pairs for said in not_stated(a, b)))
 
 
 def _pairs(
-    codecs: Sequence[Codec], sets: Mapping[str, Sequence[str]]
+    codecs: Sequence[CodecResults], sets: Mapping[str, Sequence[str]]
 ) -> Iterator[tuple[str, Record, Record]]:
     """A place in words, what is compared with there, and each record that is."""
     for dataset, sequences in sets.items():
@@ -231,7 +231,7 @@ def _pairs(
                     yield f"{dataset}/{sequence}", reference, record
 
 
-def _reference(codecs: Sequence[Codec], dataset: str, sequence: str) -> Record:
+def _reference(codecs: Sequence[CodecResults], dataset: str, sequence: str) -> Record:
     """What a sequence is compared with: the same, or the mean of the set; for a mean anything."""
     for codec in codecs:
         for place, records in codec.places.items():
@@ -242,7 +242,7 @@ def _reference(codecs: Sequence[Codec], dataset: str, sequence: str) -> Record:
     raise LookupError(f"nothing on {dataset}/{sequence}")
 
 
-def refuse(codecs: Sequence[Codec], sets: Mapping[str, Sequence[str]]) -> None:
+def refuse(codecs: Sequence[CodecResults], sets: Mapping[str, Sequence[str]]) -> None:
     """Raises DifferentConditions if there are differences."""
     if found := differences(codecs, sets):
         more = f"; and {len(found) - SHOWN} more differences" if len(found) > SHOWN else ""
@@ -276,7 +276,7 @@ def metric_title(metric: str) -> str:
     return metric
 
 
-def choose_metrics(asked: Sequence[str], codecs: Sequence[Codec]) -> list[str]:
+def choose_metrics(asked: Sequence[str], codecs: Sequence[CodecResults]) -> list[str]:
     """What was asked for, or what all codecs have. Raises ValueError for what no codec has."""
     known = {c.name: _metrics(c) for c in codecs}
     anywhere = list(dict.fromkeys(name for names in known.values() for name in names))
@@ -292,6 +292,6 @@ def choose_metrics(asked: Sequence[str], codecs: Sequence[Codec]) -> list[str]:
     return [m for m in MAIN_METRICS if m in common] or common[:1]
 
 
-def _metrics(codec: Codec) -> list[str]:
+def _metrics(codec: CodecResults) -> list[str]:
     """The metrics that a codec has somewhere: MS-SSIM is not known of small pictures."""
     return list(dict.fromkeys(name for r in codec.records for name in r.average().quality))

@@ -23,7 +23,7 @@ from cmfr.evaluation.published import published_ms_ssim_table
 from cmfr.evaluation.records import DATASET_MEAN, Json, Point, Record, class_curve
 from cmfr.evaluation.whole_sets import part_of, whole_set
 from cmfr.report.collect import (
-    Codec,
+    CodecResults,
     differences,
     refuse,
     scope,
@@ -73,7 +73,7 @@ class Report:
     what else is to be known. detailed: the tables have BD-rates by sequence and complexity too."""
 
     title: str
-    codecs: Sequence[Codec]
+    codecs: Sequence[CodecResults]
     sets: Mapping[str, Sequence[str]]
     metrics: Sequence[str]
     method: Method
@@ -88,7 +88,7 @@ class Report:
     tables: Mapping[str, BDTable] = field(default_factory=dict)
 
     @property
-    def anchor(self) -> Codec:
+    def anchor(self) -> CodecResults:
         return self.codecs[0]
 
     def part(self, dataset: str) -> str:
@@ -103,7 +103,7 @@ class Report:
 
 
 def build(
-    codecs: Sequence[Codec],
+    codecs: Sequence[CodecResults],
     metrics: Sequence[str],
     method: Method = "pchip",
     title: str = "",
@@ -129,10 +129,20 @@ def build(
     title = title or f"Rate-distortion against {codecs[0].name}"
     records = [record for codec in codecs for record in codec.records]
     report = Report(
-        title, codecs, sets, metrics, method, {name: whole_set(name, records) for name in sets},
-        force, differences(codecs, sets), unstated(codecs, sets),
-        published_ms_ssim_table() if paper_table else None, benches, notes, detailed,
-    )  # fmt: skip
+        title,
+        codecs,
+        sets,
+        metrics,
+        method,
+        {name: whole_set(name, records) for name in sets},
+        force,
+        differences(codecs, sets),
+        unstated(codecs, sets),
+        published_ms_ssim_table() if paper_table else None,
+        benches,
+        notes,
+        detailed,
+    )
     tables = {metric: _table(report, metric) for metric in metrics}
     return Report(**{**vars(report), "tables": tables})
 
@@ -141,7 +151,11 @@ def build(
 
 
 def records_of(
-    report: Report, codec: Codec, dataset: str, sequence: str, only: Sequence[str] | None = None
+    report: Report,
+    codec: CodecResults,
+    dataset: str,
+    sequence: str,
+    only: Sequence[str] | None = None,
 ) -> list[Record]:
     """The records a curve is made of; only: a class curve of these sequences.
 
@@ -165,7 +179,7 @@ def records_of(
     raise NotComparable(f"{codec.name} is not measured on {some(missing)} of {dataset}")
 
 
-def records_in(codec: Codec, report: Report, dataset: str | None = None) -> list[Record]:
+def records_in(codec: CodecResults, report: Report, dataset: str | None = None) -> list[Record]:
     """A codec's records on the data sets of the report, or on one of them."""
     return [
         record
@@ -177,7 +191,9 @@ def records_in(codec: Codec, report: Report, dataset: str | None = None) -> list
     ]
 
 
-def curve(report: Report, codec: Codec, dataset: str, sequence: str, metric: str) -> list[Point]:
+def curve(
+    report: Report, codec: CodecResults, dataset: str, sequence: str, metric: str
+) -> list[Point]:
     """The points of a codec, by rate index. Raises NotComparable where there are none."""
     return points(records_of(report, codec, dataset, sequence), metric)
 
@@ -256,7 +272,7 @@ def _mean(cells: Mapping[str, Cell], what: str, parts: Mapping[str, Cell] | None
     return Cell(mean.percent, "; ".join(notes), over=over, quality=gain)
 
 
-def _cell(report: Report, codec: Codec, dataset: str, sequence: str, metric: str) -> Cell:
+def _cell(report: Report, codec: CodecResults, dataset: str, sequence: str, metric: str) -> Cell:
     place, both = sequence or f"{dataset} as a whole", (report.anchor, codec)
     names = (f"{report.anchor.name} on {place}", f"{codec.name} on {place}")
     try:
@@ -286,7 +302,7 @@ def _cell(report: Report, codec: Codec, dataset: str, sequence: str, metric: str
     return Cell(result.percent, "; ".join(notes), result, quality=quality, conditions=tuple(said))
 
 
-def _common(report: Report, codec: Codec, dataset: str) -> list[str] | None:
+def _common(report: Report, codec: CodecResults, dataset: str) -> list[str] | None:
     """Where a class curve of a part is forced: the sequences that the anchor has, too."""
     both = (report.anchor, codec)
     if not report.force or any((dataset, DATASET_MEAN) in c.places for c in both):

@@ -10,7 +10,7 @@ from typing import Any
 
 from cmfr import __version__
 from cmfr.evaluation.records import Record
-from cmfr.report.collect import Codec, metric_title, split_metric
+from cmfr.report.collect import CodecResults, metric_title, split_metric
 from cmfr.report.comparison import WHOLE, Report, drawable
 from cmfr.report.speed import (
     bench_conditions,
@@ -93,11 +93,13 @@ def _warning(report: Report) -> str:
 
 def _bd(report: Report) -> str:
     parts = [
-        "<p>" + " ".join(f"<b>{escape(KINDS[k].capitalize())}</b>: {escape(KIND_MEANING[k])}."
-                         for k in KINDS),
+        "<p>"
+        + " ".join(
+            f"<b>{escape(KINDS[k].capitalize())}</b>: {escape(KIND_MEANING[k])}." for k in KINDS
+        ),
         "Point at a number for the quality range it was averaged over, at a mean for how many "
         "numbers it is over. n/a: see the note below the table.</p>",
-    ]  # fmt: skip
+    ]
     for metric in report.metrics:
         parts.append(f'<div data-metric="{escape(metric)}"{_hidden(metric, report)}>')
         parts += [_sheet(summary(report, metric, kind)) for kind in KINDS]
@@ -212,7 +214,7 @@ def _conditions(report: Report) -> str:
     return "\n".join(parts)
 
 
-def _metadata(codec: Codec, report: Report) -> str:
+def _metadata(codec: CodecResults, report: Report) -> str:
     found = metadata_of(codec, report)
     if not found:
         return '<p class="hint">The records have no metadata.</p>'
@@ -279,9 +281,10 @@ def _view(report: Report, dataset: str, sequence: str) -> dict[str, Any]:
         curves = drawable(report, dataset, sequence, metric)
         found[metric] = [
             [[round(x, 6), round(y, 6), r.label, r.rate_index] for (x, y), r in curves[c.name]]
-            if c.name in curves else None
+            if c.name in curves
+            else None
             for c in report.codecs
-        ]  # fmt: skip
+        ]
     whole = f"{report.part(dataset) or 'whole data set'} (class curve)"
     return {"title": sequence or whole, "curves": found}
 
@@ -304,7 +307,9 @@ def _frame_view(report: Report, dataset: str, sequence: str) -> dict[str, Any]:
 
 def _frame_line(record: Record, name: str) -> dict[str, Any]:
     return {
-        "index": record.rate_index, "label": record.label, "bpp": round(record.bpp, 6),
+        "index": record.rate_index,
+        "label": record.label,
+        "bpp": round(record.bpp, 6),
         "types": "".join(frame.type for frame in record.frames),
         "values": [round(frame.quality[name], 5) for frame in record.frames],
-    }  # fmt: skip
+    }

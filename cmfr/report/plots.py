@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colors, told apart by color-blind readers too, without their yellow, which
 # white paper swallows, with a gray. Eight colors and seven markers: the first 56 codecs differ.
-COLORS = (
-    "#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#7F7F7F"
-)  # fmt: skip
+COLORS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#7F7F7F")
 MARKERS = ("o", "s", "^", "D", "v", "X", "P")
 MANY = 6  # legend entries; more go beside the plot
 
@@ -83,9 +81,11 @@ def draw(
                 (line,) = axes.plot(
                     *zip(*points, strict=True),
                     "--" if codec.published else "-",
-                    color=COLORS[place % len(COLORS)], marker=MARKERS[place % len(MARKERS)],
-                    markersize=5, linewidth=1.4,
-                )  # fmt: skip
+                    color=COLORS[place % len(COLORS)],
+                    marker=MARKERS[place % len(MARKERS)],
+                    markersize=5,
+                    linewidth=1.4,
+                )
                 shown.setdefault(codec.name, line)
         axes.set_xlabel("bits per pixel")
         axes.set_ylabel(metric_title(metric))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cmfr.evaluation.records import Json, load_json, malformed
-from cmfr.report.collect import Codec, period
+from cmfr.report.collect import CodecResults, period
 from cmfr.report.comparison import Report, records_in
 from cmfr.utils.errors import UserError
 
@@ -65,15 +65,17 @@ def complexity_table(report: Report) -> tuple[Line, list[Line]]:
     """Head and lines of the numbers on parameters and operations (the codec's, or those in the
     metadata), and the highest peak memory of the records."""
     found = {
-        codec.name: codec.complexity or {
+        codec.name: codec.complexity
+        or {
             path: value
             for record in records_in(codec, report)[:1]
             for path, value in _leaves(record.metadata)
-            if isinstance(value, (int, float)) and not isinstance(value, bool)
+            if isinstance(value, (int, float))
+            and not isinstance(value, bool)
             and any(word in path.lower() for word in COMPLEXITY_WORDS)
         }
         for codec in report.codecs
-    }  # fmt: skip
+    }
     names = list(dict.fromkeys(path for values in found.values() for path in values))
     lines = []
     for codec in report.codecs:
@@ -131,7 +133,7 @@ def conditions_table(report: Report) -> tuple[Line, list[Line]]:
     return head, [[name, *values] for name, values in properties.items()]
 
 
-def metadata_of(codec: Codec, report: Report) -> list[tuple[str, str]]:
+def metadata_of(codec: CodecResults, report: Report) -> list[tuple[str, str]]:
     """Names and values of the metadata; values that differ between records are listed."""
     found: dict[str, list[Any]] = {}
     for record in records_in(codec, report):

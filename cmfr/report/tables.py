@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from cmfr.report.collect import Codec, describe, metric_title, some
+from cmfr.report.collect import CodecResults, describe, metric_title, some
 from cmfr.report.comparison import WHOLE, Cell, Report, records_in
 from cmfr.report.speed import complexity_table
 
@@ -143,11 +143,13 @@ def printed_source(report: Report) -> str:
 def statements(report: Report) -> list[str]:
     """What is to be known of all numbers, a sentence each."""
     sizes = [
-        report.head(name) if report.part(name)
-        else f"{name} ({len(found)} sequence{'s' * (len(found) > 1)})" if found
+        report.head(name)
+        if report.part(name)
+        else f"{name} ({len(found)} sequence{'s' * (len(found) > 1)})"
+        if found
         else f"{name} (mean)"
         for name, found in report.sets.items()
-    ]  # fmt: skip
+    ]
     said = [
         f"BD-rate: percent of bits against {report.anchor.name} at equal quality, negative where "
         f"fewer; {report.method} interpolation of log rate over quality, never extrapolated.",
@@ -160,7 +162,7 @@ def statements(report: Report) -> list[str]:
     return said + [f"{text}." for text in warnings(report)]
 
 
-def measured_on(codec: Codec, report: Report) -> str:
+def measured_on(codec: CodecResults, report: Report) -> str:
     """The conditions of the records of a codec that are in the report."""
     records = records_in(codec, report)
     if not records:
@@ -226,10 +228,11 @@ def comma_separated(report: Report) -> str:
         for kind, shown in KINDS.items():
             for codec in report.codecs:
                 cells = [
-                    table.sequences[codec.name, d, WHOLE] if kind == "whole"
+                    table.sequences[codec.name, d, WHOLE]
+                    if kind == "whole"
                     else table.means[codec.name, d]
                     for d in sets
-                ] + [table.averages[codec.name, kind]]  # fmt: skip
+                ] + [table.averages[codec.name, kind]]
                 parts = [part for d in sets if (part := report.part(d))]
                 said = [*parts, *(cell.note for cell in cells if cell.note), *warnings(report)]
                 notes = "; ".join(dict.fromkeys(said))
@@ -312,8 +315,13 @@ def _one_line(text: str) -> str:
 def escape_latex(text: str) -> str:
     """Text for the body of a LaTeX document."""
     special = {
-        "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}",
-        "<": "\\textless{}", "[": "{[}", ">": "\\textgreater{}", "|": "\\textbar{}",
-    }  # fmt: skip
+        "\\": "\\textbackslash{}",
+        "~": "\\textasciitilde{}",
+        "^": "\\textasciicircum{}",
+        "<": "\\textless{}",
+        "[": "{[}",
+        ">": "\\textgreater{}",
+        "|": "\\textbar{}",
+    }
     special |= {character: f"\\{character}" for character in "&%$#_{}"}
     return "".join(special.get(character, character) for character in _one_line(text))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cmfr.evaluation.bd_rate import Method, small_overlap
-from cmfr.report.collect import PUBLISHED, Codec, collect, split_metric
+from cmfr.report.collect import PUBLISHED, CodecResults, collect, split_metric
 from cmfr.report.comparison import FEW_SHARED, WHOLE, Cell, Report, build
 from cmfr.report.tables import KINDS
 from cmfr.utils.errors import UserError
@@ -56,9 +56,14 @@ class Table:
 
 
 def bd_tables(
-    files: Sequence[Path], anchor: str, metrics: Sequence[str], db: bool, method: Method,
-    force: bool, options: Mapping[str, Any],
-) -> list[Table]:  # fmt: skip
+    files: Sequence[Path],
+    anchor: str,
+    metrics: Sequence[str],
+    db: bool,
+    method: Method,
+    force: bool,
+    options: Mapping[str, Any],
+) -> list[Table]:
     """A table for each metric (by default PSNR of RGB, or of YUV where the anchor has no RGB), by
     `collect` and `build`; db: MS-SSIM in dB. Every codec is compared with the anchor by itself.
 
@@ -70,7 +75,7 @@ def bd_tables(
     if base.published:  # no codec of the files has its name
         name = base.name.removesuffix(PUBLISHED)
         base = replace(
-            Codec.of(name, [replace(r, codec=name) for r in base.records]), published=True
+            CodecResults.of(name, [replace(r, codec=name) for r in base.records]), published=True
         )
     known = base.records[0].average().quality
     metrics = metrics or ["psnr_rgb" if "psnr_rgb" in known else "psnr_yuv"]

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from cmfr.config import QUALITIES, CodecConfig, Strict
 from cmfr.models.presets import PRESETS
-from cmfr.models.registry import FAMILIES, AnyModelConfig
+from cmfr.models.registry import FAMILIES, ModelConfig
 from cmfr.utils.config_files import find_config
 from cmfr.utils.errors import UserError, unknown
 from cmfr.utils.yaml_config import faults, merged, read_tree
@@ -230,7 +230,7 @@ class TrainConfig(Strict):
     of the steps: a run that the limit ends has gone through its schedule.
     """
 
-    model: AnyModelConfig
+    model: ModelConfig
     data: dict[str, DataConfig] = Field(min_length=1)
     stages: tuple[StageConfig, ...] = Field(min_length=1)
     run_dir: Path

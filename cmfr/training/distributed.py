@@ -25,7 +25,7 @@ class Team:
     device: torch.device
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes the files."""
         return self.rank == 0
 
@@ -72,13 +72,13 @@ class Team:
         dist.all_gather_object(items, item)
         return items
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until all are here."""
         if self.size > 1:
             dist.barrier()
 
 
-def join(wanted: str) -> Team:
+def init_team(wanted: str) -> Team:
     """The team that torchrun's environment describes; a team of one without it."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:

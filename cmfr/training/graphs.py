@@ -101,14 +101,17 @@ class _Captured:
 class GraphedPass:
     """Forward and backward of the one update of a step.
 
-    offsets: the first samples of the parts that a batch is coded in (`share_noise`).
+    offsets: the first samples of the parts that a batch is coded in (`set_noise`).
     recorder: of tests; CUDA's where there is none.
     """
 
     def __init__(
-        self, module: StageModel, offsets: list[int], device: torch.device,
+        self,
+        module: StageModel,
+        offsets: list[int],
+        device: torch.device,
         recorder: Recorder | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.module, self.offsets = module, offsets
         self.recorder = recorder or CudaRecorder(device)
         self.captured: dict[tuple[Any, ...], _Captured] = {}
@@ -117,9 +120,14 @@ class GraphedPass:
         self.past: ReferenceState | None = None
 
     def __call__(
-        self, frames: Tensor, quality: Tensor, past: ReferenceState | None, rate_weight: float,
-        position: int, seed: int,
-    ) -> Result:  # fmt: skip
+        self,
+        frames: Tensor,
+        quality: Tensor,
+        past: ReferenceState | None,
+        rate_weight: float,
+        position: int,
+        seed: int,
+    ) -> Result:
         """As `StageModel.forward`, with gradients afterwards (of the mean over the parts); those
         of earlier parts are added to. seed: of the noise. The result is gone with the next call;
         of its output there is the first sample alone."""
@@ -161,7 +169,7 @@ class GraphedPass:
         noise, captured = self.module.noise, {}
         try:
             for key, position in self.plan().items():
-                self.module.share_noise(key[1], total)
+                self.module.set_noise(key[1], total)
 
                 def work(position: int = position) -> Result:
                     return self._work(position)
@@ -173,7 +181,7 @@ class GraphedPass:
                 captured[key] = _Captured(*self.recorder.record(work), learnt)
         finally:
             self._gradients(learning, {})
-            self.module.share_noise(noise.first, total)
+            self.module.set_noise(noise.first, total)
         self.captured = captured
 
     def plan(self) -> dict[tuple[Any, ...], int]:
@@ -210,9 +218,14 @@ class Pass:
     """
 
     def __init__(
-        self, cfg: TrainConfig, module: StageModel, wrapped: Callable[..., Result], team: Team,
-        offsets: list[int], graphed: GraphedPass | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        cfg: TrainConfig,
+        module: StageModel,
+        wrapped: Callable[..., Result],
+        team: Team,
+        offsets: list[int],
+        graphed: GraphedPass | None = None,
+    ) -> None:
         self.stage, self.wrapped, self.parts = module.stage, wrapped, len(offsets)
         self.graphed, self.team = graphed, team
         if cfg.cuda_graphs and graphed is None:
@@ -223,9 +236,14 @@ class Pass:
                 self.graphed = GraphedPass(module, offsets, team.device)
 
     def __call__(
-        self, frames: Tensor, quality: Tensor, past: ReferenceState | None, rate_weight: float,
-        position: int, seed: int,
-    ) -> Result:  # fmt: skip
+        self,
+        frames: Tensor,
+        quality: Tensor,
+        past: ReferenceState | None,
+        rate_weight: float,
+        position: int,
+        seed: int,
+    ) -> Result:
         """Arguments of `StageModel.forward`, and the seed of the noise. Adds to the gradients."""
         if self.graphed is not None:
             try:
@@ -241,5 +259,5 @@ class Pass:
         return result
 
     def _tell(self, reason: str) -> None:
-        if self.team.leads:
+        if self.team.is_main:
             print(f"stage {self.stage.name}: no CUDA graphs: {reason}", file=sys.stderr)

@@ -170,9 +170,14 @@ class FrameLoss:
         self.plane_weights = torch.tensor(cfg.yuv_weights) / sum(cfg.yuv_weights)
 
     def __call__(
-        self, output: FrameOutput, x: Tensor, quality: Tensor, weight: float = 1.0,
-        intra: bool = False, rate_weight: float | Tensor = 1.0,
-    ) -> LossTerms:  # fmt: skip
+        self,
+        output: FrameOutput,
+        x: Tensor,
+        quality: Tensor,
+        weight: float = 1.0,
+        intra: bool = False,
+        rate_weight: float | Tensor = 1.0,
+    ) -> LossTerms:
         """One coded frame against its source x [B, 3, H, W]; quality [B] is the stream's."""
         stage, motion = self.stage, output.motion
         lambda_ = self.cfg.lambda_of(quality.float(), intra)

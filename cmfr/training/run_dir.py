@@ -36,9 +36,17 @@ STATE, WEIGHTS, BEST = "state.pt", "weights.safetensors", "best.safetensors"
 
 # Keys that may change between the start of a run and its resumption.
 _FREE_KEYS = (
-    "run_dir", "time_limit_minutes", "threads", "device", "bf16", "compile", "cuda_graphs",
-    "log_every", "image_every", "save_every",
-)  # fmt: skip
+    "run_dir",
+    "time_limit_minutes",
+    "threads",
+    "device",
+    "bf16",
+    "compile",
+    "cuda_graphs",
+    "log_every",
+    "image_every",
+    "save_every",
+)
 _FREE_DATA_KEYS = ("root", "workers", "preload")
 
 

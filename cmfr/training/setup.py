@@ -8,20 +8,20 @@ from pathlib import Path
 import torch
 
 from cmfr.codec.checkpoint import load_weights, read_weights
-from cmfr.models.video_model import VideoCodec
+from cmfr.models.video_model import VideoModel
 from cmfr.nn.densities import weights_of
 from cmfr.training.config import InitConfig, StageConfig, TrainConfig
 from cmfr.training.data.datasets import ClipSet, Preloaded, open_data
-from cmfr.training.data.sampler import CutPlan
+from cmfr.training.data.sampler import Sampler
 from cmfr.training.spynet import load_spynet
 from cmfr.training.stage import learns
 from cmfr.utils.errors import UserError
 
 
-def build_model(cfg: TrainConfig, device: torch.device) -> VideoCodec:
+def build_model(cfg: TrainConfig, device: torch.device) -> VideoModel:
     """The model with its initial weights. Raises ValueError or OSError that names a bad file."""
     torch.manual_seed(cfg.seed)
-    model = VideoCodec(cfg.model)
+    model = VideoModel(cfg.model)
     if cfg.spynet:
         load_spynet(model, cfg.spynet)
     init_from(model, cfg.init)
@@ -56,7 +56,7 @@ def _bfloat16(device: torch.device, cpuinfo: Path) -> tuple[bool, str]:
     return bool(found), f"this CPU has {found[0] if found else 'neither amx_bf16 nor avx512_bf16'}"
 
 
-def init_from(model: VideoCodec, inits: tuple[InitConfig, ...]) -> None:
+def init_from(model: VideoModel, inits: tuple[InitConfig, ...]) -> None:
     """Take modules from weights files."""
     for init in inits:
         _, weights, _ = read_weights(init.file)
@@ -66,7 +66,7 @@ def init_from(model: VideoCodec, inits: tuple[InitConfig, ...]) -> None:
         load_weights(model, weights_of(model) | chosen, str(init.file))
 
 
-def check_stages(cfg: TrainConfig, model: VideoCodec, processes: int) -> None:
+def check_stages(cfg: TrainConfig, model: VideoModel, processes: int) -> None:
     """Raises ValueError for what no stage could train with: a mistake in the last stage must not
     wait for it."""
     names = [name for name, _ in model.named_parameters()]
@@ -110,12 +110,12 @@ def data_name(cfg: TrainConfig, stage: StageConfig) -> str:
     return stage.data or next(iter(cfg.data))
 
 
-def plan_stages(cfg: TrainConfig, data: dict[str, ClipSet]) -> list[CutPlan]:
+def stage_samplers(cfg: TrainConfig, data: dict[str, ClipSet]) -> list[Sampler]:
     """The cuts of every stage."""
     names = {data_name(cfg, stage) for stage in cfg.stages}  # what only validates has no cuts
     shapes = {name: [data[name].shape(i) for i in range(len(data[name]))] for name in names}
     return [
-        CutPlan(shapes[name], cfg.data[name], stage, (cfg.seed, index))
+        Sampler(shapes[name], cfg.data[name], stage, (cfg.seed, index))
         for index, stage in enumerate(cfg.stages)
         for name in [data_name(cfg, stage)]
     ]

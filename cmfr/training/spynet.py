@@ -8,12 +8,12 @@ import numpy as np
 import torch
 
 from cmfr.models.cmfr.motion_estimation import SpyNet
-from cmfr.models.video_model import VideoCodec
+from cmfr.models.video_model import VideoModel
 from cmfr.utils.errors import UserError
 from cmfr.video.color import ycbcr_to_rgb
 
 
-def load_spynet(model: VideoCodec, folder: Path) -> None:
+def load_spynet(model: VideoModel, folder: Path) -> None:
     """Initialize the coarsest estimation levels, three at most, from SpyNet arrays
     (`modelL1_F-1-weight.npy` ...). The arrays are for RGB: with YCbCr inside, the conversion is
     folded into the first layer.

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from cmfr.models.base import MotionInterCodec
 from cmfr.models.cmfr.motion_estimation import MotionEstimation
 from cmfr.models.state import FrameOutput, ReferenceState, detached
-from cmfr.models.video_model import VideoCodec
+from cmfr.models.video_model import VideoModel
 from cmfr.nn.entropy_coder import BitEstimator, TrainingNoise
 from cmfr.training.config import LossConfig, StageConfig
 from cmfr.training.flow_loss import flow_loss
@@ -45,7 +45,7 @@ class StageModel(nn.Module):
     Its `forward` is all that has gradients, so that data parallelism can wrap it.
     """
 
-    def __init__(self, codec: VideoCodec, loss: LossConfig, stage: StageConfig, bf16: bool) -> None:
+    def __init__(self, codec: VideoModel, loss: LossConfig, stage: StageConfig, bf16: bool) -> None:
         super().__init__()
         self.codec, self.stage, self.bf16 = codec, stage, bf16
         self.loss = FrameLoss(loss, stage, codec.cfg.color)
@@ -91,7 +91,7 @@ class StageModel(nn.Module):
     def _codes_intra(self) -> bool:
         return self.stage.start == "intra" and self.intra_learns
 
-    def share_noise(self, first: int, total: int) -> None:
+    def set_noise(self, first: int, total: int) -> None:
         """The next batch is samples `first`, ... of a global batch of `total`."""
         self.noise = TrainingNoise(self.stage.quantization == "noise", first, total)
 
@@ -108,9 +108,13 @@ class StageModel(nn.Module):
         return replace(detached(output.state), position=position)
 
     def forward(
-        self, frames: Tensor, quality: Tensor, past: ReferenceState | None,
-        rate_weight: float | Tensor, position: int,
-    ) -> Result:  # fmt: skip
+        self,
+        frames: Tensor,
+        quality: Tensor,
+        past: ReferenceState | None,
+        rate_weight: float | Tensor,
+        position: int,
+    ) -> Result:
         """frames [B, n, 3, H, W] after `past`; None: the first is an I-frame at `position`."""
         if self.stage.objective == "flow":
             assert past is not None
@@ -120,7 +124,7 @@ class StageModel(nn.Module):
         with self._autocast(frames):  # around all frames: each weight is cast once
             for x in frames.unbind(1):
                 intra = past is None
-                output = self._remember_less(self._code, x, quality, past)
+                output = self._checkpointed(self._code, x, quality, past)
                 state = replace(output.state, position=position) if intra else output.state
                 weight = 1.0 if intra else self.weights[state.position % len(self.weights)]
                 past = state
@@ -152,11 +156,11 @@ class StageModel(nn.Module):
             return self.codec.code_intra(x, quality, coder)
         if self.stage.objective == "motion":
             assert isinstance(inter, MotionInterCodec)
-            frame_quality = self.codec.frame_quality(quality, past.position + 1)
-            return inter.estimate_motion(x, frame_quality, past, coder)
+            frame_quality_index = self.codec.frame_quality_index(quality, past.position + 1)
+            return inter.estimate_motion(x, frame_quality_index, past, coder)
         return self.codec.code_inter(x, quality, past, coder)
 
-    def _remember_less(self, code: Callable[..., FrameOutput], *arguments: object) -> FrameOutput:
+    def _checkpointed(self, code: Callable[..., FrameOutput], *arguments: object) -> FrameOutput:
         """`code`, computed again in the backward pass where the stage asks for that."""
         if self.stage.checkpoint_activations:
             return checkpoint(code, *arguments, use_reentrant=False)
@@ -168,7 +172,7 @@ class StageModel(nn.Module):
 
 def learns(stage: StageConfig, name: str) -> bool:
     """Whether the stage trains the parameter of this name."""
-    # Quantiles serve the entropy tables, which solve for them (HyperBottleneck).
+    # Quantiles serve the entropy tables, which solve for them (FactorizedDensity).
     chosen = name.startswith(stage.trainable) and not name.endswith("quantiles")
     return chosen and not (stage.frozen and name.startswith(stage.frozen))
 
@@ -188,9 +192,11 @@ def learning_rate(stage: StageConfig, step: int, clock: float = 0.0) -> float:
     done = max(0, step - warmup) / max(1, stage.steps - warmup)
     done = min(1.0, max(done, clock))
     left = {
-        "cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant": 1.0,
+        "cosine": 0.5 * (1 + math.cos(math.pi * done)),
+        "linear": 1 - done,
+        "constant": 1.0,
         "wsd": min(1.0, (1 - done) / stage.decay),
-    }[stage.schedule]  # fmt: skip
+    }[stage.schedule]
     if step < warmup:
         return stage.lr * (step + 1) / warmup * left
     return stage.lr_end + (stage.lr - stage.lr_end) * left

@@ -30,9 +30,15 @@ class StageStep:
     """
 
     def __init__(
-        self, cfg: TrainConfig, index: int, module: StageModel, team: Team, means: Means,
-        ema: dict[str, Tensor], live: dict[str, Tensor],
-    ) -> None:  # fmt: skip
+        self,
+        cfg: TrainConfig,
+        index: int,
+        module: StageModel,
+        team: Team,
+        means: Means,
+        ema: dict[str, Tensor],
+        live: dict[str, Tensor],
+    ) -> None:
         self.cfg, self.index, self.module, self.team, self.means = cfg, index, module, team, means
         self.stage = module.stage
         self.wrapped = team.wrap(module)
@@ -59,13 +65,13 @@ class StageStep:
         clips, qualities = (x.chunk(stage.accumulate) for x in (clip, quality))
         states: list[ReferenceState | None] = []
         for x, q, offset in zip(clips, qualities, self.offsets, strict=True):
-            self.module.share_noise(offset, stage.batch)
+            self.module.set_noise(offset, stage.batch)
             states.append(self.module.reference(x[:, 0], q, position))
         for number, frames in enumerate(self.module.updates(clip.shape[1])):
             seed = seed_of(self.cfg.seed, self.index, step, number)
             weight = rate_weight(stage, step)
             for i, (x, q, offset) in enumerate(zip(clips, qualities, self.offsets, strict=True)):
-                self.module.share_noise(offset, stage.batch)
+                self.module.set_noise(offset, stage.batch)
                 with _no_sync(self.wrapped, i + 1 < stage.accumulate):
                     # The same seed: every part draws the noise of the whole batch.
                     result = self.run(x[:, frames], q, states[i], weight, position, seed)

@@ -18,11 +18,11 @@ from tqdm import tqdm
 
 from cmfr.codec.checkpoint import load_weights
 from cmfr.nn.densities import weights_of
-from cmfr.nn.latent_coder import PriorLatentCoder, calibrate
+from cmfr.nn.latent_coder import CMFRLatentCoder, calibrate
 from cmfr.training.config import StageConfig, TrainConfig
 from cmfr.training.data.datasets import ClipSet
-from cmfr.training.data.sampler import CutPlan, batches
-from cmfr.training.distributed import Team, join, leave
+from cmfr.training.data.sampler import Sampler, batches
+from cmfr.training.distributed import Team, init_team, leave
 from cmfr.training.log import Means, TrainLog
 from cmfr.training.optimizer import StageOptimizer
 from cmfr.training.progress import Progress, hours, outcome
@@ -34,7 +34,7 @@ from cmfr.training.setup import (
     data_name,
     init_from,
     open_data_sets,
-    plan_stages,
+    stage_samplers,
 )
 from cmfr.training.stage import Result, StageModel
 from cmfr.training.step import StageStep
@@ -57,17 +57,17 @@ class Trainer:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.cfg, self.clock, self.started = cfg, clock, clock()
-        self.team = team or join(cfg.device)
+        self.team = team or init_team(cfg.device)
         self.device = self.team.device
         if cfg.threads:
             torch.set_num_threads(cfg.threads)
         self.bf16, self.arithmetic = bfloat16_wanted(cfg, self.device)
         self.model = build_model(cfg, self.device)
         check_stages(cfg, self.model, self.team.size)
-        self.run_dir = RunDir(cfg, self.team.leads)
+        self.run_dir = RunDir(cfg, self.team.is_main)
         self.run_dir.claim()
         self.data = open_data_sets(cfg, self.device)
-        self.plans = plan_stages(cfg, self.data)
+        self.samplers = stage_samplers(cfg, self.data)
         self.validation = None
         if cfg.validation:
             self.validation = Validation(
@@ -111,7 +111,7 @@ class Trainer:
         # At the start of a stage the optimizer is new; what is stored is the last stage's.
         if not self.progress.step:
             return None
-        if state["optimizer"] is None and self.team.leads:
+        if state["optimizer"] is None and self.team.is_main:
             told = "without the optimizer's state, which is not there: moments start anew"
             print(f"{self.cfg.run_dir}: resumed {told}", file=sys.stderr)
         return state["optimizer"]
@@ -125,8 +125,8 @@ class Trainer:
         """
         optimizer_state = self._resume()
         before = self.progress.total_steps
-        self.team.wait()  # all have read before one writes
-        if self.team.leads:
+        self.team.barrier()  # all have read before one writes
+        if self.team.is_main:
             steps = self.progress.total_steps
             self.log = TrainLog(self.cfg.run_dir, self.cfg.model.color, steps, self.arithmetic)
             print(f"{self.device}, {self.arithmetic}", file=sys.stderr)
@@ -141,7 +141,7 @@ class Trainer:
                 self.save()
         if self.log:
             self.log.close()
-        self.team.wait()
+        self.team.barrier()
         return outcome(self.cfg, self.progress, before, self.requested)
 
     def _request_stop(self, *_: Any) -> None:
@@ -160,16 +160,20 @@ class Trainer:
         clips = self.data[data_name(self.cfg, stage)]
         if stage.calibrate and first == 0:
             self._calibrate(step.module, clips, index)
-        stream = batches(clips, self.plans[index], first, self.team, self.model.cfg.color)
+        stream = batches(clips, self.samplers[index], first, self.team, self.model.cfg.color)
         bar = tqdm(
-            total=stage.steps * stage.batch, initial=first * stage.batch, desc=stage.name,
-            unit="sample", dynamic_ncols=True, mininterval=5,
-            disable=None if self.team.leads else True,  # None: where it is no terminal
+            total=stage.steps * stage.batch,
+            initial=first * stage.batch,
+            desc=stage.name,
+            unit="sample",
+            dynamic_ncols=True,
+            mininterval=5,
+            disable=None if self.team.is_main else True,  # None: where it is no terminal
             bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} "
             "[{elapsed}, {rate_fmt}{postfix}]",
-        )  # fmt: skip
+        )
         self._since = (time.monotonic(), self.progress.total_steps)
-        if bar.disable and self.team.leads:
+        if bar.disable and self.team.is_main:
             print(f"stage {stage.name}: {stage.steps - first} steps to do", file=sys.stderr)
         began, work = time.monotonic(), self.progress.work_left(self.cfg)
         with bar:
@@ -194,20 +198,20 @@ class Trainer:
     def _calibrate(self, module: StageModel, clips: ClipSet, index: int) -> None:
         """Start entropy models at what some batches of the stage have."""
         stage = module.stage.model_copy(update={"steps": 4})
-        plan = CutPlan(
-            self.plans[index].shapes, self.plans[index].data, stage, (self.cfg.seed, index, 2)
+        sampler = Sampler(
+            self.samplers[index].shapes, self.samplers[index].data, stage, (self.cfg.seed, index, 2)
         )
         everyone = Team(0, 1, self.device)  # all processes measure the same
         frames = 1 if stage.objective == "intra" else 3
 
         def run() -> None:
-            for clip, quality in batches(clips, plan, 0, everyone, self.model.cfg.color):
+            for clip, quality in batches(clips, sampler, 0, everyone, self.model.cfg.color):
                 self.model(clip[:, :frames], quality)
 
         coders = [
             part
             for name, part in self.model.named_modules()
-            if isinstance(part, PriorLatentCoder) and name.startswith(stage.calibrate)
+            if isinstance(part, CMFRLatentCoder) and name.startswith(stage.calibrate)
         ]
         module.eval()
         calibrate(coders, run)
@@ -246,8 +250,10 @@ class Trainer:
 
     def _head(self, stage: StageConfig) -> dict[str, Any]:
         return {
-            "stage": stage.name, "step": self.progress.step, "total": self.progress.total_steps,
-        }  # fmt: skip
+            "stage": stage.name,
+            "step": self.progress.step,
+            "total": self.progress.total_steps,
+        }
 
     def _log(self, stage: StageConfig) -> None:
         values = self.means.read(self.team)
@@ -259,7 +265,7 @@ class Trainer:
         assert self.optimizer is not None
         values |= {
             "lr": self.optimizer.lr,
-            "epoch": self.plans[self.progress.stage].epoch(self.progress.step),
+            "epoch": self.samplers[self.progress.stage].epoch(self.progress.step),
             "samples_per_second": samples / (now - then),
         }
         if self.device.type == "cuda":
@@ -280,9 +286,10 @@ class Trainer:
         best = self.progress.best
         if best.get("objective") != stage.objective or score < best["score"]:
             self.progress.best = {
-                "objective": stage.objective, "score": score,
+                "objective": stage.objective,
+                "score": score,
                 "total_steps": self.progress.total_steps,
-            }  # fmt: skip
+            }
             self.run_dir.save_weights(BEST, self.ema, self.progress.total_steps)
 
 
@@ -292,6 +299,6 @@ def train(cfg: TrainConfig) -> str | None:
     try:
         trainer = Trainer(cfg)
         told = trainer.run()
-        return told if trainer.team.leads else None
+        return told if trainer.team.is_main else None
     finally:
         leave()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cmfr.config import LATENT_STRIDE
-from cmfr.models.video_model import VideoCodec
+from cmfr.models.video_model import VideoModel
 from cmfr.nn.densities import weights_of
 from cmfr.training.config import LossConfig, ValidationConfig
 from cmfr.training.data.datasets import Clip, ClipSet
@@ -47,7 +47,7 @@ class Validation:
         self.clips = [_start(clips, index, cfg.frames) for index in chosen]
 
     @torch.no_grad()
-    def run(self, model: VideoCodec, intra: bool) -> list[RDPoint]:
+    def run(self, model: VideoModel, intra: bool) -> list[RDPoint]:
         """A point per quality. intra: code the first frames alone, as I-frames."""
         jobs = [(clip, quality) for quality in self.cfg.qualities for clip in self.clips]
         training, intra_training = model.training, model.intra.training
@@ -76,7 +76,7 @@ class Validation:
         return math.exp(sum(map(math.log, costs)) / len(costs))
 
     def _code(
-        self, model: VideoCodec, clip: Clip, quality: int, intra: bool
+        self, model: VideoModel, clip: Clip, quality: int, intra: bool
     ) -> tuple[float, float, float]:
         """(bpp, PSNR-YUV, D) of one clip."""
         device = self.team.device
@@ -109,7 +109,7 @@ def _start(clips: ClipSet, index: int, frames: int) -> Clip:
 
 
 @contextlib.contextmanager
-def averaged(model: VideoCodec, ema: dict[str, Tensor]) -> Iterator[None]:
+def averaged(model: VideoModel, ema: dict[str, Tensor]) -> Iterator[None]:
     """The model with the averaged weights; afterwards its own are back."""
     live = weights_of(model)
     own = {name: value.clone() for name, value in live.items()}

@@ -38,9 +38,12 @@ def outcomes(
 
 
 def _one_by_one(
-    work: Callable[[Job, Count], Result], jobs: Sequence[Job], processes: int,
-    threads: int | None, progress: Count,
-) -> Generator[tuple[Job, Result | Exception], None, None]:  # fmt: skip
+    work: Callable[[Job, Count], Result],
+    jobs: Sequence[Job],
+    processes: int,
+    threads: int | None,
+    progress: Count,
+) -> Generator[tuple[Job, Result | Exception], None, None]:
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
@@ -56,9 +59,12 @@ def _one_by_one(
 
 
 def _side_by_side(
-    work: Callable[[Job, Count], Result], jobs: Sequence[Job], processes: int,
-    threads: int | None, progress: Count,
-) -> Generator[tuple[Job, Result | Exception], None, None]:  # fmt: skip
+    work: Callable[[Job, Count], Result],
+    jobs: Sequence[Job],
+    processes: int,
+    threads: int | None,
+    progress: Count,
+) -> Generator[tuple[Job, Result | Exception], None, None]:
     spawn = multiprocessing.get_context("spawn")
     counter, told = spawn.Value("Q", 0), 0
     others = set(multiprocessing.active_children())

@@ -17,9 +17,13 @@ def versions() -> dict[str, str]:
     """Git revision, libraries, machine: what training runs and results record."""
     try:
         revision = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent,
-            capture_output=True, text=True, timeout=10, check=True,
-        ).stdout.strip()  # fmt: skip
+            ["git", "describe", "--always", "--dirty"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         revision = "unknown"
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"

@@ -22,7 +22,7 @@ MS_SSIM_MIN_SIDE = 161  # pytorch-msssim: five scales of an 11-tap window
 
 
 @dataclass(frozen=True)
-class FrameQuality:
+class FrameMetrics:
     """dB per plane (Y, U, V or R, G, B), their combination, MS-SSIM (None: frame too small)."""
 
     psnr: tuple[float, float, float]
@@ -39,7 +39,7 @@ def plane_psnr(a: np.ndarray, b: np.ndarray, peak: int) -> float:
     return min(PSNR_CAP, 10 * float(np.log10(peak * peak / mse))) if mse else PSNR_CAP
 
 
-def compare(a: Frame, b: Frame, info: VideoInfo) -> FrameQuality:
+def compare(a: Frame, b: Frame, info: VideoInfo) -> FrameMetrics:
     """Quality of `b` against `a`. RGB pictures: MSE over the three planes instead of 6:1:1."""
     peak = 2**info.bit_depth - 1
     first, second, third = (plane_psnr(p, q, peak) for p, q in zip(a.planes, b.planes, strict=True))
@@ -47,7 +47,7 @@ def compare(a: Frame, b: Frame, info: VideoInfo) -> FrameQuality:
         combined = plane_psnr(np.stack(a.planes), np.stack(b.planes), peak)
     else:
         combined = (6 * first + second + third) / 8
-    return FrameQuality((first, second, third), combined, frame_ms_ssim(a, b, info))
+    return FrameMetrics((first, second, third), combined, frame_ms_ssim(a, b, info))
 
 
 def frame_ms_ssim(a: Frame, b: Frame, info: VideoInfo) -> float | None:

@@ -21,7 +21,7 @@ from cmfr.ablation.run import standing, write_clip
 from cmfr.cli.main import main
 from cmfr.codec.checkpoint import read_weights, save_weights
 from cmfr.evaluation.records import read_results
-from cmfr.models.video_model import VideoCodec
+from cmfr.models.video_model import VideoModel
 from cmfr.nn.densities import weights_of
 from cmfr.training.config import load_train_config
 from cmfr.utils.yaml_config import differences, plain
@@ -255,7 +255,7 @@ def test_given_weights_are_taken(tmp_path, capsys):
     cfg = load_ablation(SMOKE, SHORT)
     options = ["evaluation.qualities=[0, 63]", "evaluation.generated.clips=1"]
     for name, run in resolve(cfg).items():
-        save_weights(tmp_path / f"{name}.safetensors", weights_of(VideoCodec(run.model)), run.model)
+        save_weights(tmp_path / f"{name}.safetensors", weights_of(VideoModel(run.model)), run.model)
         options.append(f"variants.{name}.weights={tmp_path / name}.safetensors")
     folder = tmp_path / "run"
     assert ablate(folder, *options) == 0

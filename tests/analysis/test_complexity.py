@@ -3,11 +3,11 @@ import torch
 
 from cmfr.analysis.complexity import attributed, count, count_parts
 from cmfr.models.presets import PRESETS
-from cmfr.models.video_model import VideoCodec
+from cmfr.models.video_model import VideoModel
 
 
 def measured(name):
-    return count(VideoCodec(PRESETS[name]))
+    return count(VideoModel(PRESETS[name]))
 
 
 def test_budget_of_the_small_model():

@@ -10,7 +10,7 @@ from cmfr.analysis.diagnosis_table import DiagnosedSequence
 from cmfr.cli.main import main
 from cmfr.codec.checkpoint import save_weights
 from cmfr.models.presets import PRESETS
-from cmfr.models.video_model import VideoCodec
+from cmfr.models.video_model import VideoModel
 from cmfr.nn.densities import weights_of
 
 NANO = PRESETS["cmfr-nano"]
@@ -19,7 +19,7 @@ SIZE = 48, 80
 
 @pytest.fixture(scope="module")
 def sequence():
-    return DiagnosedSequence.of("moving", moving_clip(8, *SIZE).unbind(1), VideoCodec(NANO))
+    return DiagnosedSequence.of("moving", moving_clip(8, *SIZE).unbind(1), VideoModel(NANO))
 
 
 def tables(model, *sequences):
@@ -50,7 +50,7 @@ def test_what_a_fresh_model_is(sequence):
     """Equal features cancel, the motion codec hands on what was estimated (but what rate-distortion
     optimized quantization drops), and little is spent before any training."""
     torch.manual_seed(0)
-    fresh = row(untrained(VideoCodec(PRESETS["cmfr-s"]).eval(), [sequence]))
+    fresh = row(untrained(VideoModel(PRESETS["cmfr-s"]).eval(), [sequence]))
     assert fresh["equal features"] > 50 and fresh["bpp q42"] < 5
     assert fresh["est. flow"] == pytest.approx(fresh["decoded flow"], abs=2.5)
 
@@ -66,7 +66,7 @@ def test_a_part_that_does_nothing_shows(sequence):
 def test_what_cannot_be_diagnosed(sequence):
     with pytest.raises(ValueError, match="dcvc-dc-nano is no CMFR"):
         tables(lively_dcvc(PRESETS["dcvc-dc-nano"]), sequence)
-    short = DiagnosedSequence.of("short", moving_clip(7, *SIZE).unbind(1), VideoCodec(NANO))
+    short = DiagnosedSequence.of("short", moving_clip(7, *SIZE).unbind(1), VideoModel(NANO))
     with pytest.raises(ValueError, match="short: 8 frames are needed, 7 given"):
         tables(lively(NANO), short)
 

@@ -20,7 +20,7 @@ from cmfr.codec.checkpoint import (
 from cmfr.codec.codec import load_codec
 from cmfr.codec.model_files import find_weights
 from cmfr.evaluation.records import load_json
-from cmfr.models.video_model import VideoCodec
+from cmfr.models.video_model import VideoModel
 from cmfr.nn.densities import weights_of
 from cmfr.utils.errors import UserError
 from cmfr.utils.files import atomic_write
@@ -41,7 +41,7 @@ def weights_file(tmp_path, nano, nano_config):
 def test_the_file_alone_builds_the_model(weights_file, nano, nano_config):
     cfg, weights, metadata = read_weights(weights_file)
     assert cfg == nano_config and metadata["note"] == "test"
-    model = VideoCodec(cfg)
+    model = VideoModel(cfg)
     load_weights(model, weights, "file")
     for name, value in weights_of(model).items():
         assert torch.equal(value, weights_of(nano)[name].half().float()), name
@@ -72,8 +72,8 @@ def test_the_hash_is_of_values_not_of_memory():
     assert weights_hash({"a": odd}) == weights_hash({"a": plain})
 
 
-class RenamedCodec(VideoCodec):
-    """What `VideoCodec` is after somebody called its intra codec something else."""
+class RenamedCodec(VideoModel):
+    """What `VideoModel` is after somebody called its intra codec something else."""
 
     def __init__(self, cfg):
         super().__init__(cfg)
@@ -96,7 +96,7 @@ def test_streams_stay_decodable_when_parameters_are_renamed(tmp_path, renamed_we
     renamed = tmp_path / "renamed.safetensors"
     save_weights(renamed, renamed_weights, cfg, weights_id=weights_id_of(metadata))
     load_codec(OLD_WEIGHTS, "cpu").decode_video(OLD_STREAM, tmp_path / "a_64x48.yuv")
-    monkeypatch.setattr("cmfr.codec.model_files.VideoCodec", RenamedCodec)
+    monkeypatch.setattr("cmfr.codec.model_files.VideoModel", RenamedCodec)
     load_codec(renamed, "cpu").decode_video(OLD_STREAM, tmp_path / "b_64x48.yuv")
     assert (tmp_path / "a_64x48.yuv").read_bytes() == (tmp_path / "b_64x48.yuv").read_bytes()
 
@@ -131,7 +131,7 @@ def test_one_id_is_printed_everywhere(tmp_path, capsys, yuv_file):
 
 def test_strict_loading_names_what_does_not_fit(weights_file, nano_config):
     _, weights, _ = read_weights(weights_file)
-    model = VideoCodec(nano_config)
+    model = VideoModel(nano_config)
     name = "inter.frame_generator.tail.weight"
     with pytest.raises(ValueError, match=f"1 weights missing .{name}"):
         load_weights(model, {k: v for k, v in weights.items() if k != name}, "x")

@@ -12,7 +12,7 @@ from conftest import lively, lively_dcvc, write_yuv
 
 from cmfr.codec.bitstream import BitstreamReader, BitstreamWriter, DamagedFrame
 from cmfr.codec.codec import Codec, load_codec
-from cmfr.config import ModelConfig
+from cmfr.config import CMFRConfig
 from cmfr.models.presets import PRESETS
 from cmfr.nn.entropy_coder import BitReader
 from cmfr.utils.device import arithmetic
@@ -127,7 +127,7 @@ def test_other_sample_formats(codec, tmp_path, chroma, depth):
 
 
 def test_rgb_network_codes_yuv_of_known_color(tmp_path, yuv_file):
-    cfg = ModelConfig.model_validate({**PRESETS["cmfr-nano"].model_dump(), "color": "rgb"})
+    cfg = CMFRConfig.model_validate({**PRESETS["cmfr-nano"].model_dump(), "color": "rgb"})
     rgb = Codec(lively(cfg), bytes(8), torch.device("cpu"))
     with pytest.raises(ValueError, match="does not say its color matrix and range"):
         rgb.encode_video(yuv_file, tmp_path / "a.cmfr")
@@ -221,14 +221,14 @@ def test_other_arithmetic_is_an_error_that_names_the_frame(
     """One sample of a picture is one code away, and no symbol is."""
     codec.encode_video(yuv_file, tmp_path / "a.cmfr")
     part = codec.model.intra if intra else codec.model.inter
-    shown = part._shown
+    shown = part._clamped
 
     def other(x):
         x = shown(x)
         x[0, 0, 20, 30] += 1 / 255
         return x
 
-    monkeypatch.setattr(part, "_shown", other)
+    monkeypatch.setattr(part, "_clamped", other)
     here = arithmetic(codec.device)
     with pytest.raises(
         DamagedFrame, match=f"frame {frame} is damaged: .* is not the encoder's"
@@ -243,7 +243,7 @@ def test_other_arithmetic_is_an_error_that_names_the_frame(
 
 
 def test_the_checksum_is_of_what_was_encoded_not_of_what_is_said_of_it_now(tmp_path, yuv_file):
-    cfg = ModelConfig.model_validate({**PRESETS["cmfr-nano"].model_dump(), "color": "rgb"})
+    cfg = CMFRConfig.model_validate({**PRESETS["cmfr-nano"].model_dump(), "color": "rgb"})
     rgb = Codec(lively(cfg), bytes(8), torch.device("cpu"))
     rgb.encode_video(yuv_file, tmp_path / "a.cmfr", matrix="bt601", range="limited", frames=3)
     pictures = []

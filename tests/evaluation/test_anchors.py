@@ -19,7 +19,7 @@ from conftest import SHARED, write_yuv
 from test_published import command
 
 import cmfr.evaluation.anchors.ffmpeg as anchors
-from cmfr.evaluation.anchors.base import Source, frame_quality, video_sources
+from cmfr.evaluation.anchors.base import Source, frame_metrics, video_sources
 from cmfr.evaluation.anchors.ffmpeg import ENCODERS, Settings, code
 from cmfr.evaluation.conditions import DifferentConditions, Measurement, check_comparable
 from cmfr.evaluation.records import read_results
@@ -144,15 +144,15 @@ def test_rgb_is_measured_against_the_pictures_that_networks_get():
     source, decoded = map(rgb, pictures)
     reference = np.rint(source * 255) / 255
     mse = np.mean((reference - decoded) ** 2)
-    found = frame_quality(*pictures, info, RGB)
+    found = frame_metrics(*pictures, info, RGB)
     assert found["psnr_rgb"] == pytest.approx(-10 * math.log10(mse), abs=1e-4)
     assert found["psnr_y"] == plane_psnr(pictures[0].planes[0], pictures[1].planes[0], 255)
-    rounded = frame_quality(*pictures, info, replace(RGB, round_8bit=True))["psnr_rgb"]
+    rounded = frame_metrics(*pictures, info, replace(RGB, round_8bit=True))["psnr_rgb"]
     mse = np.mean((reference - np.rint(decoded * 255) / 255) ** 2)
     assert rounded == pytest.approx(-10 * math.log10(mse), abs=1e-4) != found["psnr_rgb"]
     limited = Measurement("rgb", "bt601", "limited")
-    assert abs(frame_quality(*pictures, info, limited)["psnr_rgb"] - found["psnr_rgb"]) > 0.5
-    yuv = frame_quality(*pictures, info, Measurement())
+    assert abs(frame_metrics(*pictures, info, limited)["psnr_rgb"] - found["psnr_rgb"]) > 0.5
+    yuv = frame_metrics(*pictures, info, Measurement())
     assert "ms_ssim_rgb" not in found and "psnr_rgb" not in yuv
 
 
@@ -160,11 +160,11 @@ def test_ms_ssim_of_equal_pictures_that_are_large_enough():
     info = VideoInfo(176, 162, Fraction(25), ColorInfo(), "420", 8)
     planes = tuple(np.full(s, 90, np.uint8) for s in info.plane_shapes)
     same = (Frame(planes), Frame(planes), info)
-    found = frame_quality(*same, replace(RGB, round_8bit=True))
+    found = frame_metrics(*same, replace(RGB, round_8bit=True))
     assert found["ms_ssim_y"] == found["ms_ssim_rgb"] == 1
     assert found["psnr_rgb"] == found["psnr_yuv"] == 100
     # Not rounded, they differ from the reference by what its rounding left.
-    assert 50 < frame_quality(*same, RGB)["psnr_rgb"] < 65
+    assert 50 < frame_metrics(*same, RGB)["psnr_rgb"] < 65
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="no such system calls here")

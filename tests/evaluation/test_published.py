@@ -25,7 +25,7 @@ from cmfr.evaluation.published import (
 from cmfr.evaluation.records import class_curve, write_results
 from cmfr.evaluation.sequences import load_test_set
 from cmfr.evaluation.whole_sets import whole_set
-from cmfr.report.collect import Codec
+from cmfr.report.collect import CodecResults
 from cmfr.report.text import CLASS, MEAN
 
 VECTORS = SHARED / "parity" / "bdrate_vectors.json"
@@ -66,7 +66,7 @@ def test_bd_rate_of_the_published_curves_by_hand():
     """Past `bd_rates`: plain unweighted averages of the seven UVG sequences, all of 96 frames."""
     sides = []
     for name in ("vtm", "dcvc-dc"):
-        places = Codec.of(name, published(name)).places.items()
+        places = CodecResults.of(name, published(name)).places.items()
         found = [class_curve(p, "psnr_rgb") for (dataset, _), p in places if dataset == "uvg"]
         points = zip(*found, strict=True)
         sides.append([tuple(fmean(x) for x in zip(*p, strict=True)) for p in points])
@@ -104,7 +104,7 @@ def test_published_curves_rise():
     for name in published_names():
         for metric in ("psnr_rgb", "psnr_yuv"):
             records = [r for r in published(name) if metric in r.average().quality]
-            for key, place in Codec.of(name, records).places.items():
+            for key, place in CodecResults.of(name, records).places.items():
                 points = class_curve(place, metric)
                 assert points == sorted(points), key
                 qualities = [quality for _, quality in points]

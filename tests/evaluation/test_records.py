@@ -26,7 +26,7 @@ from cmfr.evaluation.records import (
     read_results,
     write_results,
 )
-from cmfr.report.collect import Codec
+from cmfr.report.collect import CodecResults
 
 
 def yuv_frame(kind, bits, y, **more):
@@ -231,7 +231,7 @@ def test_torch_is_not_needed():
 
 def test_curves_are_by_codec_and_sequence_in_order_of_rate():
     records = [record(rate, name) for rate in (2, 0, 1) for name in ("a", "b")]
-    places = Codec.of("ours", records).places
+    places = CodecResults.of("ours", records).places
     assert list(places) == [("set", "a"), ("set", "b")]
     points = class_curve(places["set", "a"], "psnr_y")
     assert points == sorted(points) and len(points) == 3

@@ -23,7 +23,7 @@ from cmfr.evaluation.sequences import TestSequence
 from cmfr.models.base import FrameSize
 from cmfr.models.presets import PRESETS
 from cmfr.models.state import FrameOutput, ReferenceState
-from cmfr.models.video_model import VideoCodec
+from cmfr.models.video_model import VideoModel
 from cmfr.nn.densities import weights_of
 from cmfr.nn.entropy_coder import BitEstimator
 from cmfr.utils import versions
@@ -176,7 +176,7 @@ def test_an_identity_rgb_codec_gets_the_cap(place, tmp_path, name, colors):
             pytest.skip("no development sequences here")
         width, height = map(int, name.rpartition("_")[2].split("x"))
         info |= {"name": name, "width": width, "height": height}
-    codec = Codec(VideoCodec(PRESETS["dcvc-dc-nano"].model_copy(update={"color": "rgb"})),
+    codec = Codec(VideoModel(PRESETS["dcvc-dc-nano"].model_copy(update={"color": "rgb"})),
                   bytes(8), torch.device("cpu"))  # fmt: skip
     codec.model.encode_frame, codec.model.decode_frame = (
         Identity().encode_frame, Identity().decode_frame,

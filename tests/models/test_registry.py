@@ -10,13 +10,13 @@ from torch import nn
 
 from cmfr.codec.checkpoint import save_weights
 from cmfr.codec.codec import load_codec
-from cmfr.config import CodecConfig, ModelConfig
+from cmfr.config import CMFRConfig, CodecConfig
 from cmfr.models.base import FrameCodec, FrameSize, InterCodec
 from cmfr.models.cmfr.residual_modes import RESIDUAL_MODES, FeatureResidual, Subtrahend
 from cmfr.models.presets import PRESETS
 from cmfr.models.registry import FAMILIES, Family, parse_model, with_present_names
 from cmfr.models.state import FrameOutput, ReferenceState
-from cmfr.models.video_model import VideoCodec
+from cmfr.models.video_model import VideoModel
 from cmfr.nn.densities import GAUSSIAN, weights_of
 from cmfr.training.config import LossConfig, StageConfig
 from cmfr.training.stage import StageModel
@@ -57,7 +57,7 @@ class DifferenceIntra(FrameCodec[FrameSize]):
 
     def _code(self, coder, x, quality, past):
         grey = torch.full((len(quality), 3, *past), 0.5, device=quality.device)
-        x_hat = self._shown(self.difference(coder, x, grey, quality))
+        x_hat = self._clamped(self.difference(coder, x, grey, quality))
         return FrameOutput(x_hat, ReferenceState(x_hat))
 
 
@@ -72,7 +72,7 @@ class DifferenceInter(InterCodec):
         return 3 * size.height * size.width
 
     def _code(self, coder, x, quality, past):
-        x_hat = self._shown(self.difference(coder, x, past.frame, quality))
+        x_hat = self._clamped(self.difference(coder, x, past.frame, quality))
         return FrameOutput(x_hat, ReferenceState(x_hat, position=past.position + 1))
 
 
@@ -104,7 +104,7 @@ def through_files(model, tmp_path):
 
 
 def test_a_sixth_residual_mode(half, tmp_path):
-    assert isinstance(half, ModelConfig) and half.residual == "half"
+    assert isinstance(half, CMFRConfig) and half.residual == "half"
     coded = through_files(lively(half), tmp_path)
     assert coded[1].output.motion.mask is None
 
@@ -115,14 +115,14 @@ def test_an_unknown_residual_mode_is_an_error_that_names_them():
 
 
 def test_a_family_without_motion(difference, tmp_path):
-    model = VideoCodec(difference).eval()
+    model = VideoModel(difference).eval()
     coded = through_files(model, tmp_path)
     assert all(frame.output.motion is None for frame in coded)
     assert [frame.intra for frame in coded] == [True, False, False, False]
 
 
 def test_a_family_without_motion_is_trained(difference):
-    model, clip = VideoCodec(difference), moving_clip(3, 32, 32)
+    model, clip = VideoModel(difference), moving_clip(3, 32, 32)
     stage = StageConfig(
         name="s", objective="inter", trainable=["inter"], steps=2, frames=3, crop=32, lr=1e-3
     )
@@ -138,7 +138,7 @@ def test_a_family_without_motion_is_trained(difference):
 
 
 def test_weights_of_earlier_versions_get_their_present_names():
-    now = weights_of(VideoCodec(PRESETS["cmfr-nano"]))
+    now = weights_of(VideoModel(PRESETS["cmfr-nano"]))
     before = {name.replace("residual_mode.", ""): value for name, value in now.items()}
     assert before.keys() != now.keys()
     assert with_present_names(before, "cmfr").keys() == now.keys()

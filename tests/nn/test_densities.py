@@ -4,12 +4,12 @@ import sys
 import torch
 from compressai.entropy_models import EntropyBottleneck
 
-from cmfr.nn.densities import HyperBottleneck
+from cmfr.nn.densities import FactorizedDensity
 
 
 def bottleneck():
     torch.manual_seed(3)
-    model = HyperBottleneck(8)
+    model = FactorizedDensity(8)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:

@@ -14,7 +14,7 @@ from cmfr.nn.densities import (
     DCVC_LAPLACIAN,
     GAUSSIAN,
     FactorizedBitEstimator,
-    HyperBottleneck,
+    FactorizedDensity,
 )
 from cmfr.nn.entropy_coder import (
     BadPayload,
@@ -44,7 +44,7 @@ def coded_by(coder, values, mean, scale, z, model, skip=0.15, density=GAUSSIAN):
 
 def trained_bottleneck():
     torch.manual_seed(1)
-    model = HyperBottleneck(4)
+    model = FactorizedDensity(4)
     with torch.no_grad():
         for bias in model.biases:
             bias.mul_(2)

@@ -4,7 +4,7 @@ from conftest import moving_clip
 from torch import nn
 
 from cmfr.models.presets import PRESETS
-from cmfr.models.video_model import VideoCodec
+from cmfr.models.video_model import VideoModel
 from cmfr.nn.init import (
     analysis_start,
     haar_bands,
@@ -18,7 +18,7 @@ from cmfr.nn.layers import conv, upsample
 
 @pytest.fixture
 def no_leak(monkeypatch):
-    monkeypatch.setattr("cmfr.nn.init.LEAK", 0.0)
+    monkeypatch.setattr("cmfr.nn.init.SMALL_GAIN", 0.0)
 
 
 @pytest.mark.parametrize("outputs", [20, 30, 9])
@@ -77,7 +77,7 @@ def test_too_few_channels_start_at_random():
 @pytest.fixture(scope="module")
 def untrained():
     torch.manual_seed(0)
-    return VideoCodec(PRESETS["cmfr-s"]).eval()
+    return VideoModel(PRESETS["cmfr-s"]).eval()
 
 
 def test_an_untrained_codec_shows_the_picture(untrained):

@@ -3,7 +3,7 @@ import torch
 
 from cmfr.config import LatentConfig
 from cmfr.nn.entropy_coder import BitEstimator
-from cmfr.nn.latent_coder import PriorLatentCoder, calibrate, step_masks
+from cmfr.nn.latent_coder import CMFRLatentCoder, calibrate, step_masks
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
@@ -18,7 +18,7 @@ def test_each_channel_group_is_coded_once_at_every_position(steps, size):
 def coder_of(config, steps):
     torch.manual_seed(0)
     section = LatentConfig(latent=8, hyper=4, prior=8, spatial_steps=steps)
-    return PriorLatentCoder(config, "y", section, 3).eval()
+    return CMFRLatentCoder(config, "y", section, 3).eval()
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])

@@ -28,7 +28,7 @@ from cmfr.evaluation.records import (
     class_curve,
     write_results,
 )
-from cmfr.report.collect import Codec, metric_title
+from cmfr.report.collect import CodecResults, metric_title
 from cmfr.report.comparison import build
 from cmfr.report.text import MEAN
 
@@ -257,7 +257,7 @@ def test_means_are_over_the_sequences_that_have_a_number():
 
     def curves(name, of):
         quality = {"ms_ssim_y": 0.5}
-        return Codec.of(name, [
+        return CodecResults.of(name, [
             Record("set", sequence, name, i, None, 64, 48, None, Conditions(
                 "yuv420", intra_period=-1, frames=2, rounding="8bit"), averages={"all": Average(
                     2, factor * 2.0**i, {**quality, "psnr_yuv": 30 + 2.0 * i + shift})})

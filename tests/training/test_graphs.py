@@ -6,7 +6,7 @@ import torch
 from test_rehearsal import INTER, step_of
 
 from cmfr.models.presets import PRESETS
-from cmfr.models.video_model import VideoCodec
+from cmfr.models.video_model import VideoModel
 from cmfr.training.config import TrainConfig, load_train_config
 from cmfr.training.distributed import Team
 from cmfr.training.graphs import GraphedPass, Pass, obstacle, pattern
@@ -58,7 +58,7 @@ def graphed(step, tape):
 def trained(changes, tape=None):
     """Weights and the log's means after three steps from the same start."""
     torch.manual_seed(0)
-    step, clip, quality = step_of(changes, VideoCodec(PRESETS["cmfr-nano"]))
+    step, clip, quality = step_of(changes, VideoModel(PRESETS["cmfr-nano"]))
     if tape:
         graphed(step, tape)
     for number, position in enumerate([0, 30, 1]):
@@ -92,7 +92,7 @@ def module_of(model="cmfr-nano", **changes):
         "stages": [stage],
     })  # fmt: skip
     torch.manual_seed(0)
-    module = StageModel(VideoCodec(cfg.model), cfg.loss, cfg.stages[0], bf16=False)
+    module = StageModel(VideoModel(cfg.model), cfg.loss, cfg.stages[0], bf16=False)
     return cfg, module
 
 
@@ -105,7 +105,7 @@ def test_equal_patterns_compute_the_same_and_others_do_not():
     clip, quality = torch.rand(1, 3, 3, 32, 32), torch.tensor([30])
     for position in module.positions:
         torch.manual_seed(1)
-        module.share_noise(0, 1)
+        module.set_noise(0, 1)
         past = module.reference(clip[:, 0], quality, position)
         loss = float(module(clip[:, 1:], quality, past, 1.0, position).loss.detach())
         losses.setdefault(pattern(module, position), set()).add(loss)
@@ -116,7 +116,7 @@ def test_equal_patterns_compute_the_same_and_others_do_not():
 
 def test_every_graph_of_a_stage_is_captured_at_its_first_step():
     torch.manual_seed(0)
-    step, clip, quality = step_of({**CASCADE, "accumulate": 2}, VideoCodec(PRESETS["cmfr-nano"]))
+    step, clip, quality = step_of({**CASCADE, "accumulate": 2}, VideoModel(PRESETS["cmfr-nano"]))
     tape = Tape()
     passes = graphed(step, tape).run.graphed
     patterns = {pattern(step.module, position) for position in step.module.positions}

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cmfr.models.presets import PRESETS
-from cmfr.models.video_model import VideoCodec
+from cmfr.models.video_model import VideoModel
 from cmfr.training.config import TrainConfig
 from cmfr.training.distributed import Team
 from cmfr.training.log import Means
@@ -98,7 +98,7 @@ def step_of(changes, model, device="cpu"):
 @pytest.mark.parametrize("name", STAGES)
 def test_a_step_never_waits_for_a_gpu_and_launches_no_more_kernels(name):
     changes, bound = STAGES[name]
-    step, clip, quality = step_of(changes, VideoCodec(PRESETS["cmfr-nano"]))
+    step, clip, quality = step_of(changes, VideoModel(PRESETS["cmfr-nano"]))
     step(clip, quality, Progress(), 30)  # what is made once and kept is made here
     with Watch() as seen:
         step(clip, quality, Progress(step=1, total_steps=1), 30)
@@ -113,7 +113,7 @@ def test_no_devices_are_mixed_on_a_gpu(name):
     Forward and the optimizer; the backward pass makes no tensors of its own."""
     changes = {**STAGES[name][0], "batch": 1}
     changes["frames"] = min(2, changes["frames"])
-    model = VideoCodec(PRESETS["cmfr-nano"])
+    model = VideoModel(PRESETS["cmfr-nano"])
     with FakeTensorMode(allow_non_fake_inputs=True), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there is no GPU for autocast
         try:
@@ -124,7 +124,7 @@ def test_no_devices_are_mixed_on_a_gpu(name):
         frames = step.module.updates(clip.shape[1])[0]
 
         def forward():
-            step.module.share_noise(0, 1)
+            step.module.set_noise(0, 1)
             past = step.module.reference(clip[:, 0], quality, 30)
             return step.module(clip[:, frames], quality, past, 1.0, 30)
 

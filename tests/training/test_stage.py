@@ -3,7 +3,7 @@ import torch
 from conftest import moving_clip
 
 from cmfr.models.presets import PRESETS
-from cmfr.models.video_model import VideoCodec
+from cmfr.models.video_model import VideoModel
 from cmfr.nn.entropy_coder import TrainingNoise
 from cmfr.training.config import LossConfig, StageConfig
 from cmfr.training.stage import StageModel, learning_rate, rate_weight
@@ -20,7 +20,7 @@ def stage_of(**changes):
 
 def module_of(stage, bf16=False):
     torch.manual_seed(0)
-    return StageModel(VideoCodec(PRESETS["cmfr-nano"]), LossConfig(), stage, bf16)
+    return StageModel(VideoModel(PRESETS["cmfr-nano"]), LossConfig(), stage, bf16)
 
 
 def gradients(stage, parts=1, bf16=False):
@@ -30,7 +30,7 @@ def gradients(stage, parts=1, bf16=False):
     for i in range(parts):
         x, q = CLIP[i * size : (i + 1) * size], QUALITY[i * size : (i + 1) * size]
         torch.manual_seed(5)
-        module.share_noise(i * size, len(CLIP))
+        module.set_noise(i * size, len(CLIP))
         past = module.reference(x[:, 0], q, 0)
         torch.manual_seed(6)
         (frames,) = module.updates(4)

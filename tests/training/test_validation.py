@@ -52,10 +52,10 @@ def test_training_goes_on_as_before(nano):
 
 def test_averaged_weights_are_put_back():
     torch.manual_seed(0)
-    from cmfr.models.video_model import VideoCodec
+    from cmfr.models.video_model import VideoModel
     from cmfr.nn.densities import weights_of
 
-    model = VideoCodec(PRESETS["cmfr-nano"])
+    model = VideoModel(PRESETS["cmfr-nano"])
     own = {name: value.clone() for name, value in weights_of(model).items()}
     other = {name: value + 1 for name, value in own.items()}
     with averaged(model, other):

@@ -43,10 +43,11 @@ def test_sources(
     sequences.find_set. Raises ValueError, FileNotFoundError."""
     found = find_set(name_or_yaml, root, None, frames, tell)
     return [
-        Source(found.dataset, s.name, partial(open_sequence, path, s), frames or s.frames,
-               found.names)
+        Source(
+            found.dataset, s.name, partial(open_sequence, path, s), frames or s.frames, found.names
+        )
         for s, path in found.sequences
-    ]  # fmt: skip
+    ]
 
 
 def video_sources(videos: Sequence[Path]) -> list[Source]:
@@ -85,9 +86,12 @@ Code = Callable[[float, int], Record]  # a rate and its index
 
 
 def code_all(
-    sources: Sequence[Source], settings: Any, output: Path,
-    coder: Callable[[Source], AbstractContextManager[Code]], module: str,
-) -> list[Record]:  # fmt: skip
+    sources: Sequence[Source],
+    settings: Any,
+    output: Path,
+    coder: Callable[[Source], AbstractContextManager[Code]],
+    module: str,
+) -> list[Record]:
     """Code all sequences at all rates, by what `coder` of `module` gives for a sequence. The
     results file grows by each record that is done, and what it holds already, from the same
     command, is not coded again. settings: see `ffmpeg.Settings`.
@@ -166,7 +170,7 @@ def check_rates(rates: Sequence[float], intra_period: int, frames: int | None) -
 # --- quality
 
 
-def frame_quality(
+def frame_metrics(
     source: Frame, decoded: Frame, info: VideoInfo, measurement: Measurement
 ) -> dict[str, float]:
     """Metrics by name: of the stored samples, and where RGB is measured of what both become in RGB.
@@ -200,4 +204,4 @@ def compare_videos(
     if (one.plane_shapes, one.bit_depth) != (other.plane_shapes, other.bit_depth):
         raise UserError(f"{source.path} was coded, but {other.width}x{other.height} decoded")
     pairs = zip(islice(source, frames), decoded, strict=True)
-    return [frame_quality(a, b, one, measurement) for a, b in pairs]
+    return [frame_metrics(a, b, one, measurement) for a, b in pairs]

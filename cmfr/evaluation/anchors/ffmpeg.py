@@ -127,9 +127,16 @@ class Settings:
             return {"preset": preset, self.mode: value, "svtav1-params": parameters}
         period = str(_NEVER if self.intra_period == -1 else self.intra_period)
         options = {
-            "deadline": "good", "cpu-used": preset, "lag-in-frames": "0", "auto-alt-ref": "0",
-            "row-mt": "0", "b": "0", "crf": value, "g": period, "keyint_min": period,
-        }  # fmt: skip
+            "deadline": "good",
+            "cpu-used": preset,
+            "lag-in-frames": "0",
+            "auto-alt-ref": "0",
+            "row-mt": "0",
+            "b": "0",
+            "crf": value,
+            "g": period,
+            "keyint_min": period,
+        }
         return {**options, "qmin": value, "qmax": value} if self.mode == "qp" else options
 
 
@@ -172,16 +179,26 @@ def code(source: Source, settings: Settings, rate: float, rate_index: int) -> Re
     )
     done = time.perf_counter()
     return Record(
-        source.dataset, source.name, settings.name, rate_index,
-        int(rate) if rate == int(rate) else rate, info.width, info.height, info.frame_rate,
-        conditions(source, info, settings, len(frames)), frames,
+        source.dataset,
+        source.name,
+        settings.name,
+        rate_index,
+        int(rate) if rate == int(rate) else rate,
+        info.width,
+        info.height,
+        info.frame_rate,
+        conditions(source, info, settings, len(frames)),
+        frames,
         metadata={
-            "encoder": encoder.library, "parameters": options, "threads": settings.threads,
-            "bit_depth": info.bit_depth, **library_versions(encoder.library),
+            "encoder": encoder.library,
+            "parameters": options,
+            "threads": settings.threads,
+            "bit_depth": info.bit_depth,
+            **library_versions(encoder.library),
         },
         times=Times(encode=(encoded - began) / len(frames), total=done - began),
         set_sequences=source.set_sequences,
-    )  # fmt: skip
+    )
 
 
 def _encode(

@@ -159,15 +159,24 @@ def _code(
     result.unlink()
     done = time.perf_counter()
     return Record(
-        source.dataset, source.name, settings.codec, rate_index, qp, *size, info.frame_rate,
+        source.dataset,
+        source.name,
+        settings.codec,
+        rate_index,
+        qp,
+        *size,
+        info.frame_rate,
         conditions(source, info, settings, frames),
         metadata={
-            "encoder": settings.binary.name, "configuration": settings.config.name,
-            "parameters": parameters, "version": version[1] if version else None,
+            "encoder": settings.binary.name,
+            "configuration": settings.config.name,
+            "parameters": parameters,
+            "version": version[1] if version else None,
         },
         times=Times(encode=(encoded - began) / frames, total=done - began),
-        set_sequences=source.set_sequences, **known,
-    )  # fmt: skip
+        set_sequences=source.set_sequences,
+        **known,
+    )
 
 
 def _call(command: list[str], source: Source) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cmfr.config import CodecConfig, ModelConfig
+from cmfr.config import CMFRConfig, CodecConfig
 from cmfr.models.cmfr.motion import BlendedMotion
 from cmfr.models.state import ReferenceState
-from cmfr.nn.init import LEAK, identity_start
+from cmfr.nn.init import SMALL_GAIN, identity_start
 from cmfr.nn.layers import block, conv, resize_flow, upsample, warp
 
 
@@ -16,7 +16,7 @@ class FeatureAdaptor(nn.Module):
     """Reads the reference: the propagated feature, or the frame alone.
 
     The frame alone is read where there is no feature, after an I-frame and at a temporal feature
-    refresh (`VideoCodec.refreshed`), and always where none propagates. Otherwise one of several
+    refresh (`VideoModel.refreshed`), and always where none propagates. Otherwise one of several
     1x1 convolutions reads the feature, chosen by the position in the hierarchical quality pattern.
     CMFR's and DCVC's are the same, but for `of_frame`, which reads the frame.
     """
@@ -47,16 +47,16 @@ class TemporalContext(nn.Module):
     The finest features follow all hypotheses of the motion, the others their mean.
     """
 
-    def __init__(self, cfg: ModelConfig) -> None:
+    def __init__(self, cfg: CMFRConfig) -> None:
         super().__init__()
         c0, c1, c2 = cfg.context_channels
         self.extract1 = nn.Sequential(conv(c0, c1, stride=2), block(cfg, c1))
         self.extract2 = nn.Sequential(conv(c1, c2, stride=2), block(cfg, c2))
         self.up2 = upsample(c2, c1)
         self.up1 = nn.Sequential(upsample(2 * c1, c0), block(cfg, c0))
-        self.out2 = conv(c2, c2, gain=LEAK)
-        self.out1 = conv(2 * c1, c1, 1, gain=LEAK)
-        self.out0 = conv(2 * c0, c0, 1, gain=LEAK)
+        self.out2 = conv(c2, c2, gain=SMALL_GAIN)
+        self.out1 = conv(2 * c1, c1, 1, gain=SMALL_GAIN)
+        self.out0 = conv(2 * c0, c0, 1, gain=SMALL_GAIN)
 
     def forward(self, feature: Tensor, motion: BlendedMotion) -> tuple[Tensor, Tensor, Tensor]:
         """feature [B, C0, h, w] -> contexts at (h, w), (h/2, w/2), (h/4, w/4)."""

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmfr.config import ModelConfig
-from cmfr.nn.init import LEAK, identity_start, pixel_start
+from cmfr.config import CMFRConfig
+from cmfr.nn.init import SMALL_GAIN, identity_start, pixel_start
 from cmfr.nn.layers import block, conv
 from cmfr.nn.portable import encoder_only
 
@@ -47,7 +47,7 @@ class FrameStem(nn.Module):
 class FeatureExtractor(nn.Module):
     """Features f_x of the target frame (paper: claim 2; layers are ours)."""
 
-    def __init__(self, cfg: ModelConfig) -> None:
+    def __init__(self, cfg: CMFRConfig) -> None:
         super().__init__()
         width = cfg.context_channels[0]
         self.stem = FrameStem(cfg.feature_stride, width, flat_chroma=cfg.flat_chroma)
@@ -61,7 +61,7 @@ class FeatureExtractor(nn.Module):
 class PredictedFeatureExtractor(nn.Module):
     """Features f_p of the predicted frame and the finest context (layers are ours)."""
 
-    def __init__(self, cfg: ModelConfig) -> None:
+    def __init__(self, cfg: CMFRConfig) -> None:
         super().__init__()
         width = cfg.context_channels[0]
         self.stem = FrameStem(cfg.feature_stride, width, width, cfg.flat_chroma)
@@ -79,7 +79,7 @@ class MaskPredictor(nn.Module):
     is linear before a steep sigmoid: the whole range is reachable, and within some hundred steps.
     """
 
-    def __init__(self, cfg: ModelConfig, outputs: int) -> None:
+    def __init__(self, cfg: CMFRConfig, outputs: int) -> None:
         super().__init__()
         width = cfg.context_channels[0]
         self.head = conv(2 * width, width, 1)
@@ -102,13 +102,13 @@ class ScaledFeatureFusion(nn.Module):
     position, and in (0, 2), is ours. sign: -1 in the context encoder, +1 in the decoder.
     """
 
-    def __init__(self, cfg: ModelConfig, channels: int, sign: int) -> None:
+    def __init__(self, cfg: CMFRConfig, channels: int, sign: int) -> None:
         super().__init__()
         self.sign = sign
         self.feature = conv(channels, channels, 1)
         # What is coded first is the residual, not a copy of the condition.
         identity_start(self.feature, channels)
-        self.condition = conv(channels, channels, 1, gain=LEAK)
+        self.condition = conv(channels, channels, 1, gain=SMALL_GAIN)
         self.scale = conv(2 * channels, channels, 1)
         self.body = block(cfg, channels)
 
@@ -121,7 +121,7 @@ class ScaledFeatureFusion(nn.Module):
 class ConcatFusion(nn.Module):
     """The plain alternative to SFF: concatenate, convolve."""
 
-    def __init__(self, cfg: ModelConfig, channels: int) -> None:
+    def __init__(self, cfg: CMFRConfig, channels: int) -> None:
         super().__init__()
         self.merge = conv(2 * channels, channels, 1)
         identity_start(self.merge, channels)
@@ -131,7 +131,7 @@ class ConcatFusion(nn.Module):
         return self.body(self.merge(torch.cat([feature, condition], 1)))
 
 
-def fusion(cfg: ModelConfig, channels: int, sign: int) -> nn.Module:
+def fusion(cfg: CMFRConfig, channels: int, sign: int) -> nn.Module:
     """The fusion that the config's `fusion` switch asks for."""
     if cfg.fusion == "sff":
         return ScaledFeatureFusion(cfg, channels, sign)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from cmfr.config import ModelConfig
+from cmfr.config import CMFRConfig
 from cmfr.models.base import CodedMotion, MotionInterCodec
 from cmfr.models.cmfr.context import FeatureAdaptor, TemporalContext
 from cmfr.models.cmfr.features import FeatureExtractor, FrameStem
@@ -27,7 +27,7 @@ RENAMED = (
 )
 
 
-def checked_switches(cfg: ModelConfig) -> ModelConfig:
+def checked_switches(cfg: CMFRConfig) -> CMFRConfig:
     """The same, or UserError for a switch that there is not."""
     if cfg.residual not in RESIDUAL_MODES:
         raise UserError(unknown("residual: there is no", cfg.residual, RESIDUAL_MODES))
@@ -47,7 +47,7 @@ class CMFR(MotionInterCodec):
     Of the modules below only those exist that the config's switches use.
     """
 
-    def __init__(self, cfg: ModelConfig) -> None:
+    def __init__(self, cfg: CMFRConfig) -> None:
         super().__init__()
         self.cfg = cfg
         self.stride = cfg.feature_stride
@@ -91,7 +91,7 @@ class CMFR(MotionInterCodec):
         if predicted.pixels is not None:
             frame = frame + predicted.pixels
 
-        x_hat = self._shown(frame)
+        x_hat = self._clamped(frame)
         latents = LatentReference(
             residual_latent, motion.latent, motion.feature, motion.pictures.refined
         )
@@ -118,7 +118,7 @@ class CMFR(MotionInterCodec):
         return CMFRMotion(pictures, latent, motion_feature, feature, blended)
 
     def _no_latents(self, frame: Tensor) -> LatentReference:
-        motion, residual = self.cfg.motion, self.cfg.inter
+        motion, residual = self.cfg.motion, self.cfg.residual_codec
 
         def zeros(channels: int, stride: int) -> Tensor:
             batch, _, height, width = frame.shape

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmfr.config import ModelConfig
+from cmfr.config import CMFRConfig
 from cmfr.models.base import FrameCodec, FrameSize
 from cmfr.models.state import FrameOutput, ReferenceState
 from cmfr.nn.entropy_coder import EntropyCoder
@@ -17,7 +17,7 @@ from cmfr.nn.init import (
     pyramid_bands,
     synthesis_start,
 )
-from cmfr.nn.latent_coder import PriorLatentCoder
+from cmfr.nn.latent_coder import CMFRLatentCoder
 from cmfr.nn.layers import INTRA_GAINS, block, conv, upsample
 from cmfr.nn.portable import encoder_only
 
@@ -28,7 +28,7 @@ class IntraCodec(FrameCodec[FrameSize]):
     Starts as a Haar transform of the pixels less 1/2 and its inverse.
     """
 
-    def __init__(self, cfg: ModelConfig) -> None:
+    def __init__(self, cfg: CMFRConfig) -> None:
         super().__init__()
         intra = cfg.intra
         a, b, c = intra.channels
@@ -47,7 +47,7 @@ class IntraCodec(FrameCodec[FrameSize]):
         self.analysis = nn.Sequential(
             downs[0], *blocks[0], downs[1], *blocks[1], downs[2], *blocks[2], downs[3]
         )
-        self.latent = PriorLatentCoder(cfg, "intra", intra, 0, INTRA_GAINS)
+        self.latent = CMFRLatentCoder(cfg, "intra", intra, 0, INTRA_GAINS)
         self.synthesis = nn.Sequential(
             ups[0], *blocks[3], ups[1], *blocks[4], ups[2], *blocks[5], last
         )
@@ -70,5 +70,5 @@ class IntraCodec(FrameCodec[FrameSize]):
         stride = self.latent.stride
         size = (past.height // stride, past.width // stride)
         y_hat = self.latent(coder, y, [], size, quality)
-        x_hat = self._shown(F.pixel_shuffle(self.synthesis(y_hat), 2) + 0.5)
+        x_hat = self._clamped(F.pixel_shuffle(self.synthesis(y_hat), 2) + 0.5)
         return FrameOutput(x_hat, ReferenceState(x_hat))

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmfr.config import ModelConfig
+from cmfr.config import CMFRConfig
 from cmfr.nn.entropy_coder import EntropyCoder
-from cmfr.nn.init import LEAK, analysis_start, haar_bands, identity_start, synthesis_start
-from cmfr.nn.latent_coder import PriorLatentCoder
+from cmfr.nn.init import SMALL_GAIN, analysis_start, haar_bands, identity_start, synthesis_start
+from cmfr.nn.latent_coder import CMFRLatentCoder
 from cmfr.nn.layers import block, conv, resize_flow, upsample, warp
 from cmfr.nn.portable import encoder_only
 
@@ -28,7 +28,7 @@ class MotionCodec(nn.Module):
     a Haar pyramid of the flow, keeping its lowest frequencies, and its transpose.
     """
 
-    def __init__(self, cfg: ModelConfig) -> None:
+    def __init__(self, cfg: CMFRConfig) -> None:
         super().__init__()
         width, latent = cfg.motion.channels, cfg.motion.latent
         levels = int(log2(4 // cfg.feature_stride))  # between the flow's resolution and 1/4
@@ -36,19 +36,27 @@ class MotionCodec(nn.Module):
             conv(2, width), *(conv(width, width, stride=2) for _ in range(levels))
         )
         self.analysis = nn.Sequential(
-            conv(2 * width, width, 1), block(cfg, width),
-            conv(width, width, stride=2), block(cfg, width),
+            conv(2 * width, width, 1),
+            block(cfg, width),
+            conv(width, width, stride=2),
+            block(cfg, width),
             conv(width, latent, stride=2),
-        )  # fmt: skip
-        self.latent = PriorLatentCoder(cfg, "motion", cfg.motion, latent, MOTION_GAINS)
+        )
+        self.latent = CMFRLatentCoder(cfg, "motion", cfg.motion, latent, MOTION_GAINS)
         self.synthesis = nn.Sequential(
-            conv(latent, width, 1), block(cfg, width), upsample(width, width),
-            block(cfg, width), upsample(width, width), block(cfg, width),
-        )  # fmt: skip
+            conv(latent, width, 1),
+            block(cfg, width),
+            upsample(width, width),
+            block(cfg, width),
+            upsample(width, width),
+            block(cfg, width),
+        )
         ups = [upsample(width, width) for _ in range(levels)]
         self.synthesis_tail = nn.Sequential(*ups, conv(width, 2))
-        self._start([*self.analysis_head[1:], self.analysis[2], self.analysis[4]],
-                    [self.synthesis[2], self.synthesis[4], *ups])  # fmt: skip
+        self._start(
+            [*self.analysis_head[1:], self.analysis[2], self.analysis[4]],
+            [self.synthesis[2], self.synthesis[4], *ups],
+        )
 
     def _start(self, downs: list[nn.Module], ups: list[nn.Module]) -> None:
         """Initial weights; downs, ups: the layers that halve and double, in their order."""
@@ -142,7 +150,7 @@ class MotionRefiner(nn.Module):
     resolution. Starts near the decoded flow, the corrections apart by a fraction of a pixel.
     """
 
-    def __init__(self, cfg: ModelConfig) -> None:
+    def __init__(self, cfg: CMFRConfig) -> None:
         super().__init__()
         refiner, stride = cfg.motion.refiner, cfg.feature_stride
         width, self.count, self.stride = refiner.width, refiner.hypotheses, stride
@@ -151,7 +159,7 @@ class MotionRefiner(nn.Module):
         self.tail = upsample(width, 3 * self.count if self.count > 1 else 2)
         last = self.tail[0]
         assert isinstance(last, nn.Conv2d) and last.bias is not None
-        nn.init.normal_(last.weight, std=LEAK)
+        nn.init.normal_(last.weight, std=SMALL_GAIN)
         if self.count > 1:  # equal hypotheses would stay equal
             bias = torch.zeros(3 * self.count, 4)
             bias[: 2 * self.count] = torch.randn(2 * self.count, 1) * 0.05

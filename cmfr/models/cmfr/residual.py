@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmfr.config import ModelConfig
+from cmfr.config import CMFRConfig
 from cmfr.models.cmfr.features import fusion
 from cmfr.nn.entropy_coder import EntropyCoder
 from cmfr.nn.init import (
@@ -19,30 +19,30 @@ from cmfr.nn.init import (
     pyramid_bands,
     synthesis_start,
 )
-from cmfr.nn.latent_coder import PriorLatentCoder
+from cmfr.nn.latent_coder import CMFRLatentCoder
 from cmfr.nn.layers import QualityScaler, block, conv, upsample
 from cmfr.nn.portable import encoder_only
 
 Contexts = tuple[Tensor, Tensor, Tensor]
 
 
-def _levels_below_contexts(cfg: ModelConfig) -> int:
+def _levels_below_contexts(cfg: CMFRConfig) -> int:
     """Halvings between the coarsest context (4s) and the latent."""
-    return int(log2(cfg.inter.latent_stride // (4 * cfg.feature_stride)))
+    return int(log2(cfg.residual_codec.latent_stride // (4 * cfg.feature_stride)))
 
 
-def _bands(cfg: ModelConfig) -> list[Bands]:
+def _bands(cfg: CMFRConfig) -> list[Bands]:
     """The Haar transforms that the context encoder starts as, one a halving."""
     c0, c1, c2 = cfg.context_channels
     levels = _levels_below_contexts(cfg)
-    halvings = (c1, c2, *[c2] * (levels - 1), *[cfg.inter.latent] * min(levels, 1))
+    halvings = (c1, c2, *[c2] * (levels - 1), *[cfg.residual_codec.latent] * min(levels, 1))
     return pyramid_bands(cfg.feature_stride, c0, halvings, cfg.flat_chroma)
 
 
 class ContextEncoder(nn.Module):
     """y = ContextEncoder(r | C_0, C_1, C_2): fusion (SFF: subtract) at every scale."""
 
-    def __init__(self, cfg: ModelConfig) -> None:
+    def __init__(self, cfg: CMFRConfig) -> None:
         super().__init__()
         c0, c1, c2 = cfg.context_channels
         self.fuse0, self.fuse1, self.fuse2 = (fusion(cfg, c, -1) for c in (c0, c1, c2))
@@ -52,7 +52,7 @@ class ContextEncoder(nn.Module):
         levels = _levels_below_contexts(cfg)
         self.tail = nn.Sequential(
             *(conv(c2, c2, stride=2) for _ in range(levels - 1)),
-            conv(c2, cfg.inter.latent, stride=2 if levels else 1),
+            conv(c2, cfg.residual_codec.latent, stride=2 if levels else 1),
         )
         bands = _bands(cfg)
         if not levels:
@@ -75,12 +75,12 @@ class ContextEncoder(nn.Module):
 class ContextDecoder(nn.Module):
     """r_hat = ContextDecoder(y_hat | C_2, C_1, C_0): fusion (SFF: add) at every scale."""
 
-    def __init__(self, cfg: ModelConfig) -> None:
+    def __init__(self, cfg: CMFRConfig) -> None:
         super().__init__()
         c0, c1, c2 = cfg.context_channels
         levels = _levels_below_contexts(cfg)
         self.head = nn.Sequential(
-            conv(cfg.inter.latent, c2), *(upsample(c2, c2) for _ in range(levels))
+            conv(cfg.residual_codec.latent, c2), *(upsample(c2, c2) for _ in range(levels))
         )
         self.fuse2, self.fuse1, self.fuse0 = (fusion(cfg, c, +1) for c in (c2, c1, c0))
         self.up2, self.up1 = upsample(c2, c1), upsample(c1, c0)
@@ -101,9 +101,9 @@ class ContextDecoder(nn.Module):
 class TemporalPrior(nn.Module):
     """Coarsest context [B, C2, H/4s, W/4s] -> prior of the residual latent [B, Cy, H/S, W/S]."""
 
-    def __init__(self, cfg: ModelConfig) -> None:
+    def __init__(self, cfg: CMFRConfig) -> None:
         super().__init__()
-        c2, latent = cfg.context_channels[2], cfg.inter.latent
+        c2, latent = cfg.context_channels[2], cfg.residual_codec.latent
         levels = _levels_below_contexts(cfg)
         layers: list[nn.Module] = []
         for _ in range(levels):
@@ -111,7 +111,7 @@ class TemporalPrior(nn.Module):
         self.net = nn.Sequential(*layers, conv(c2, latent, 1 if levels else 3))
 
     def forward(self, context: Tensor) -> Tensor:
-        # Feeds entropy parameters: float32, like everything in PriorLatentCoder.
+        # Feeds entropy parameters: float32, like everything in CMFRLatentCoder.
         with torch.autocast(context.device.type, enabled=False):
             return self.net(context.float())
 
@@ -119,12 +119,12 @@ class TemporalPrior(nn.Module):
 class ResidualCodec(nn.Module):
     """Codes the (masked feature) residual under the contexts."""
 
-    def __init__(self, cfg: ModelConfig) -> None:
+    def __init__(self, cfg: CMFRConfig) -> None:
         super().__init__()
-        latent = cfg.inter.latent
+        latent = cfg.residual_codec.latent
         self.encoder = ContextEncoder(cfg)
         self.temporal_prior = TemporalPrior(cfg)
-        self.latent = PriorLatentCoder(cfg, "residual", cfg.inter, 2 * latent)
+        self.latent = CMFRLatentCoder(cfg, "residual", cfg.residual_codec, 2 * latent)
         self.decoder = ContextDecoder(cfg)
 
     def forward(
@@ -146,12 +146,14 @@ class ResidualCodec(nn.Module):
 class FrameGenerator(nn.Module):
     """x_hat = FrameGenerator(f_hat, C_0): features -> frame [B, 3, H, W], not clamped."""
 
-    def __init__(self, cfg: ModelConfig) -> None:
+    def __init__(self, cfg: CMFRConfig) -> None:
         super().__init__()
         width, stride = cfg.context_channels[0], cfg.feature_stride
         self.stride = stride
         self.head = conv(2 * width, width)
-        self.body = nn.Sequential(*(block(cfg, width) for _ in range(cfg.inter.generator_blocks)))
+        self.body = nn.Sequential(
+            *(block(cfg, width) for _ in range(cfg.residual_codec.generator_blocks))
+        )
         self.tail = conv(width, 3 * stride * stride)
         identity_start(self.head, width)
         pixel_synthesis_start(self.tail, stride, cfg.flat_chroma)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmfr.config import ModelConfig
+from cmfr.config import CMFRConfig
 from cmfr.models.cmfr.features import MaskPredictor, PredictedFeatureExtractor
 
 
@@ -33,7 +33,7 @@ class Subtrahend:
 class ResidualMode(nn.Module, ABC):
     """Makes the subtrahend from decoded data alone, as both ends must."""
 
-    def __init__(self, cfg: ModelConfig) -> None:
+    def __init__(self, cfg: CMFRConfig) -> None:
         super().__init__()
 
     @abstractmethod
@@ -58,7 +58,7 @@ class PixelResidual(ResidualMode):
 class FeatureResidual(ResidualMode):
     """f_x - f_p."""
 
-    def __init__(self, cfg: ModelConfig) -> None:
+    def __init__(self, cfg: CMFRConfig) -> None:
         super().__init__(cfg)
         self.predicted_features = PredictedFeatureExtractor(cfg)
 
@@ -69,7 +69,7 @@ class FeatureResidual(ResidualMode):
 class MaskedFeatureResidual(FeatureResidual):
     """f_x - m * f_p (paper: claim 1)."""
 
-    def __init__(self, cfg: ModelConfig) -> None:
+    def __init__(self, cfg: CMFRConfig) -> None:
         super().__init__(cfg)
         self.mask_predictor = MaskPredictor(cfg, cfg.context_channels[0])
 
@@ -82,7 +82,7 @@ class MaskedFeatureResidual(FeatureResidual):
 class MaskedPixelResidual(FeatureResidual):
     """x - m * prediction, a mask value a pixel."""
 
-    def __init__(self, cfg: ModelConfig) -> None:
+    def __init__(self, cfg: CMFRConfig) -> None:
         super().__init__(cfg)
         self.stride = cfg.feature_stride
         self.mask_predictor = MaskPredictor(cfg, self.stride**2)

@@ -102,9 +102,13 @@ class UNet(nn.Module):
     """
 
     def __init__(
-        self, inputs: int, outputs: int, widths: tuple[int, int, int], kind: Kind,
+        self,
+        inputs: int,
+        outputs: int,
+        widths: tuple[int, int, int],
+        kind: Kind,
         pooling: Literal["max", "conv"] = "max",
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         a, b, c = widths
         self.down1 = depth_block(kind, inputs, a)
@@ -136,12 +140,16 @@ def plain_hyper(channels: int, hyper: int, before: int) -> tuple[nn.Sequential, 
         layers += [conv(hyper, hyper), nn.LeakyReLU(0.01)]
     encoder = nn.Sequential(*layers, conv(hyper, hyper, stride=2))
     decoder = nn.Sequential(
-        conv(hyper, channels), nn.LeakyReLU(0.01),
-        upsample(channels, channels), nn.LeakyReLU(0.01),
-        conv(channels, channels), nn.LeakyReLU(0.01),
-        upsample(channels, channels), nn.LeakyReLU(0.01),
+        conv(hyper, channels),
+        nn.LeakyReLU(0.01),
+        upsample(channels, channels),
+        nn.LeakyReLU(0.01),
         conv(channels, channels),
-    )  # fmt: skip
+        nn.LeakyReLU(0.01),
+        upsample(channels, channels),
+        nn.LeakyReLU(0.01),
+        conv(channels, channels),
+    )
     return encoder, decoder
 
 
@@ -149,9 +157,10 @@ def block_hyper(channels: int, hyper: int, kind: Kind) -> tuple[nn.Sequential, n
     """Hyper encoder and decoder with a depthwise block at the latent's resolution."""
     encoder = nn.Sequential(
         depth_block(kind, channels, hyper),
-        conv(hyper, hyper, stride=2), nn.LeakyReLU(0.01),
         conv(hyper, hyper, stride=2),
-    )  # fmt: skip
+        nn.LeakyReLU(0.01),
+        conv(hyper, hyper, stride=2),
+    )
     decoder = nn.Sequential(
         ResidualUp(hyper, hyper), ResidualUp(hyper, hyper), depth_block(kind, hyper, channels)
     )

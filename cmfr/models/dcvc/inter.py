@@ -152,7 +152,7 @@ class DCVC(MotionInterCodec):
             coder, x, contexts, quality, past.latents, self._latent_size(past.frame)
         )
         feature, frame = self.frame_generator(decoded, contexts[0])
-        x_hat = self._shown(frame)
+        x_hat = self._clamped(frame)
         latents = LatentReference(latent, motion.latent, motion.feature, pictures.refined)
         state = ReferenceState(x_hat, feature, latents, past.position + 1)
         return FrameOutput(x_hat, state, motion=pictures)

@@ -60,5 +60,5 @@ class DCVCIntra(FrameCodec[FrameSize]):
         size = (past.height // LATENT_STRIDE, past.width // LATENT_STRIDE)
         y_hat = self.latent(coder, y, [], size, quality)
         h = self.decoder_tail(self.decoder_gain(self.decoder_head(y_hat), quality))
-        x_hat = self._shown(self.refine(h))
+        x_hat = self._clamped(self.refine(h))
         return FrameOutput(x_hat, ReferenceState(x_hat))

@@ -11,7 +11,7 @@ from cmfr.nn.densities import (
     DCVC_GAUSSIAN,
     DCVC_LAPLACIAN,
     FactorizedBitEstimator,
-    FactorizedDensity,
+    HyperDensity,
 )
 from cmfr.nn.latent_coder import LatentCoder, Prediction
 from cmfr.nn.layers import conv
@@ -36,16 +36,16 @@ class DCVCLatentCoder(LatentCoder):
     def encode_hyper(self, y: Tensor, quality: Tensor | None) -> Tensor:
         return self.hyper_encoder(y)
 
-    def hyper_density(self, quality: Tensor | None) -> FactorizedDensity:
+    def hyper_density(self, quality: Tensor | None) -> HyperDensity:
         assert quality is not None
         return self.bottleneck.at(quality)
 
-    def refine(self, k: int, known: Tensor, told: Prediction) -> tuple[Tensor, Tensor]:
-        h = self.adaptors[k - 1](torch.cat([known, told.shared], 1))
+    def refine(self, k: int, known: Tensor, prediction: Prediction) -> tuple[Tensor, Tensor]:
+        h = self.adaptors[k - 1](torch.cat([known, prediction.shared], 1))
         scale, mean = self.spatial(h).chunk(2, 1)
         return scale, mean
 
-    def positive(self, scale: Tensor) -> Tensor:
+    def scale_activation(self, scale: Tensor) -> Tensor:
         return scale.clamp(min=1e-5)
 
 

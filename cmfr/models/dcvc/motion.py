@@ -54,9 +54,12 @@ class MotionDecoder(nn.Module):
         super().__init__()
         c, kind = cfg.motion_channels, inter_kind(cfg)
         self.head = nn.Sequential(
-            depth_block(kind, c), ResidualUp(c, c), depth_block(kind, c), ResidualUp(c, c),
             depth_block(kind, c),
-        )  # fmt: skip
+            ResidualUp(c, c),
+            depth_block(kind, c),
+            ResidualUp(c, c),
+            depth_block(kind, c),
+        )
         self.up = ResidualUp(c, c)
         self.gain = inter_gain(cfg, c, DECODER_GAINS)
         self.tail = nn.Sequential(depth_block(kind, c), upsample(c, 2))
@@ -109,10 +112,12 @@ class OffsetDiversity(nn.Module):
         # A group has at least one channel, in small models too.
         self.groups = min(self.GROUPS, c0)
         self.offsets = nn.Sequential(
-            conv(c0 + 5, c1, stride=2), nn.LeakyReLU(0.1),
-            conv(c1, c1), nn.LeakyReLU(0.1),
+            conv(c0 + 5, c1, stride=2),
+            nn.LeakyReLU(0.1),
+            conv(c1, c1),
+            nn.LeakyReLU(0.1),
             conv(c1, 3 * self.groups * self.OFFSETS),
-        )  # fmt: skip
+        )
         self.fusion = nn.Conv2d(c0 * self.OFFSETS, c0, 1, groups=self.groups)
 
     def forward(self, feature: Tensor, warped: Tensor, prediction: Tensor, flow: Tensor) -> Tensor:

@@ -73,14 +73,20 @@ _INTER_NAMES = [
     (r"^feature_adaptor_I\.", "adaptor.of_frame.conv."),
     (r"^feature_adaptor\.", "adaptor.of_feature."),
     (r"^feature_extractor\.conv(\d)\.", lambda m: f"temporal_context.extract{int(m[1]) - 1}.0."),
-    (r"^feature_extractor\.res_block(\d)\.",
-     lambda m: f"temporal_context.extract{int(m[1]) - 1}.1."),
+    (
+        r"^feature_extractor\.res_block(\d)\.",
+        lambda m: f"temporal_context.extract{int(m[1]) - 1}.1.",
+    ),
     (r"^align\.conv_offset\.", "temporal_context.align.offsets."),
     (r"^align\.", "temporal_context.align."),
-    (r"^context_fusion_net\.conv(\d)_(up|out)\.",
-     lambda m: f"temporal_context.{m[2]}{int(m[1]) - 1}.0."),
-    (r"^context_fusion_net\.res_block(\d)_(up|out)\.",
-     lambda m: f"temporal_context.{m[2]}{int(m[1]) - 1}.1."),
+    (
+        r"^context_fusion_net\.conv(\d)_(up|out)\.",
+        lambda m: f"temporal_context.{m[2]}{int(m[1]) - 1}.0.",
+    ),
+    (
+        r"^context_fusion_net\.res_block(\d)_(up|out)\.",
+        lambda m: f"temporal_context.{m[2]}{int(m[1]) - 1}.1.",
+    ),
     (r"^contextual_encoder\.conv(\d)\.", lambda m: f"residual_codec.encoder.down{int(m[1]) - 1}."),
     (r"^contextual_encoder\.res(\d)\.", r"residual_codec.encoder.mix\1."),
     (r"^contextual_decoder\.up(\d)\.", lambda m: f"residual_codec.decoder.up{4 - int(m[1])}."),
@@ -88,7 +94,7 @@ _INTER_NAMES = [
     (r"^recon_generation_net\.first_conv\.", "frame_generator.head."),
     (r"^recon_generation_net\.unet_(\d)\.", lambda m: f"frame_generator.body.{int(m[1]) - 1}."),
     (r"^recon_generation_net\.recon_conv\.", "frame_generator.tail."),
-]  # fmt: skip
+]
 _BLOCK_NAMES = [
     (r"\.adaptors\.([123])\.", lambda m: f".adaptors.{int(m[1]) - 1}."),
     (r"\.bottleneck\.f(\d)\.", lambda m: f".bottleneck.stages.{int(m[1]) - 1}."),

@@ -24,7 +24,7 @@ from cmfr.video.color import rgb_to_ycbcr, upsample_chroma, ycbcr_to_rgb
 
 
 @dataclass(frozen=True)
-class Cut:
+class Sample:
     """Where one training sample comes from: frames, window (even corner), flips, quality."""
 
     clip: int
@@ -35,13 +35,16 @@ class Cut:
     quality: int
 
 
-class CutPlan:
-    """Draws the cuts of a stage. Raises ValueError when no clip is large and long enough."""
+class Sampler:
+    """Draws the samples of a stage. Raises ValueError when no clip is large and long enough."""
 
     def __init__(
-        self, shapes: list[tuple[int, int, int]], data: DataConfig, stage: StageConfig,
+        self,
+        shapes: list[tuple[int, int, int]],
+        data: DataConfig,
+        stage: StageConfig,
         seed: tuple[int, ...],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.shapes, self.data, self.stage, self.seed = shapes, data, stage, seed
         # A clip of so many times the stage's frames has so many turns in an epoch.
         turns = [
@@ -62,21 +65,21 @@ class CutPlan:
         """Epochs done after `step` steps."""
         return step * self.stage.batch / len(self.order)
 
-    def batch(self, step: int, share: slice = slice(None)) -> list[Cut]:
-        """The cuts of a step, or of them a share."""
+    def batch(self, step: int, share: slice = slice(None)) -> list[Sample]:
+        """The samples of a step, or of them a share."""
         first = step * self.stage.batch
-        return [self._cut(first + k) for k in range(self.stage.batch)[share]]
+        return [self._sample(first + k) for k in range(self.stage.batch)[share]]
 
-    def _clip(self, sample: int) -> int:
-        epoch, place = divmod(sample, len(self.order))
+    def _clip(self, number: int) -> int:
+        epoch, place = divmod(number, len(self.order))
         if self._shuffled[0] != epoch:
             rng = np.random.default_rng((*self.seed, 1, epoch))
             self._shuffled = (epoch, rng.permutation(self.order))
         return int(self._shuffled[1][place])
 
-    def _cut(self, sample: int) -> Cut:
-        clip = self._clip(sample)
-        rng = np.random.default_rng((*self.seed, 0, sample))
+    def _sample(self, number: int) -> Sample:
+        clip = self._clip(number)
+        rng = np.random.default_rng((*self.seed, 0, number))
         length, height, width = self.shapes[clip]
         count, crop = self.stage.frames, self.stage.crop
         gaps = [g for g in self.data.gaps if (count - 1) * g < length] or [1]
@@ -88,23 +91,25 @@ class CutPlan:
         top, left = (2 * int(rng.integers((side - crop) // 2 + 1)) for side in (height, width))
         flip = (bool(rng.random() < 0.5), bool(rng.random() < 0.5))
         low, high = self.stage.qualities
-        return Cut(clip, frames, top, left, flip, int(rng.integers(low, high + 1)))
+        return Sample(clip, frames, top, left, flip, int(rng.integers(low, high + 1)))
 
 
-def cut_window(clips: ClipSet, cut: Cut, crop: int) -> Clip:
-    """The cut's frames and window, still uint8."""
-    backwards = cut.frames[-1] < cut.frames[0]
-    clip = clips.read(cut.clip, cut.frames[::-1] if backwards else cut.frames)
-    dims = [dim for dim, wanted in ((3, cut.flip[0]), (2, cut.flip[1]), (0, backwards)) if wanted]
+def sample_window(clips: ClipSet, sample: Sample, crop: int) -> Clip:
+    """The sample's frames and window, still uint8."""
+    backwards = sample.frames[-1] < sample.frames[0]
+    clip = clips.read(sample.clip, sample.frames[::-1] if backwards else sample.frames)
+    dims = [
+        dim for dim, wanted in ((3, sample.flip[0]), (2, sample.flip[1]), (0, backwards)) if wanted
+    ]
 
     def window(planes: Tensor, top: int, left: int, side: int) -> Tensor:
         part = planes[:, :, top : top + side, left : left + side]
         return part.flip(dims) if dims else part
 
-    first = window(clip.first, cut.top, cut.left, crop)
+    first = window(clip.first, sample.top, sample.left, crop)
     if clip.chroma is None:
         return Clip(first, None)
-    return Clip(first, window(clip.chroma, cut.top // 2, cut.left // 2, crop // 2))
+    return Clip(first, window(clip.chroma, sample.top // 2, sample.left // 2, crop // 2))
 
 
 def to_network(first: Tensor, chroma: Tensor | None, color: str) -> Tensor:
@@ -124,35 +129,38 @@ def to_network(first: Tensor, chroma: Tensor | None, color: str) -> Tensor:
 class _Batches(Dataset[tuple[Tensor, Tensor | None, Tensor]]):
     """This process's share of a step as uint8 windows and qualities (read in workers)."""
 
-    def __init__(self, clips: ClipSet, plan: CutPlan, first: int, share: slice) -> None:
-        self.clips, self.plan, self.first, self.share = clips, plan, first, share
+    def __init__(self, clips: ClipSet, sampler: Sampler, first: int, share: slice) -> None:
+        self.clips, self.sampler, self.first, self.share = clips, sampler, first, share
 
     def __len__(self) -> int:
-        return self.plan.stage.steps - self.first
+        return self.sampler.stage.steps - self.first
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor | None, Tensor]:
-        cuts = self.plan.batch(self.first + index, self.share)
-        windows = [cut_window(self.clips, cut, self.plan.stage.crop) for cut in cuts]
+        samples = self.sampler.batch(self.first + index, self.share)
+        windows = [sample_window(self.clips, sample, self.sampler.stage.crop) for sample in samples]
         chroma = [w.chroma for w in windows if w.chroma is not None]
         return (
             torch.stack([w.first for w in windows]),
             torch.stack(chroma) if chroma else None,
-            torch.tensor([cut.quality for cut in cuts]),
+            torch.tensor([sample.quality for sample in samples]),
         )
 
 
 def batches(
-    clips: ClipSet, plan: CutPlan, first_step: int, team: Team, color: str
+    clips: ClipSet, sampler: Sampler, first_step: int, team: Team, color: str
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields (clip [b, T, 3, c, c] float, quality [b]) on the team's device, from `first_step` on;
     b is this process's share of the global batch."""
-    dataset = _Batches(clips, plan, first_step, team.share(plan.stage.batch))
-    workers = 0 if isinstance(clips, Preloaded) else plan.data.workers
+    dataset = _Batches(clips, sampler, first_step, team.share(sampler.stage.batch))
+    workers = 0 if isinstance(clips, Preloaded) else sampler.data.workers
     on_gpu = team.device.type == "cuda"
     loader = DataLoader(
-        dataset, batch_size=None, num_workers=workers, pin_memory=on_gpu and workers > 0,
+        dataset,
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=on_gpu and workers > 0,
         prefetch_factor=4 if workers else None,
-    )  # fmt: skip
+    )
     for first, chroma, quality in loader:
         if on_gpu and not workers:
             quality = quality.pin_memory()

@@ -4,10 +4,10 @@ import pytest
 import torch
 from conftest import lively, moving_clip
 
-from cmfr.config import ModelConfig
+from cmfr.config import CMFRConfig
 from cmfr.models.base import FrameSize
 from cmfr.models.presets import PRESETS
-from cmfr.models.video_model import VideoCodec
+from cmfr.models.video_model import VideoModel
 from cmfr.nn.entropy_coder import DecodeMismatch
 
 HEIGHT, WIDTH = 208, 240  # 13 x 15 latent positions: odd, so that every crop is exercised
@@ -30,8 +30,8 @@ VARIANTS = [
 ]
 
 
-def variant(changes) -> ModelConfig:
-    return ModelConfig.model_validate({**PRESETS["cmfr-nano"].model_dump(), **changes})
+def variant(changes) -> CMFRConfig:
+    return CMFRConfig.model_validate({**PRESETS["cmfr-nano"].model_dump(), **changes})
 
 
 def name_of(changes):
@@ -124,19 +124,19 @@ def test_refresh_mines_the_frame_alone():
 
 
 def test_hierarchy_is_applied_by_position_with_the_intra_frame_at_zero(nano_config):
-    model = VideoCodec(nano_config)
+    model = VideoModel(nano_config)
     base = torch.tensor([30, 0, 63])
-    assert model.frame_quality(base, 0).tolist() == [30, 0, 63]
+    assert model.frame_quality_index(base, 0).tolist() == [30, 0, 63]
     offsets = nano_config.hierarchy.quality_offsets
     assert offsets == (-7, 2, -7, -1)
     for position in range(1, 9):
         expected = [min(63, max(0, q + offsets[position % 4])) for q in base.tolist()]
-        assert model.frame_quality(base, position).tolist() == expected
+        assert model.frame_quality_index(base, position).tolist() == expected
 
 
 def test_motion_refiner_starts_near_the_decoded_flow():
     torch.manual_seed(0)
-    model = VideoCodec(variant({})).eval()
+    model = VideoModel(variant({})).eval()
     model.inter.motion_codec.latent.gain.log_gain.data.fill_(5.0)
     clip = moving_clip(2, 64, 64)
     with torch.no_grad():

@@ -19,7 +19,7 @@ from cmfr.codec.codec import Codec, CodingReport
 from cmfr.models.base import FrameSize
 from cmfr.models.dcvc.published import convert_state_dicts
 from cmfr.models.presets import PRESETS
-from cmfr.models.video_model import VideoCodec
+from cmfr.models.video_model import VideoModel
 from cmfr.nn.densities import weights_of
 from cmfr.nn.layers import pad_to_multiple
 
@@ -31,7 +31,7 @@ def network(request):
     """Network by formula, the formulas, what is known of the published one, its outputs."""
     formulas, told, states = published(request.param)
     cfg = PRESETS[f"dcvc-{request.param}"]
-    model = VideoCodec(cfg).eval()
+    model = VideoModel(cfg).eval()
     weights = convert_state_dicts(states["image"], states["video"], cfg, weights_of(model))
     load_weights(model, weights, "formula")
     return model, formulas, told, np.load(DATA / f"dcvc_{request.param}.npz")
@@ -107,8 +107,8 @@ def test_frames_of_any_size_agree_in_encoder_and_decoder(network):
         for t in range(2):
             x = torch.from_numpy(formulas.frame(t, height, width, 3))
             x = pad_to_multiple(x, 16)
-            payload, frame_quality, out = model.encode_frame(x, quality, past)
-            assert frame_quality == quality
+            payload, frame_quality_index, out = model.encode_frame(x, quality, past)
+            assert frame_quality_index == quality
             back = model.decode_frame(payload, quality, past or FrameSize(*x.shape[2:]))
             assert torch.equal(out.x_hat, back.x_hat)
             past = out.state

@@ -11,7 +11,7 @@ from cmfr.codec.codec import load_codec
 from cmfr.codec.model_files import read_published
 from cmfr.models.dcvc.published import NAMES, read_checkpoint, translated
 from cmfr.models.presets import PRESETS
-from cmfr.models.video_model import VideoCodec
+from cmfr.models.video_model import VideoModel
 from cmfr.nn.densities import weights_of
 
 DATA = Path(__file__).parents[2] / "data"
@@ -51,7 +51,7 @@ def checkpoints(tmp_path_factory):
 def test_every_published_name_has_one_of_ours_and_none_is_left(generation):
     entries = official(generation)
     with torch.device("meta"):
-        ours = set(weights_of(VideoCodec(PRESETS[f"dcvc-{generation}"])))
+        ours = set(weights_of(VideoModel(PRESETS[f"dcvc-{generation}"])))
     names = [
         translated(part, name).replace("gain.table", "gain.log_gain")
         for part, network in (("intra", "image"), ("inter", "video"))
@@ -87,7 +87,7 @@ def test_published_files_are_read_however_they_are_wrapped(checkpoints, files, m
     cfg, weights = read_published(paths, model)
     assert (cfg.name, cfg.color) == (model, color)
     with torch.device("meta"):
-        expected = weights_of(VideoCodec(cfg))
+        expected = weights_of(VideoModel(cfg))
     assert {k: v.shape for k, v in weights.items()} == {k: v.shape for k, v in expected.items()}
 
 

@@ -4,7 +4,7 @@ from conftest import write_yuv
 
 from cmfr.training.config import DataConfig, StageConfig
 from cmfr.training.data.datasets import Clip, GeneratedClips, Preloaded, read_video_clip
-from cmfr.training.data.sampler import Cut, CutPlan, batches, cut_window, to_network
+from cmfr.training.data.sampler import Sample, Sampler, batches, sample_window, to_network
 from cmfr.training.distributed import Team
 from cmfr.video.color import planes_to_tensor
 from cmfr.video.reader import open_video
@@ -16,8 +16,8 @@ SHAPES = [(9, 64, 96), (4, 48, 48), (2, 64, 64)]
 CPU = torch.device("cpu")
 
 
-def plan(shapes=SHAPES, seed=(0, 0), stage=STAGE, **data):
-    return CutPlan(shapes, DataConfig(kind="generated", **data), stage, seed)
+def sampler(shapes=SHAPES, seed=(0, 0), stage=STAGE, **data):
+    return Sampler(shapes, DataConfig(kind="generated", **data), stage, seed)
 
 
 class OneClip:
@@ -36,51 +36,53 @@ class OneClip:
 
 
 def test_batches_depend_on_seed_and_step_alone():
-    assert plan().batch(3) == plan().batch(3)
-    assert plan().batch(3) != plan().batch(4)
-    assert plan().batch(3) != plan(seed=(1, 0)).batch(3)
+    assert sampler().batch(3) == sampler().batch(3)
+    assert sampler().batch(3) != sampler().batch(4)
+    assert sampler().batch(3) != sampler(seed=(1, 0)).batch(3)
 
 
 def test_processes_share_a_batch():
-    whole = plan().batch(5)
+    whole = sampler().batch(5)
     teams = [Team(rank, 3, CPU) for rank in range(3)]
-    assert [c for team in teams for c in plan().batch(5, team.share(6))] == whole
+    assert [c for team in teams for c in sampler().batch(5, team.share(6))] == whole
 
 
 def test_cuts_lie_inside_their_clips():
-    drawn = plan(gaps=(1, 2, 3))
-    cuts = [cut for step in range(60) for cut in drawn.batch(step)]
-    assert {cut.clip for cut in cuts} == {0, 1}  # the third is too short
+    drawn = sampler(gaps=(1, 2, 3))
+    samples = [sample for step in range(60) for sample in drawn.batch(step)]
+    assert {sample.clip for sample in samples} == {0, 1}  # the third is too short
     gaps = set()
-    for cut in cuts:
-        length, height, width = SHAPES[cut.clip]
-        assert 0 <= min(cut.frames) and max(cut.frames) < length
-        assert cut.top + 32 <= height and cut.left + 32 <= width
-        assert cut.top % 2 == cut.left % 2 == 0
-        gaps.add(cut.frames[1] - cut.frames[0])
+    for sample in samples:
+        length, height, width = SHAPES[sample.clip]
+        assert 0 <= min(sample.frames) and max(sample.frames) < length
+        assert sample.top + 32 <= height and sample.left + 32 <= width
+        assert sample.top % 2 == sample.left % 2 == 0
+        gaps.add(sample.frames[1] - sample.frames[0])
     assert gaps == {1, 2, 3, -1, -2, -3}
-    qualities = {cut.quality for cut in cuts}
+    qualities = {sample.quality for sample in samples}
     assert min(qualities) < 4 and max(qualities) > 59 and qualities <= set(range(64))
 
 
 def test_an_epoch_visits_clips_in_proportion_to_their_length():
-    drawn = plan(shapes=[(9, 64, 64), (3, 64, 64), (4, 64, 64), (2, 64, 64)])
+    drawn = sampler(shapes=[(9, 64, 64), (3, 64, 64), (4, 64, 64), (2, 64, 64)])
     for epoch in range(3):  # 3 + 1 + 1 turns; batches of 6 do not align with epochs of 5
-        clips = [drawn._cut(sample).clip for sample in range(5 * epoch, 5 * epoch + 5)]
+        clips = [drawn._sample(sample).clip for sample in range(5 * epoch, 5 * epoch + 5)]
         assert sorted(clips) == [0, 0, 0, 1, 2]
     assert drawn.epoch(step=10) == pytest.approx(60 / 5)
 
 
 def test_qualities_and_reversal_follow_the_configuration():
     stage = STAGE.model_copy(update={"qualities": (20, 22)})
-    cuts = [cut for step in range(20) for cut in plan(stage=stage, reversal=False).batch(step)]
-    assert {cut.quality for cut in cuts} == {20, 21, 22}
-    assert all(cut.frames[0] < cut.frames[-1] for cut in cuts)
+    samples = [
+        sample for step in range(20) for sample in sampler(stage=stage, reversal=False).batch(step)
+    ]
+    assert {sample.quality for sample in samples} == {20, 21, 22}
+    assert all(sample.frames[0] < sample.frames[-1] for sample in samples)
 
 
 def test_too_short_data_is_an_error():
     with pytest.raises(ValueError, match="stage s: no clip has 3 frames of 32x32 pixels"):
-        plan(shapes=[(2, 64, 64)])
+        sampler(shapes=[(2, 64, 64)])
 
 
 def test_a_window_is_the_crop_of_the_whole_picture(tmp_path):
@@ -89,7 +91,7 @@ def test_a_window_is_the_crop_of_the_whole_picture(tmp_path):
     with open_video(path) as reader:
         whole = [planes_to_tensor(frame, reader.info, "ycbcr")[0] for frame in reader]
     for clips in (OneClip(read_video_clip(path)), Preloaded(OneClip(read_video_clip(path)), CPU)):
-        window = cut_window(clips, Cut(0, (4, 2, 0), 6, 10, (True, False), 0), 32)
+        window = sample_window(clips, Sample(0, (4, 2, 0), 6, 10, (True, False), 0), 32)
         x = to_network(window.first, window.chroma, "ycbcr")
         expected = torch.stack([whole[t][:, 6:38, 10:42].flip(2) for t in (4, 2, 0)])
         assert torch.equal(x, expected)
@@ -97,7 +99,7 @@ def test_a_window_is_the_crop_of_the_whole_picture(tmp_path):
 
 def test_rgb_clips_become_ycbcr_for_a_ycbcr_network():
     gray = OneClip(Clip(torch.full((2, 3, 16, 16), 128, dtype=torch.uint8), None))
-    window = cut_window(gray, Cut(0, (0, 1), 0, 0, (False, True), 0), 16)
+    window = sample_window(gray, Sample(0, (0, 1), 0, 0, (False, True), 0), 16)
     expected = torch.tensor([128 / 255, 0.5, 0.5])[:, None, None].expand(2, 3, 16, 16)
     assert torch.allclose(to_network(window.first, None, "ycbcr"), expected, atol=1e-5)
 
@@ -106,7 +108,7 @@ def test_rgb_clips_become_ycbcr_for_a_ycbcr_network():
 def test_preloaded_clips_and_workers_give_the_same_batches(workers):
     data = DataConfig(kind="generated", count=3, frames=6, size=(64, 48), workers=workers)
     clips = GeneratedClips(data)
-    drawn = CutPlan([clips.shape(i) for i in range(3)], data, STAGE, (0, 0))
+    drawn = Sampler([clips.shape(i) for i in range(3)], data, STAGE, (0, 0))
     team = Team(0, 1, CPU)
     read = list(batches(clips, drawn, 7, team, "ycbcr"))
     preloaded = list(batches(Preloaded(clips, CPU), drawn, 7, team, "ycbcr"))
