@@ -106,7 +106,7 @@ def decode(stream: str, model: str, digests: list[int], setting: dict[str, Any])
     torch.set_num_threads(chosen.threads)
     codec = load_codec(model, chosen.device)
     if not chosen.channels_last:
-        codec.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        codec.model.to(memory_format=torch.contiguous_format)
     exact = 0
     began = time.process_time()
     flags = nullcontext() if chosen.onednn else torch.backends.mkldnn.flags(enabled=False)
@@ -145,7 +145,8 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         for video in videos:
             for quality in qualities:
-                made, decoded = {}, {}
+                made: dict[str, Any] = {}
+                decoded: dict[str, Any] = {}
                 for mode in MODES:
                     stream = f"{folder}/{mode}.cmfr"
                     made[mode] = in_process(
@@ -201,7 +202,7 @@ def main() -> int:
     args = parser.parse_args()
     if args.call:
         function, arguments = json.loads(args.call)
-        print(json.dumps({"encode": encode, "decode": decode}[function](**arguments)))
+        print(json.dumps((encode if function == "encode" else decode)(**arguments)))
         return 0
     settings = {name: SETTINGS[name] for name in SETTINGS if name in args.settings}
     with tempfile.TemporaryDirectory() as folder:

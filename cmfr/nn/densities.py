@@ -18,13 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from cmfr.nn import portable
+from cmfr.nn.dcvc_density import CumulativeStage, dcvc_bits
 
 import cmfr.nn.compressai_alone  # noqa: F401 isort: skip
 from compressai.entropy_models import EntropyBottleneck, GaussianConditional  # isort: skip
 
 _LIKELIHOOD_FLOOR = 1e-9
-# DCVC adds this to every probability: no symbol costs more than 16.6 bits in an estimate.
-_DCVC_FLOOR = 1e-5
 
 
 @dataclass(frozen=True)
@@ -106,9 +105,9 @@ class Density(ABC):
     @property
     def tables(self) -> CdfTables:
         """Made once; those of portable arithmetic are others."""
-        if portable.active() not in self._tables:
-            self._tables[portable.active()] = self._make_tables()
-        return self._tables[portable.active()]
+        if (key := portable.active()) not in self._tables:
+            self._tables[key] = self._make_tables()
+        return self._tables[key]
 
     def _make_tables(self) -> CdfTables:
         scales = self.table_scale(torch.arange(self.levels))
@@ -127,9 +126,9 @@ class Gaussian(Density):
         return 0.5 * torch.erfc(-math.sqrt(0.5) * x)
 
     def half_width(self, mass: float) -> float:
-        with portable.encoder_only():  # a number in float64, of which whole symbols are made
-            quantile = torch.special.erfinv(torch.tensor(1 - mass, dtype=torch.float64))
-            return math.sqrt(2) * float(quantile)
+        with portable.encoder_only():  # of which whole symbols are made
+            exact = torch.tensor(1 - mass, dtype=torch.float64)
+            return math.sqrt(2) * float(torch.special.erfinv(exact))
 
     def training_bits(
         self, distance: Tensor, symbols: Tensor, noise: Tensor, scale: Tensor
@@ -155,11 +154,6 @@ class Gaussian(Density):
         mass = self.mass(symbols, self.table_scale(self.index(scale)))
         bits = -torch.log2(mass.clamp(min=_LIKELIHOOD_FLOOR))
         return bits.clamp(max=16) + 8 * (mass < _LIKELIHOOD_FLOOR)
-
-
-def dcvc_bits(mass: Tensor) -> Tensor:
-    """-log2(mass + 1e-5), at least 0: the estimate of DCVC-DC and -FM."""
-    return -torch.log2(mass + _DCVC_FLOOR).clamp(max=0)
 
 
 class DCVCGaussian(Gaussian):
@@ -264,21 +258,6 @@ class FactorizedDensity(EntropyBottleneck):
         return made
 
 
-class CumulativeStage(nn.Module):
-    """One stage of DCVC's factorized density, [B, C, H, W] -> the same shape: x softplus(h) + b,
-    then + tanh(.) tanh(a) but in the last. Parameters [sets, C, 1, 1]."""
-
-    def __init__(self, sets: int, channels: int, last: bool) -> None:
-        super().__init__()
-        shape = (sets, channels, 1, 1)
-        self.h, self.b = (nn.Parameter(torch.empty(shape).normal_(0, 0.01)) for _ in range(2))
-        self.a = None if last else nn.Parameter(torch.empty(shape).normal_(0, 0.01))
-
-    def forward(self, x: Tensor, chosen: Tensor | int) -> Tensor:
-        x = x * nn.functional.softplus(self.h[chosen]) + self.b[chosen]
-        return x if self.a is None else x + torch.tanh(x) * torch.tanh(self.a[chosen])
-
-
 class FactorizedBitEstimator(nn.Module):
     """DCVC's factorized density: a cumulative of four stages. With several `sets` of parameters
     the quality index chooses one (DCVC-FM's I-frames have 64)."""
@@ -304,7 +283,6 @@ class FactorizedBitEstimator(nn.Module):
         return x
 
     def tables(self, chosen: int) -> CdfTables | None:
-        """Of one set, if they were made."""
         return self._made.get((portable.active(), chosen))
 
     def drop_tables(self) -> None:
@@ -312,8 +290,7 @@ class FactorizedBitEstimator(nn.Module):
 
     @torch.no_grad()
     def make_tables(self, chosen: int) -> CdfTables:
-        """Tables of one set, from float64 on the CPU (kept; those of portable arithmetic are
-        others)."""
+        """Tables of one set, from float64 on the CPU (kept; portable ones are others)."""
         with portable.encoder_only():
             on_cpu = FactorizedBitEstimator(self.channels, self.sets).double()
             on_cpu.load_state_dict(self.state_dict())
@@ -329,8 +306,7 @@ class FactorizedBitEstimator(nn.Module):
         rows = mass.gather(1, position).float()
         first = (first - self.REACH).int()
         made = CdfTables.of_probabilities(rows, first, length.int())
-        self._made[portable.active(), chosen] = made
-        return made
+        return self._made.setdefault((portable.active(), chosen), made)
 
 
 class _BitEstimatorAt:
@@ -360,13 +336,12 @@ class _BitEstimatorAt:
 def make_tables(module: nn.Module) -> None:
     """Build the entropy tables of every factorized density in `module` (after loading or
     training)."""
+    drop_tables(module)
     for part in module.modules():
         if isinstance(part, FactorizedDensity):
             part.make_tables()
-        elif isinstance(part, FactorizedBitEstimator):
-            part.drop_tables()
-            if part.sets == 1:  # of many sets only those are built that are used
-                part.make_tables(0)
+        elif isinstance(part, FactorizedBitEstimator) and part.sets == 1:
+            part.make_tables(0)  # of many sets only those are built that are used
 
 
 def drop_tables(module: nn.Module) -> None:

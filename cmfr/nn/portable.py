@@ -32,19 +32,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from cmfr.nn.exact_sums import MOST_TERMS, convolve, exact, on_grid
 from cmfr.utils.errors import UserError
 
-# Values that enter a sum are multiples of 2^-20 of the power of two above the largest of them.
-_BITS = 20
-# Products of two such have 2 * _BITS bits; so many of them may be added exactly in float64.
-_MOST_TERMS = 2 ** (52 - 2 * _BITS)
 # Flows are rounded to 1/256 sample where something is warped.
 _SUBSAMPLES = 256.0
 # Up to so many terms a sum is written out.
 _FEW = 8
-# Float64 numbers that a convolution works on at once: they stay in the cache of a core.
-_BAND = {"cpu": 2**17, "cuda": 2**26}
-
 # Functions of PyTorch that are the same everywhere, by name. Moves:
 _MOVES = """
     __get__ size dim numel stride is_contiguous is_floating_point get_device __len__ __bool__
@@ -139,7 +133,7 @@ class PortableArithmetic(TorchFunctionMode):
     ) -> Tensor:
         if _pair(dilation) != (1, 1) or isinstance(padding, str):
             raise _unknown("conv2d with dilation or a named padding")
-        if weight[0].numel() > _MOST_TERMS:
+        if weight[0].numel() > MOST_TERMS:
             raise _unknown(f"conv2d of {weight[0].numel()} terms")
         x, taps = on_grid(x.float()), self._kernel(weight, groups)
         if bias is not None:
@@ -152,7 +146,7 @@ class PortableArithmetic(TorchFunctionMode):
         ]
         out = x.new_empty(len(x), len(weight), *size)
         for picture, result in zip(x, out, strict=True):
-            _convolve(picture, taps, bias, _pair(stride), _pair(padding), result)
+            convolve(picture, taps, bias, _pair(stride), _pair(padding), result)
         return out
 
     def _kernel(self, weight: Tensor, groups: int) -> Tensor:
@@ -166,110 +160,6 @@ class PortableArithmetic(TorchFunctionMode):
         if isinstance(weight, torch.nn.Parameter):
             self._taps[id(weight)] = weight, taps
         return taps
-
-
-def _convolve(
-    x: Tensor,
-    taps: Tensor,
-    bias: Tensor | None,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    out: Tensor,
-) -> None:
-    """x [C, H, W] float32 -> out [O, h, w] float32; taps as of `_kernel`, bias [O, 1, 1].
-
-    The padded picture is taken apart into stride x stride pictures, their rows one behind the
-    other; then each tap is one product of matrices, with a piece of a picture that starts at the
-    tap's shift. In bands of rows, so that float64 stays within the cache.
-    """
-    channels, height, width = x.shape
-    kernel_h, kernel_w, groups, outputs, inputs = taps.shape
-    (step_y, step_x), (pad_y, pad_x) = stride, padding
-    parts_y, parts_x = min(step_y, kernel_h), min(step_x, kernel_w)
-    more_y, more_x = (kernel_h - 1) // step_y, (kernel_w - 1) // step_x
-    rows, columns = out.shape[1:]
-    pitch = columns + more_x
-    room = _BAND.get(x.device.type, _BAND["cpu"])
-    band = min(rows, max(room // (parts_y * parts_x * channels * pitch) - more_y, 4))
-
-    def span(part: int, step: int, pad: int, side: int, first: int, last: int) -> slice:
-        """Which of the places first .. last - 1 of a part lie within the picture."""
-        low = max(-(-(pad - part) // step), first)
-        high = min((side - 1 + pad - part) // step + 1, last)
-        return slice(low, max(low, high))
-
-    pieces = x.new_zeros(parts_y, parts_x, channels, (band + more_y) * pitch, dtype=torch.float64)
-    total = x.new_empty(groups, outputs, band * pitch, dtype=torch.float64)
-    for top in range(0, rows, band):
-        count = min(band, rows - top)
-        for a in range(parts_y):
-            down = span(a, step_y, pad_y, height, top, top + count + more_y)
-            first = down.start * step_y + a - pad_y
-            for b in range(parts_x):
-                piece = pieces[a, b].view(channels, -1, pitch)
-                across = span(b, step_x, pad_x, width, 0, pitch)
-                left = across.start * step_x + b - pad_x
-                piece[:, : down.start - top] = 0
-                piece[:, down.stop - top :] = 0
-                piece[:, down.start - top : down.stop - top, across] = x[
-                    :,
-                    first : first + (down.stop - down.start) * step_y : step_y,
-                    left : left + (across.stop - across.start) * step_x : step_x,
-                ]
-        length = count * pitch - more_x
-        sums = total[..., :length]
-        for i in range(kernel_h):
-            for j in range(kernel_w):
-                at = i // step_y * pitch + j // step_x
-                seen = pieces[i % step_y, j % step_x, :, at : at + length]
-                _add_products(sums, taps[i, j], seen.unflatten(0, (groups, inputs)), i + j == 0)
-        shown = total.flatten(0, 1)[:, : count * pitch].view(-1, count, pitch)[..., :columns]
-        target = out[:, top : top + count]
-        if bias is None:
-            target.copy_(shown)
-        else:
-            torch.add(shown, bias, out=target)
-
-
-def _add_products(sums: Tensor, tap: Tensor, seen: Tensor, first: bool) -> None:
-    """sums [G, O, N] += tap [G, O, C] @ seen [G, C, N], or = where it is the first."""
-    if tap.shape[1] == tap.shape[2] == 1:  # depthwise
-        if first:
-            torch.mul(tap, seen, out=sums)
-        else:
-            sums.addcmul_(tap, seen)  # exact: fused or not
-    elif len(tap) == 1:
-        if first:
-            torch.mm(tap[0], seen[0], out=sums[0])
-        else:
-            sums[0].addmm_(tap[0], seen[0])
-    elif first:
-        torch.bmm(tap, seen, out=sums)
-    else:
-        sums.baddbmm_(tap, seen)
-
-
-def on_grid(x: Tensor) -> Tensor:
-    """x float32, any shape, rounded to multiples of 2^-20 of the power of two above its largest
-    magnitude: every value then has 20 bits and a sign. NaN where a value is not finite."""
-    # Near 24 times a power of two p, float32 numbers are p 2^-19 apart.
-    coarse = 24 * _power_of_two(x)
-    return (x + coarse).sub_(coarse)
-
-
-def _power_of_two(x: Tensor) -> Tensor:
-    """The largest power of two that is not above the largest magnitude of x float32: a number on
-    its device. No host waits for it."""
-    low, high = x.aminmax()
-    peak = torch.maximum(-low, high).clamp(min=2.0**-100)
-    return peak.view(torch.int32).bitwise_and(0x7F800000).view(torch.float32)
-
-
-def _exact(x: Tensor) -> Tensor:
-    """x as float64 multiples of 2^-40 of the power of two above its largest magnitude: 4096 of
-    them, or products of one of them with a number of 12 bits, are added exactly."""
-    coarse = _power_of_two(x.float()).double() * (1.5 * 2**13)
-    return (x.double() + coarse).sub_(coarse)
 
 
 def _pair(value: int | Sequence[int]) -> tuple[int, int]:
@@ -292,8 +182,8 @@ def _sum(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     terms = x.numel() if dim is None else x.shape[dim]
     if terms > 4096:
         raise _unknown(f"a sum of {terms} terms")
-    exact = _exact(x)
-    return (exact.sum() if dim is None else exact.sum(dim, keepdim=keepdim)).to(x.dtype)
+    whole = exact(x)
+    return (whole.sum() if dim is None else whole.sum(dim, keepdim=keepdim)).to(x.dtype)
 
 
 def _in_order(terms: Sequence[Tensor]) -> Tensor:
@@ -317,7 +207,7 @@ def _softmax(x: Tensor, dim: int, *_: Any, **__: Any) -> Tensor:
 def _avg_pool2d(x: Tensor, kernel_size: int | Sequence[int], *more: Any, **options: Any) -> Tensor:
     if math.log2(math.prod(_pair(kernel_size))) % 1 or more or options:
         raise _unknown("avg_pool2d of a window that has no power of two samples")
-    return F.avg_pool2d(_exact(x), kernel_size).to(x.dtype)
+    return F.avg_pool2d(exact(x), _pair(kernel_size)).to(x.dtype)
 
 
 def _interpolate(
@@ -334,7 +224,7 @@ def _interpolate(
     if not linear or scale_factor not in (2, 4, 8):
         raise _unknown("interpolate but for bilinear to 2, 4 or 8 times the size")
     larger = F.interpolate(
-        _exact(x), scale_factor=scale_factor, mode="bilinear", align_corners=False
+        exact(x), scale_factor=scale_factor, mode="bilinear", align_corners=False
     )
     return larger.to(x.dtype)
 
@@ -358,7 +248,7 @@ def _grid_sample(
         positions.append((sample * _SUBSAMPLES).round().double() * (2.0 ** (1 - power) / 256) - 1)
         whole.append(2**power + 1)
     source = x[:1] if x.stride(0) == 0 else x  # one picture, sampled several times
-    padded = F.pad(_exact(source), (0, whole[0] - x.shape[3], 0, whole[1] - x.shape[2]))
+    padded = F.pad(exact(source), (0, whole[0] - x.shape[3], 0, whole[1] - x.shape[2]))
     moved = F.grid_sample(
         padded.expand(len(x), -1, -1, -1),
         torch.stack(positions, -1),

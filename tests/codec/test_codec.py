@@ -249,7 +249,7 @@ def test_other_arithmetic_is_an_error_that_names_the_frame(
     ) as e:
         codec.decode_video(tmp_path / "a.cmfr", tmp_path / "b.yuv")
     assert f"made by: {here}; this is: {here}" in str(e.value)
-    assert str(e.value).endswith("; to decode a stream anywhere, encode with --portable")
+    assert str(e.value).endswith("; to decode a stream anywhere, encode with --portable)")
     assert f"torch {torch.__version__}" in here and "thread" in here
     if not intra:
         report = codec.decode_video(tmp_path / "a.cmfr", tmp_path / "b.yuv", keep_going=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cmfr.nn import densities, portable
+from cmfr.nn import densities, exact_sums, portable
 from cmfr.nn.layers import half_samples, resize_flow, warp
 from cmfr.utils.errors import UserError
 
@@ -117,7 +117,7 @@ def test_bands_do_not_show(mode, monkeypatch):
         with mode:
             whole = OPERATIONS[name][0](X)
             for room in (1, 2**14):
-                monkeypatch.setattr(portable, "_BAND", {"cpu": room})
+                monkeypatch.setattr(exact_sums, "_BAND", {"cpu": room})
                 assert torch.equal(OPERATIONS[name][0](X), whole)
             monkeypatch.undo()
 
@@ -127,11 +127,11 @@ def test_values_on_the_grid(mode):
     for scale in (1e-20, 1e-3, 1.0, 3e5):
         x = X * scale
         unit = 2.0 ** (math.floor(math.log2(x.abs().max())) + 1 - 20)
-        snapped = portable.on_grid(x)
+        snapped = exact_sums.on_grid(x)
         assert torch.equal((snapped.double() / unit).round(), snapped.double() / unit)
         assert (snapped - x).abs().max() <= unit / 2
-    assert not portable.on_grid(torch.zeros(3)).any()
-    terms = portable._MOST_TERMS
+    assert not exact_sums.on_grid(torch.zeros(3)).any()
+    terms = exact_sums.MOST_TERMS
     one = torch.full((1, terms, 1, 1), 1 - 2.0**-20)
     with mode:
         total = F.conv2d(one, one)
