@@ -25,7 +25,8 @@ from cmfr.analysis.benchmark import time_frames
 from cmfr.cli.main import guarded
 from cmfr.codec.codec import load_codec
 from cmfr.models.video_model import VideoModel
-from cmfr.training.config import GeneratedConfig, StageConfig, TrainConfig, load_train_config
+from cmfr.training.config import StageConfig, TrainConfig, load_train_config
+from cmfr.training.data.config import GeneratedConfig
 from cmfr.training.trainer import train
 from cmfr.utils.device import peak_memory, pick_device, reset_peak_memory
 from cmfr.utils.versions import versions

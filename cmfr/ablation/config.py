@@ -13,12 +13,7 @@ from cmfr.evaluation.conditions import CodingConditions, Color
 from cmfr.evaluation.found_sets import FoundSet, find_set, set_of_files
 from cmfr.evaluation.sequences import TestSequence
 from cmfr.models.registry import FAMILIES, ModelConfig, parse_model
-from cmfr.training.config import (
-    InitConfig,
-    StageConfig,
-    TrainConfig,
-    load_train_config,
-)
+from cmfr.training.config import InitConfig, StageConfig, TrainConfig, load_train_config
 from cmfr.utils.config_files import find_config
 from cmfr.utils.errors import UserError
 from cmfr.utils.yaml_config import differences, faults, merged, plain, read_tree

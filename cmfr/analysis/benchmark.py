@@ -20,7 +20,7 @@ from cmfr.analysis.complexity import attributed
 from cmfr.models.base import FrameSize
 from cmfr.models.state import ReferenceState
 from cmfr.models.video_model import VideoModel
-from cmfr.nn.entropy_coder import make_tables
+from cmfr.nn.densities import make_tables
 from cmfr.nn.latent_coder import LatentCoder
 from cmfr.utils.device import exact_arithmetic, peak_memory, reset_peak_memory
 from cmfr.video.color import tensor_to_planes

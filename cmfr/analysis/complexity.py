@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cmfr.models.base import FrameSize
 from cmfr.models.video_model import VideoModel
-from cmfr.nn.entropy_coder import make_tables
+from cmfr.nn.densities import make_tables
 from cmfr.utils.device import exact_arithmetic
 
 

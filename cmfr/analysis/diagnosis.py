@@ -19,7 +19,7 @@ from cmfr.models.cmfr.latent import CMFRLatentCoder, calibrate
 from cmfr.models.cmfr.residual_modes import FeatureResidual
 from cmfr.models.state import FrameOutput, FrameSize, ReferenceState
 from cmfr.models.video_model import VideoModel
-from cmfr.nn.entropy_coder import BitEstimator, Unquantized
+from cmfr.nn.bit_estimator import BitEstimator, Unquantized
 from cmfr.nn.layers import half_samples, resize_flow, warp
 from cmfr.utils.device import exact_arithmetic
 from cmfr.utils.errors import UserError

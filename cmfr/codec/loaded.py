@@ -9,7 +9,7 @@ import torch
 
 from cmfr.codec.header import StreamHeader
 from cmfr.models.video_model import VideoModel
-from cmfr.nn.entropy_coder import make_tables
+from cmfr.nn.densities import make_tables
 from cmfr.nn.portable import PortableArithmetic
 from cmfr.utils.device import exact_arithmetic, full_precision
 

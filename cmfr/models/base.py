@@ -26,7 +26,8 @@ from cmfr.models.state import (
     MotionPictures,
     ReferenceState,
 )
-from cmfr.nn.entropy_coder import BitEstimator, BitReader, BitWriter, EntropyCoder
+from cmfr.nn.bit_estimator import BitEstimator, EntropyCoder
+from cmfr.nn.entropy_coder import BitReader, BitWriter
 from cmfr.nn.latent_coder import LatentCoder
 
 Past = TypeVar("Past", FrameSize, ReferenceState)

@@ -11,7 +11,7 @@ from cmfr.config import QUALITIES, CodecConfig
 from cmfr.models.base import BegunFrame, FrameCodec, FrameSize, InterCodec, Shown
 from cmfr.models.registry import FAMILIES
 from cmfr.models.state import FrameOutput, ReferenceState
-from cmfr.nn.entropy_coder import BitEstimator
+from cmfr.nn.bit_estimator import BitEstimator
 from cmfr.nn.layers import pad_to_multiple
 
 

@@ -21,8 +21,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
+from cmfr.nn.bit_estimator import EntropyCoder
 from cmfr.nn.densities import GAUSSIAN, Density, HyperDensity
-from cmfr.nn.entropy_coder import EntropyCoder
 from cmfr.nn.layers import pad_to_multiple
 from cmfr.nn.portable import encoder_only
 

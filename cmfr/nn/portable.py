@@ -35,17 +35,14 @@ from torch.overrides import TorchFunctionMode
 from cmfr.nn.exact_sums import MOST_TERMS, convolve, exact, on_grid
 from cmfr.utils.errors import UserError
 
-# Flows are rounded to 1/256 sample where something is warped.
-_SUBSAMPLES = 256.0
-# Up to so many terms a sum is written out.
-_FEW = 8
+_SUBSAMPLES = 256.0  # to 1/256 sample flows are rounded where something is warped
+_FEW = 8  # up to so many terms a sum is written out
 # Functions of PyTorch that are the same everywhere, by name. Moves:
 _MOVES = """
     __get__ size dim numel stride is_contiguous is_floating_point get_device __len__ __bool__
     __int__ __float__ __index__ item tolist numpy cpu to type float double int short long bool view
-    pin_memory
-    reshape flatten unflatten permute transpose unsqueeze squeeze contiguous clone detach expand
-    repeat repeat_interleave cat stack chunk split unbind narrow __getitem__ __setitem__ gather
+    pin_memory reshape flatten unflatten permute transpose unsqueeze squeeze contiguous clone
+    detach expand repeat repeat_interleave cat stack chunk split unbind narrow __getitem__ __setitem__ gather
     index_select flip pad pixel_shuffle pixel_unshuffle where nonzero meshgrid new_zeros new_empty
     zeros_like empty_like ones_like zeros ones empty full arange tensor _set_grad_enabled
 """.split()

@@ -27,7 +27,8 @@ from cmfr.codec.checkpoint import (
     save_weights,
 )
 from cmfr.models.registry import with_present_names
-from cmfr.training.config import DATA_KINDS, TrainConfig
+from cmfr.training.config import TrainConfig
+from cmfr.training.data.config import DATA_KINDS
 from cmfr.utils.errors import UserError
 from cmfr.utils.files import atomic_write_text, remove_leftovers
 from cmfr.utils.yaml_config import differences, plain

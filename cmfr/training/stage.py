@@ -19,7 +19,7 @@ from cmfr.models.base import MotionInterCodec
 from cmfr.models.cmfr.motion_estimation import MotionEstimation
 from cmfr.models.state import FrameOutput, ReferenceState, detached
 from cmfr.models.video_model import VideoModel
-from cmfr.nn.entropy_coder import BitEstimator, TrainingNoise
+from cmfr.nn.bit_estimator import BitEstimator, TrainingNoise
 from cmfr.training.config import LossConfig, StageConfig
 from cmfr.training.flow_loss import flow_loss
 from cmfr.training.losses import FrameLoss, FrameNumbers

@@ -24,8 +24,8 @@ from cmfr.models.base import FrameSize
 from cmfr.models.presets import PRESETS
 from cmfr.models.state import FrameOutput, ReferenceState
 from cmfr.models.video_model import VideoModel
+from cmfr.nn.bit_estimator import BitEstimator
 from cmfr.nn.densities import weights_of
-from cmfr.nn.entropy_coder import BitEstimator
 from cmfr.utils import versions
 from cmfr.utils.device import peak_memory, reset_peak_memory
 from cmfr.video.color import ycbcr_to_rgb

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cmfr.nn.bit_estimator import BitEstimator, quantized
 from cmfr.nn.densities import (
     DCVC_GAUSSIAN,
     DCVC_LAPLACIAN,
@@ -16,14 +17,7 @@ from cmfr.nn.densities import (
     FactorizedBitEstimator,
     FactorizedDensity,
 )
-from cmfr.nn.entropy_coder import (
-    BadPayload,
-    BitEstimator,
-    BitReader,
-    BitWriter,
-    DecodeMismatch,
-    quantized,
-)
+from cmfr.nn.entropy_coder import BadPayload, BitReader, BitWriter, DecodeMismatch
 from cmfr.nn.payload import SMALL
 
 SHAPE, LARGE = (1, 6, 9, 7), (1, 96, 9, 7)  # payloads in either form

@@ -3,7 +3,7 @@ import torch
 
 from cmfr.config import LatentConfig
 from cmfr.models.cmfr.latent import CMFRLatentCoder, calibrate
-from cmfr.nn.entropy_coder import BitEstimator
+from cmfr.nn.bit_estimator import BitEstimator
 from cmfr.nn.latent_coder import step_masks
 
 

@@ -4,7 +4,7 @@ from conftest import moving_clip
 
 from cmfr.models.presets import PRESETS
 from cmfr.models.video_model import VideoModel
-from cmfr.nn.entropy_coder import TrainingNoise
+from cmfr.nn.bit_estimator import TrainingNoise
 from cmfr.training.config import LossConfig, StageConfig
 from cmfr.training.stage import StageModel, learning_rate, rate_weight
 

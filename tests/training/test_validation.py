@@ -2,9 +2,10 @@ import pytest
 import torch
 
 from cmfr.models.presets import PRESETS
-from cmfr.nn.entropy_coder import make_tables
+from cmfr.nn.densities import make_tables
 from cmfr.nn.payload import SMALL
-from cmfr.training.config import GeneratedConfig, LossConfig, ValidationConfig
+from cmfr.training.config import LossConfig, ValidationConfig
+from cmfr.training.data.config import GeneratedConfig
 from cmfr.training.data.datasets import GeneratedClips
 from cmfr.training.data.sampler import to_network
 from cmfr.training.distributed import Team

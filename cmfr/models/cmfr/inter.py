@@ -16,7 +16,7 @@ from cmfr.models.cmfr.motion_estimation import MotionEstimation
 from cmfr.models.cmfr.residual import FrameGenerator, ResidualCodec
 from cmfr.models.cmfr.residual_modes import RESIDUAL_MODES
 from cmfr.models.state import FrameOutput, LatentReference, MotionPictures, ReferenceState
-from cmfr.nn.entropy_coder import EntropyCoder
+from cmfr.nn.bit_estimator import EntropyCoder
 from cmfr.nn.layers import half_samples
 from cmfr.utils.errors import UserError, unknown
 

@@ -10,7 +10,7 @@ from cmfr.models.cmfr.blocks import block
 from cmfr.models.cmfr.config import CMFRConfig
 from cmfr.models.cmfr.latent import CMFRLatentCoder
 from cmfr.models.state import FrameOutput, ReferenceState
-from cmfr.nn.entropy_coder import EntropyCoder
+from cmfr.nn.bit_estimator import EntropyCoder
 from cmfr.nn.init import (
     analysis_start,
     identity_start,

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from cmfr.config import LatentConfig
 from cmfr.models.cmfr.blocks import block
 from cmfr.models.cmfr.config import CMFRConfig
+from cmfr.nn.bit_estimator import EntropyCoder
 from cmfr.nn.densities import FactorizedDensity, HyperDensity
-from cmfr.nn.entropy_coder import EntropyCoder
 from cmfr.nn.init import SMALL_GAIN
 from cmfr.nn.latent_coder import LatentCoder, Prediction
 from cmfr.nn.layers import LATENT_GAINS, QualityScaler, conv, upsample

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cmfr.models.cmfr.blocks import block
 from cmfr.models.cmfr.config import CMFRConfig
 from cmfr.models.cmfr.latent import CMFRLatentCoder
-from cmfr.nn.entropy_coder import EntropyCoder
+from cmfr.nn.bit_estimator import EntropyCoder
 from cmfr.nn.init import SMALL_GAIN, analysis_start, haar_bands, identity_start, synthesis_start
 from cmfr.nn.layers import conv, resize_flow, upsample, warp
 from cmfr.nn.portable import encoder_only

@@ -12,7 +12,7 @@ from cmfr.models.cmfr.blocks import block
 from cmfr.models.cmfr.config import CMFRConfig
 from cmfr.models.cmfr.features import fusion
 from cmfr.models.cmfr.latent import CMFRLatentCoder
-from cmfr.nn.entropy_coder import EntropyCoder
+from cmfr.nn.bit_estimator import EntropyCoder
 from cmfr.nn.init import (
     Bands,
     analysis_start,

@@ -26,7 +26,7 @@ from cmfr.models.dcvc.config import LATENT_STRIDE, DCVCConfig
 from cmfr.models.dcvc.latent import InterLatentCoder
 from cmfr.models.dcvc.motion import AlignedContext, Contexts, DCVCMotionCodec
 from cmfr.models.state import FrameOutput, LatentReference, MotionPictures, ReferenceState
-from cmfr.nn.entropy_coder import EntropyCoder
+from cmfr.nn.bit_estimator import EntropyCoder
 from cmfr.nn.layers import ResidualBlock, conv, upsample, warp
 from cmfr.nn.portable import encoder_only
 

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cmfr.training.config import DataConfig, GeneratedConfig, ImagesConfig, SeptupletsConfig
+from cmfr.training.data.config import DataConfig, GeneratedConfig, ImagesConfig, SeptupletsConfig
 from cmfr.training.data.generated import generated_clip
 from cmfr.utils.errors import UserError
 from cmfr.utils.files import inner_name, inside

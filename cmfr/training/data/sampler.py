@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from cmfr.training.config import DataConfig, StageConfig
+from cmfr.training.config import StageConfig
 from cmfr.training.data.augment import halved, sharpened
+from cmfr.training.data.config import DataConfig
 from cmfr.training.data.datasets import Clip, ClipSet, Preloaded
 from cmfr.training.distributed import Team
 from cmfr.utils.errors import UserError

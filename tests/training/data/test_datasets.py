@@ -7,7 +7,7 @@ import torch
 from conftest import SHARED, moving_clip
 from PIL import Image
 
-from cmfr.training.config import ClipsConfig, ImagesConfig, SeptupletsConfig
+from cmfr.training.data.config import ClipsConfig, ImagesConfig, SeptupletsConfig
 from cmfr.training.data.datasets import Preloaded, Vimeo90kSeptuplet, open_data
 from cmfr.training.data.generated import generated_clip
 from cmfr.video.info import ColorInfo, Frame, VideoInfo

@@ -4,7 +4,8 @@ import pytest
 import torch
 from conftest import write_yuv
 
-from cmfr.training.config import GeneratedConfig, StageConfig
+from cmfr.training.config import StageConfig
+from cmfr.training.data.config import GeneratedConfig
 from cmfr.training.data.datasets import Clip, GeneratedClips, Preloaded, read_video_clip
 from cmfr.training.data.sampler import Sample, Sampler, batches, sample_window, to_network
 from cmfr.training.distributed import Team
