@@ -40,11 +40,12 @@ _FEW = 8  # up to so many terms a sum is written out
 # Functions of PyTorch that are the same everywhere, by name. Moves:
 _MOVES = """
     __get__ size dim numel stride is_contiguous is_floating_point get_device __len__ __bool__
-    __int__ __float__ __index__ item tolist numpy cpu to type float double int short long bool view
-    pin_memory reshape flatten unflatten permute transpose unsqueeze squeeze contiguous clone
-    detach expand repeat repeat_interleave cat stack chunk split unbind narrow __getitem__ __setitem__ gather
-    index_select flip pad pixel_shuffle pixel_unshuffle where nonzero meshgrid new_zeros new_empty
-    zeros_like empty_like ones_like zeros ones empty full arange tensor _set_grad_enabled
+    __int__ __float__ __index__ item tolist numpy cpu to type float double int short long bool
+    view pin_memory reshape flatten unflatten permute transpose unsqueeze squeeze contiguous
+    clone detach expand repeat repeat_interleave cat stack chunk split unbind narrow
+    __getitem__ __setitem__ gather index_select flip pad pixel_shuffle pixel_unshuffle where
+    nonzero meshgrid new_zeros new_empty zeros_like empty_like ones_like zeros ones empty full
+    arange tensor _set_grad_enabled
 """.split()
 # One operation for each result:
 _OPERATIONS = """
