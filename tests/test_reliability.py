@@ -22,7 +22,7 @@ def killed(kills: int, *commands: str) -> list[str]:
 def test_killed_encoders_and_decoders():
     rows = killed(2, "encode", "encode --resume", "decode")
     assert [row.split(" | ")[:2] for row in rows] == [
-        ["| `decode`", "2"], ["| `encode --resume`", "2"], ["| `encode`", "2"],
+        ["| `decode`", "2"], ["| `encode`", "2"], ["| `encode --resume`", "2"],
     ]  # fmt: skip
     assert all(row.endswith(" | 0 |") for row in rows)
 

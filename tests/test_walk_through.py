@@ -9,6 +9,7 @@ import sys
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -57,13 +58,14 @@ class Rounder:
     def step(self, quality: int) -> float:
         return 2 ** (1 + (63 - quality) / 16)
 
-    def encode_frame(self, x, quality, past, *options):
+    def begin_frame(self, x, quality, past, *options):
         levels = (x * 255 / self.step(quality)).round()
         packed = zlib.compress(levels.to(torch.uint8).numpy().tobytes())
         size = len(packed).to_bytes(4, "little")
         x_hat = (levels * self.step(quality) / 255).clamp(0, 1)
         filling = bytes(round(self.extra * len(packed)))
-        return size + packed + filling, quality, FrameOutput(x_hat, ReferenceState(x_hat))
+        payload, output = size + packed + filling, FrameOutput(x_hat, ReferenceState(x_hat))
+        return SimpleNamespace(output=output, finish=lambda: (payload, output)), quality
 
     def decode_frame(self, payload, quality, past, *options):
         size = past if isinstance(past, FrameSize) else FrameSize(*past.frame.shape[2:])
@@ -115,7 +117,7 @@ def run(tree, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tree)
         patch.setattr(published_module, "FOLDER", folder)
-        for side in ("encode_frame", "decode_frame"):
+        for side in ("begin_frame", "decode_frame"):
 
             def code(model, *arguments, side=side):
                 rounder = Rounder(0.25 if model.cfg.name == "dcvc-dc" else 0.0)

@@ -148,10 +148,9 @@ class Decoder(LoadedModel):
                 shown = picture.of(output.x_hat)
         except BadPayload as error:
             by = f"made by: {header.producer}; this is: {arithmetic(self.device)}"
-            advice = ""
             if isinstance(error, DecodeMismatch) and not header.portable:
-                advice = "; to decode a stream anywhere, encode with --portable"
-            raise DamagedFrame(packet.number, f"{error} ({by}){advice}") from error
+                by += "; to decode a stream anywhere, encode with --portable"
+            raise DamagedFrame(packet.number, f"{error} ({by})") from error
         return CodedFrame(
             packet.number, packet.intra, packet.quality, 8 * packet.size, shown, output
         )

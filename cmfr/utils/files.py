@@ -53,7 +53,10 @@ class Part:
         self.temporary = self._target.with_name(name + ("" if folder else path.suffix))
         if folder:
             self.temporary.mkdir()
-            lock = os.open(self.temporary, os.O_RDONLY)
+            try:
+                lock = os.open(self.temporary, os.O_RDONLY)
+            except FileNotFoundError:  # taken for a leftover, as below
+                return
         else:
             lock = os.open(self.temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         _locked(lock, fcntl.LOCK_EX)

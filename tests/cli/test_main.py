@@ -133,7 +133,7 @@ def test_bad_input_to_encode(tmp_path, yuv_file, weights, capsys):
         capsys, "encode", yuv_file, target, "--model", broken
     )
     message = failing(capsys, "encode", yuv_file, target, "--model", "cmfr_s")
-    assert "no model is called 'cmfr_s'; there are cmfr, cmfr-s, cmfr-nano, " in message
+    assert "no model is called 'cmfr_s'; there are cmfr, cmfr-s, cmfr-xs, " in message
     assert "did you mean cmfr-s?" in message and "shipped weights are of cmfr-s" in message
     message = failing(capsys, "encode", yuv_file, target, "--model", "cmfr")
     assert "no weights are shipped for cmfr: it has to be trained first" in message
@@ -244,8 +244,8 @@ def test_what_there_is_not_is_named_with_what_there_is(tmp_path, capsys, monkeyp
     for arguments, expected in (
         (["train", "smok"], ["no train configuration is called 'smok'; there are cmfr, ",
                              "did you mean smoke?"]),
-        (["ablate", "papers"], ["no ablation configuration", "there are paper, smoke; did you mean "
-                                "paper?"]),
+        (["ablate", "papers"], ["no ablation configuration", "there are paper, small, smoke; did "
+                                "you mean paper?"]),
         (["train", "configs/train/smoke.yaml"], ["no configuration file configs/train/smoke.yaml",
                                                  "the shipped one is called smoke"]),
         (["train", "smoke", "model=cmfr-nan"], ["no preset is called 'cmfr-nan'; there are cmfr, ",

@@ -451,7 +451,7 @@ def test_a_failing_disk_leaves_nothing(codec, tmp_path, yuv_file, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("cmfr.codec.codec.BitstreamWriter.write_frame", full)
+    monkeypatch.setattr("cmfr.codec.encoder.BitstreamWriter.write_frame", full)
     before = sorted(tmp_path.iterdir())
     with pytest.raises(OSError, match="No space"):
         codec.encode_video(yuv_file, tmp_path / "a.cmfr")

@@ -4,6 +4,7 @@ import time
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -145,9 +146,10 @@ CLIPS = ("carphone_qcif_176x144", "davis_parkour_416x240", "vid4_foliage_704x480
 class Identity:
     """In place of an RGB network's frames: the 8-bit picture that it gets, and gives."""
 
-    def encode_frame(self, x, quality, past, refresh_period=None, shown=None, estimate=False):
-        codes = (x * 255).round().to(torch.uint8)
-        return codes.numpy().tobytes(), quality, FrameOutput(x, ReferenceState(x))
+    def begin_frame(self, x, quality, past, refresh_period=None, shown=None, estimate=False):
+        payload = (x * 255).round().to(torch.uint8).numpy().tobytes()
+        output = FrameOutput(x, ReferenceState(x))
+        return SimpleNamespace(output=output, finish=lambda: (payload, output)), quality
 
     def decode_frame(self, payload, quality, past, refresh_period=None, shown=None):
         size = past if isinstance(past, FrameSize) else FrameSize(*past.frame.shape[2:])
@@ -178,8 +180,8 @@ def test_an_identity_rgb_codec_gets_the_cap(place, tmp_path, name, colors):
         info |= {"name": name, "width": width, "height": height}
     codec = Codec(VideoModel(PRESETS["dcvc-dc-nano"].model_copy(update={"color": "rgb"})),
                   bytes(8), torch.device("cpu"))  # fmt: skip
-    codec.model.encode_frame, codec.model.decode_frame = (
-        Identity().encode_frame, Identity().decode_frame,
+    codec.model.begin_frame, codec.model.decode_frame = (
+        Identity().begin_frame, Identity().decode_frame,
     )  # fmt: skip
     task = sequence_task(path, TestSequence.model_validate(info), tmp_path,
                          conditions=CodingConditions.asked("rgb", *colors, frames=2))  # fmt: skip

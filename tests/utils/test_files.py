@@ -235,3 +235,19 @@ def test_what_is_kept_is_found_until_the_file_is_complete(tmp_path):
         assert found.read_bytes() == b"x" * 9
     with unfinished(tmp_path / "c.cmfr") as found:
         assert found is None
+
+
+def test_a_new_part_that_is_taken_for_a_leftover_is_made_again(tmp_path, monkeypatch):
+    """A folder is not locked in the moment that it is made; another process may clear then."""
+    made = []
+
+    def mkdir(path, *arguments):
+        os.mkdir(path)
+        made.append(path)
+        if len(made) == 1:
+            os.rmdir(path)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    part = Part(tmp_path / "out", folder=True)
+    assert len(made) == 2 and part.temporary == made[1] and made[1].is_dir()
+    part.discard()
