@@ -15,15 +15,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 
 from cmfr.cli.main import guarded
 from cmfr.cli.parser import frame_size
 from cmfr.training.data.generated import generated_clip
-from cmfr.video.color import tensor_to_planes
-from cmfr.video.info import ColorInfo, VideoInfo
-from cmfr.video.writer import open_writer
+from cmfr.video.writer import write_clip
 
 SCENE = 4  # frames that are rendered
 # The peak of this process image alone: getrusage counts what was there before it, too.
@@ -47,14 +44,9 @@ def peak(*arguments: object) -> float:
 
 def write_source(path: Path, size: tuple[int, int], frames: int) -> None:
     """A rendered scene, forth and back as often as it takes, as .y4m."""
-    color = ColorInfo("bt709", "full", matrix_code=1)
-    info = VideoInfo(*size, Fraction(25), color, "420", 8)
-    scene = generated_clip(0, min(frames, SCENE), size)
-    pictures = [tensor_to_planes(picture[None], info, "rgb") for picture in scene]
-    pictures += pictures[-2:0:-1]
-    with open_writer(path, info) as writer:
-        for number in range(frames):
-            writer.write(pictures[number % len(pictures)])
+    scene = list(generated_clip(0, min(frames, SCENE), size))
+    scene += scene[-2:0:-1]
+    write_clip(path, [scene[number % len(scene)] for number in range(frames)])
 
 
 def measure(size: tuple[int, int], frames: int, model: str, quality: int) -> tuple[float, float]:

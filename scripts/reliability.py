@@ -17,7 +17,6 @@ import contextlib
 import functools
 import hashlib
 import importlib
-import itertools
 import json
 import os
 import random
@@ -48,6 +47,7 @@ import cmfr.training.trainer
 from cmfr.cli.main import main as cmfr_main
 from cmfr.training.data.generated import generated_clip
 from cmfr.utils import files
+from cmfr.video.writer import write_clip
 
 ROOT = Path(__file__).parents[1]
 WEIGHTS = ROOT / "tests" / "data" / "version1.safetensors"
@@ -109,7 +109,7 @@ COMMANDS = {
 
 def prepare(folder: Path) -> None:
     """What the commands read."""
-    cmfr.ablation.run.write_clip(folder / "clip.y4m", generated_clip(3, 14, (64, 48)))
+    write_clip(folder / "clip.y4m", generated_clip(3, 14, (64, 48)))
     (folder / "train.yaml").write_text(yaml.safe_dump(TRAINING, sort_keys=False))
     (folder / "ablation.yaml").write_text(yaml.safe_dump(ABLATION, sort_keys=False))
     stream = ["encode", "clip.y4m", "stream.cmfr", *MODEL]
@@ -378,8 +378,7 @@ def run(
 def table(counts: Mapping[tuple[str, str], int], faults: dict[str, str]) -> str:
     """Markdown: a row a command, a column how far it was."""
     rows = [["command", "kills", *ENDS, "faults"], ["---"] * (len(ENDS) + 3)]
-    for name, group in itertools.groupby(sorted(counts, key=lambda k: k[0]), lambda k: k[0]):
-        del group
+    for name in sorted({name for name, _ in counts}):
         each = [counts.get((name, end), 0) for end in ENDS]
         bad = sum(fault.startswith(f"{name},") for fault in faults)
         rows.append([f"`{name}`", *map(str, (sum(each), *each, bad))])

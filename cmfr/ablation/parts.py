@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from statistics import fmean
 
 from cmfr.analysis.diagnosis import MIDDLE, bits, code, masks, motion
-from cmfr.analysis.diagnosis_table import DiagnosedSequence, Table
-from cmfr.codec.checkpoint import read_weights, weights_hash
-from cmfr.codec.codec import Codec, load_codec
-from cmfr.evaluation.sequences import TestSequence, open_sequence
+from cmfr.analysis.diagnosis_table import Table
+from cmfr.codec.codec import load_codec
+from cmfr.evaluation.diagnosed import read_sequence
+from cmfr.evaluation.measure import weights_identity
+from cmfr.evaluation.sequences import TestSequence
 from cmfr.models.cmfr.inter import CMFR
 from cmfr.utils.files import atomic_write_text
 from cmfr.utils.parallel import Count
-from cmfr.video.color import planes_to_tensor
-from cmfr.video.info import resolve_color
 
 Parts = dict[str, float]
 
@@ -68,9 +66,9 @@ class PartsTask:
         return parts
 
     def _conditions(self) -> dict[str, object]:
-        weights = weights_hash(read_weights(self.weights)[1]).hex()
         names = [sequence.name for sequence, _ in self.sequences]
-        return {"weights": weights, "sequences": names, "frames": self.frames}
+        identity = weights_identity(self.weights)
+        return {"weights": identity, "sequences": names, "frames": self.frames}
 
 
 def measure_parts(task: PartsTask, count: Count) -> Parts:
@@ -78,18 +76,6 @@ def measure_parts(task: PartsTask, count: Count) -> Parts:
     parts = task.measure()
     count(1)
     return parts
-
-
-def read_sequence(
-    codec: Codec, sequence: TestSequence, path: Path, frames: int | None
-) -> DiagnosedSequence:
-    """The first `frames` (None: all listed) as the codec's network takes them."""
-    color = codec.model.cfg.color
-    with open_sequence(path, sequence) as reader:
-        info = resolve_color(reader.info, "bt709", "full") if color == "rgb" else reader.info
-        read = islice(reader, sequence.frames if frames is None else frames)
-        tensors = (planes_to_tensor(frame, info, color, codec.device) for frame in read)
-        return DiagnosedSequence.of(sequence.name, tensors, codec.model)
 
 
 def _means(table: Table) -> Parts:

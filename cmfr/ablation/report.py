@@ -40,7 +40,7 @@ def write_report(cfg: AblationConfig) -> str:
     runs = resolve(cfg)
     tasks = tasks_of(cfg, runs)
     found = {name: _whole_curves(tasks.get(name, [])) for name in runs}
-    parts = {name: task.finished() for name, task in parts_of(cfg, runs).items()}
+    parts = {name: task.finished() for name, task in parts_of(cfg, tasks).items()}
     codecs = [
         _codec(cfg.variants[name].title, found[name], runs[name], parts.get(name, {}))
         for name in runs

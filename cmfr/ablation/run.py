@@ -25,13 +25,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 from typing import TextIO
 
 import torch
 import yaml
-from torch import Tensor
 
 from cmfr.ablation.config import AblationConfig, common_run, resolve
 from cmfr.ablation.parts import PartsTask, measure_parts
@@ -49,9 +47,7 @@ from cmfr.utils.files import atomic_write_text
 from cmfr.utils.parallel import outcomes
 from cmfr.utils.signals import end_with_parent, on_signals
 from cmfr.utils.yaml_config import differences, plain
-from cmfr.video.color import tensor_to_planes
-from cmfr.video.info import MATRIX_CODES, ColorInfo, VideoInfo
-from cmfr.video.writer import open_writer
+from cmfr.video.writer import write_clip
 
 LOG, FINISHED = "train.log", "finished"
 _SAVING = 60  # seconds that the training of a killed command may take to end
@@ -209,8 +205,9 @@ def run(cfg: AblationConfig, tell: Callable[[str], None] = lambda line: None) ->
         failures = _train(cfg, {"common": common}, lock) if common else {}
         failures = failures or _train(cfg, trained, lock)
         _render(cfg)
-        failures |= _measure(cfg, tasks_of(cfg, runs))
-        failures |= _measure_parts(cfg, parts_of(cfg, runs))
+        tasks = tasks_of(cfg, runs)
+        failures |= _measure(cfg, tasks)
+        failures |= _measure_parts(cfg, parts_of(cfg, tasks))
     return failures
 
 
@@ -276,16 +273,6 @@ def _render(cfg: AblationConfig) -> None:
                 write_clip(path, generated_clip(number, made.frames, made.size))
 
 
-def write_clip(path: Path, clip: Tensor, frame_rate: int = 25) -> None:
-    """RGB [T, 3, H, W] in [0, 1] as an 8-bit 4:2:0 .y4m (BT.709, full range)."""
-    height, width = clip.shape[2:]
-    color = ColorInfo("bt709", "full", matrix_code=MATRIX_CODES["bt709"])
-    info = VideoInfo(width, height, Fraction(frame_rate), color, "420", 8)
-    with open_writer(path, info) as writer:
-        for picture in clip:
-            writer.write(tensor_to_planes(picture[None], info, "rgb"))
-
-
 def tasks_of(
     cfg: AblationConfig,
     runs: dict[str, TrainConfig],
@@ -309,18 +296,15 @@ def tasks_of(
     return tasks
 
 
-def parts_of(cfg: AblationConfig, runs: dict[str, TrainConfig]) -> dict[str, PartsTask]:
-    """The parts to measure of every variant that has weights, on all sequences."""
-    sets = cfg.evaluation.found(cfg.run_dir / "sequences")
-    sequences = tuple(pair for found in sets for pair in found.sequences)
+def parts_of(cfg: AblationConfig, tasks: dict[str, list[SequenceTask]]) -> dict[str, PartsTask]:
+    """The parts to measure of every variant that has curves to measure, on the same sequences."""
     return {
         name: PartsTask(
-            weights,
-            all_devices(run.device)[0],
-            sequences,
+            curves[0].weights,
+            curves[0].device,
+            tuple(dict.fromkeys((task.sequence, task.source) for task in curves)),
             cfg.evaluation.part_frames,
             cfg.run_dir / "parts" / f"{name}.json",
         )
-        for name, run in runs.items()
-        if (weights := weights_of(cfg, name, run)) is not None
+        for name, curves in tasks.items()
     }

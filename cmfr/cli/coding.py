@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from cmfr.cli.parser import add_decode, add_encode, add_info
+from cmfr.cli.parser import add_decode, add_encode, add_info, source_options
 from cmfr.utils.errors import UserError
 from cmfr.utils.files import check_distinct
 
@@ -32,13 +32,7 @@ def run_encode(args: argparse.Namespace) -> None:
     from cmfr.video.reader import open_video
     from cmfr.video.writer import open_writer
 
-    options = {
-        "size": args.size,
-        "pixel_format": args.pixel_format,
-        "frame_rate": args.frame_rate,
-        "matrix": args.matrix,
-        "range": args.range,
-    }
+    options = source_options(args)
     with open_video(args.input, start=args.start, frames=args.frames, **options) as reader:
         info = reader.info
     # Before seconds are spent on loading.

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cmfr.cli.parser import add_source
+from cmfr.cli.parser import add_source, source_options
 from cmfr.training.data.clip_settings import ClipSettings
 from cmfr.utils.errors import UserError
 
@@ -168,14 +168,7 @@ def run_yuv2png(args: argparse.Namespace) -> None:
     from cmfr.video.reader import open_video
     from cmfr.video.writer import open_writer
 
-    with open_video(
-        args.input,
-        size=args.size,
-        pixel_format=args.pixel_format,
-        frame_rate=args.frame_rate,
-        matrix=args.matrix,
-        range=args.range,
-    ) as reader:
+    with open_video(args.input, **source_options(args)) as reader:
         info = reader.info
         args.out_dir.parent.mkdir(parents=True, exist_ok=True)
         with open_writer(f"{args.out_dir}/", info) as writer:

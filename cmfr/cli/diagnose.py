@@ -32,9 +32,9 @@ def add_commands(commands: Commands) -> None:
 
 def run_diagnose(args: argparse.Namespace) -> None:
     """Raises UserError or OSError with one sentence."""
-    from cmfr.ablation.parts import read_sequence
     from cmfr.analysis.diagnosis import diagnose
     from cmfr.codec.codec import load_codec
+    from cmfr.evaluation.diagnosed import read_sequence
     from cmfr.evaluation.found_sets import find_set
 
     if args.frames is not None and args.frames < 8:

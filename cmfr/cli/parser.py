@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cmfr.config import MAX_PIXELS, QUALITIES
 from cmfr.evaluation.conditions import MATRICES, RANGES
@@ -103,6 +103,12 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     )
     source.add_argument("--frame-rate", help="frames per second, e.g. 25 or 30000/1001")
     add_color(source, "of the input")
+
+
+def source_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What `add_source` asked for, as `reader.open_video` takes it."""
+    names = ("size", "pixel_format", "frame_rate", "matrix", "range")
+    return {name: getattr(args, name) for name in names}
 
 
 def add_info(commands: Commands, run: Run) -> None:

@@ -71,7 +71,7 @@ class SequenceTask:
         """Hash of weights, source, conditions and the code that measures: the same key, the same
         record, whatever other rates and sequences are measured beside it."""
         identity = asdict(self) | {
-            "weights": _weights_identity(self.weights, _changed(self.weights)),
+            "weights": weights_identity(self.weights),
             "source": _samples_hash(self),
             "device": torch.device(self.device).type,
             "code": code_hash(__name__),
@@ -120,9 +120,13 @@ def _codec(weights: Path, changed: int, device: str) -> Codec:
     return load_codec(weights, device)
 
 
+def weights_identity(path: Path) -> str:
+    """Hash of what a weights file says, however its bytes are ordered."""
+    return _weights_identity(path, _changed(path))
+
+
 @lru_cache(maxsize=64)
 def _weights_identity(path: Path, changed: int) -> str:
-    """Hash of what a weights file says, however its bytes are ordered."""
     cfg, weights, _ = read_weights(path)
     return weights_hash(weights).hex() + hashlib.sha256(cfg.model_dump_json().encode()).hexdigest()
 

@@ -78,6 +78,19 @@ def _dcvc_fm(name: str, **changes: Any) -> DCVCConfig:
     )
 
 
+# What cmfr-s and cmfr-xs share, weights too.
+_SMALL_INTRA = IntraConfig(
+    channels=(32, 64, 128),
+    blocks=(1, 2, 3),
+    latent=96,
+    latent_stride=8,
+    hyper=48,
+    prior=128,
+)
+_SMALL_ESTIMATION = (
+    *_matching((16, 4), (8, 3), (4, 2), (2, 2)),
+    MatchingLevel(stride=1, radius=0, widths=(32, 32)),
+)
 # One line of numbers a model; the same classes build all of a family.
 PRESETS: dict[str, CMFRConfig | DCVCConfig] = {
     "cmfr": CMFRConfig(
@@ -110,19 +123,9 @@ PRESETS: dict[str, CMFRConfig | DCVCConfig] = {
         feature_stride=2,
         context_channels=(24, 48, 96),
         bottleneck=0.5,
-        intra=IntraConfig(
-            channels=(32, 64, 128),
-            blocks=(1, 2, 3),
-            latent=96,
-            latent_stride=8,
-            hyper=48,
-            prior=128,
-        ),
+        intra=_SMALL_INTRA,
         motion=MotionConfig(
-            estimation=(
-                *_matching((16, 4), (8, 3), (4, 2), (2, 2)),
-                MatchingLevel(stride=1, radius=0, widths=(32, 32)),
-            ),
+            estimation=_SMALL_ESTIMATION,
             channels=48,
             latent=48,
             hyper=32,
@@ -140,19 +143,9 @@ PRESETS: dict[str, CMFRConfig | DCVCConfig] = {
         feature_stride=2,
         context_channels=(12, 24, 96),
         bottleneck=0.5,
-        intra=IntraConfig(
-            channels=(32, 64, 128),
-            blocks=(1, 2, 3),
-            latent=96,
-            latent_stride=8,
-            hyper=48,
-            prior=128,
-        ),
+        intra=_SMALL_INTRA,
         motion=MotionConfig(
-            estimation=(
-                *_matching((16, 4), (8, 3), (4, 2), (2, 2)),
-                MatchingLevel(stride=1, radius=0, widths=(32, 32)),
-            ),
+            estimation=_SMALL_ESTIMATION,
             channels=32,
             latent=32,
             hyper=16,

@@ -99,7 +99,7 @@ class StageConfig(Strict):
     coding its residual would take (`losses.residual_bits`), which in stages of objective
     ``motion`` is then all of the loss beside R. smoothness: of flows, in stages of objective
     ``flow``. calibrate: name prefixes of modules whose latents' spreads are measured before the
-    first step (`latent_coder.calibrate`). frame_weights: the weights on D by position in the
+    first step (`models.cmfr.latent.calibrate`). frame_weights: the weights on D by position in the
     hierarchical pattern, the I-frame at 0 (default: the model's). qualities: the range drawn from.
     random_position: clips start anywhere in the pattern and between refreshes, so that clips
     shorter than these train all of them. rate_warmup: in so many first steps R counts less (rising

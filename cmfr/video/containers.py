@@ -78,12 +78,17 @@ def av_source(path: Path, rate: Fraction | None) -> Source:
         try:
             with av.open(f"file:{path}") as container:
                 stream = _video_stream(container, path)
-                stream.thread_type = "AUTO"
+                # Not by frames: FFmpeg then loses frames that cannot be decoded without a word.
+                stream.thread_type = "SLICE"
                 for picture in islice(container.decode(stream), start, None):
                     if picture.is_corrupt:  # FFmpeg fills in what is lost, and goes on
                         raise UserError(f"{path} is damaged: frame {start + count} is incomplete")
                     yield _av_frame(picture, info, path, turns)
                     count += 1
+                if _ends_before_its_index(stream, path):
+                    raise UserError(
+                        f"{path} is damaged after {start + count} frames: it is cut off"
+                    )
             if y4m and pixels:  # FFmpeg says nothing
                 check_whole_y4m(path, pixels)
         except av.error.FFmpegError as error:
@@ -99,6 +104,15 @@ def _video_stream(container: av.container.InputContainer, path: Path) -> VideoSt
         if not int(getattr(stream, "disposition", 0)) & _COVER:
             return stream
     raise UserError(f"{path} has no video stream")
+
+
+def _ends_before_its_index(stream: VideoStream, path: Path) -> bool:
+    """Whether the index of an .mp4 names bytes behind the end of the file. FFmpeg takes a file that
+    is cut between two frames for a whole one."""
+    size = path.stat().st_size
+    return "mp4" in stream.container.format.name and any(
+        entry.pos + entry.size > size for entry in stream.index_entries
+    )
 
 
 def _quarter_turns(container: av.container.InputContainer, stream: VideoStream, path: Path) -> int:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,13 +20,16 @@ import av
 import av.error
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from cmfr.utils.errors import UserError
 from cmfr.utils.files import Part, is_stream
 from cmfr.video.color import planes_to_tensor, tensor_to_planes
 from cmfr.video.info import (
+    MATRIX_CODES,
     RANGE_CODES,
     RGB_COLOR,
+    ColorInfo,
     Frame,
     VideoInfo,
     check_frame,
@@ -340,3 +344,13 @@ def av_picture(frame: Frame, pixels: str) -> av.VideoFrame:
         lines = lines.reshape(-1, plane.line_size // samples.itemsize)
         lines[:height, :width] = samples
     return picture
+
+
+def write_clip(path: Path, pictures: Sequence[Tensor] | Tensor, frame_rate: int = 25) -> None:
+    """RGB pictures [3, H, W] in [0, 1] as an 8-bit 4:2:0 .y4m (BT.709, full range)."""
+    height, width = pictures[0].shape[1:]
+    color = ColorInfo("bt709", "full", matrix_code=MATRIX_CODES["bt709"])
+    info = VideoInfo(width, height, Fraction(frame_rate), color, "420", 8)
+    with open_writer(path, info) as writer:
+        for picture in pictures:
+            writer.write(tensor_to_planes(picture[None], info, "rgb"))

@@ -17,7 +17,7 @@ from conftest import lively, write_yuv
 
 from cmfr.ablation.config import common_run, load_ablation, resolve
 from cmfr.ablation.report import describe
-from cmfr.ablation.run import _locked, idlest, standing, visible_gpus, write_clip
+from cmfr.ablation.run import _locked, idlest, standing, visible_gpus
 from cmfr.cli.main import main
 from cmfr.codec.checkpoint import read_weights, save_weights
 from cmfr.evaluation.records import read_results
@@ -27,6 +27,7 @@ from cmfr.training.config import load_train_config
 from cmfr.utils.errors import UserError
 from cmfr.utils.yaml_config import differences, plain
 from cmfr.video.reader import open_video
+from cmfr.video.writer import write_clip
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "ablation"
 SMOKE = CONFIGS / "smoke.yaml"

@@ -11,7 +11,6 @@ import pytest
 import torch
 from conftest import lively_dcvc
 
-from cmfr.ablation.run import write_clip
 from cmfr.cli.main import main
 from cmfr.codec.bitstream import BitstreamReader
 from cmfr.codec.codec import Codec, load_codec
@@ -22,6 +21,7 @@ from cmfr.training.data.generated import generated_clip
 from cmfr.utils.errors import UserError
 from cmfr.video.info import ColorInfo, VideoInfo
 from cmfr.video.reader import open_video
+from cmfr.video.writer import write_clip
 
 WEIGHTS = str(Path(__file__).parents[1] / "data" / "version1.safetensors")
 RATE = 25

@@ -213,6 +213,14 @@ def cut_behind_its_index(folder: Path) -> Path:
     return path
 
 
+def cut_between_two_frames(folder: Path) -> Path:
+    path, data = mp4(folder, movflags="faststart")
+    with av.open(str(path)) as container:
+        seventh = container.streams.video[0].index_entries[6]
+    path.write_bytes(data[: seventh.pos])
+    return path
+
+
 def damaged(folder: Path) -> Path:
     path, data = mp4(folder)
     for at in range(data.index(b"mdat") + 1000, len(data) - 3000, 97):
@@ -254,6 +262,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
         (song_with_a_cover, "a.mp3 has no video stream"),
         (cut_before_its_index, "a.mp4 is not a video that can be opened"),
         (cut_behind_its_index, r"a.mp4 is damaged after \d+ frames"),
+        (cut_between_two_frames, "a.mp4 is damaged after 6 frames: it is cut off"),
         (damaged, r"a.mp4 is damaged: frame \d+ is incomplete|a.mp4 is damaged after \d+ frames"),
         (pictures_with_a_gap, "the numbered pictures have gaps: 4-6, 9 missing"),
         (pictures_of_two_sizes, "im003.png is 65x48, the pictures before are 64x48"),

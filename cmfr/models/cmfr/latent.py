@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,6 @@ from torch import Tensor, nn
 from cmfr.config import LatentConfig
 from cmfr.models.cmfr.blocks import block
 from cmfr.models.cmfr.config import CMFRConfig
-from cmfr.nn.bit_estimator import EntropyCoder
 from cmfr.nn.densities import FactorizedDensity, HyperDensity
 from cmfr.nn.init import SMALL_GAIN
 from cmfr.nn.latent_coder import LatentCoder, Prediction
@@ -46,7 +46,6 @@ class CMFRLatentCoder(LatentCoder):
         width = section.prior
         self.gain = QualityScaler(channels, gains)
         self.log_spread = nn.Parameter(torch.zeros(channels))
-        self.measured: list[Tensor] | None = None  # mean squares [C], while `calibrate` runs
         if hyper:
             self.hyper_encoder = nn.Sequential(
                 conv(channels, hyper, 1),
@@ -112,32 +111,26 @@ class CMFRLatentCoder(LatentCoder):
     def _spread(self) -> Tensor:
         return self.log_spread.exp()[:, None, None]
 
-    def _code(
-        self,
-        coder: EntropyCoder,
-        y: Tensor | None,
-        priors: list[Tensor],
-        size: tuple[int, int],
-        quality: Tensor | None,
-    ) -> Tensor:
-        if self.measured is not None and y is not None:
-            self.measured.append(y.detach().square().mean((0, 2, 3)))
-        return super()._code(coder, y, priors, size, quality)
-
 
 @torch.no_grad()
 def calibrate(coders: Sequence[CMFRLatentCoder], run: Callable[[], None]) -> None:
     """Set the spreads of latents to what `run` codes with them, the root mean square of every
     channel: entropy models then start at what the data has.
     """
-    for coder in coders:
-        coder.measured = []
+    squares: dict[nn.Module, list[Tensor]] = {coder: [] for coder in coders}  # means [C]
+
+    def measure(coder: nn.Module, inputs: tuple[Any, ...]) -> None:
+        y = inputs[1]
+        if y is not None:
+            squares[coder].append(y.detach().float().square().mean((0, 2, 3)))
+
+    hooks = [coder.register_forward_pre_hook(measure) for coder in coders]
     try:
         run()
-        for coder in coders:
-            if coder.measured:
-                square = torch.stack(coder.measured).mean(0)
-                coder.log_spread.copy_(0.5 * square.clamp(min=1e-8).log())
     finally:
-        for coder in coders:
-            coder.measured = None
+        for hook in hooks:
+            hook.remove()
+    for coder in coders:
+        if squares[coder]:
+            square = torch.stack(squares[coder]).mean(0)
+            coder.log_spread.copy_(0.5 * square.clamp(min=1e-8).log())
