@@ -7,12 +7,10 @@ Finished ones are kept under a hash of everything they depend on and are not mea
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import islice
@@ -28,7 +26,8 @@ from cmfr.codec.checkpoint import read_weights, weights_hash
 from cmfr.codec.codec import Codec, load_codec
 from cmfr.codec.coded import CodingReport
 from cmfr.evaluation.conditions import CodingConditions
-from cmfr.evaluation.records import FrameResult, Record, Times, read_results, write_results
+from cmfr.evaluation.kept import identity_hash, keep, kept_file, read_kept
+from cmfr.evaluation.records import FrameResult, Record, Times
 from cmfr.evaluation.sequences import TestSequence, open_sequence
 from cmfr.utils.device import peak_memory, reset_peak_memory
 from cmfr.utils.errors import UserError
@@ -79,22 +78,16 @@ class SequenceTask:
         }
         for name in ("parts", "rate_index", "set_sequences"):
             del identity[name]
-        text = json.dumps(identity, sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return identity_hash(identity)
 
     def part(self) -> Path | None:
         """The file of the finished measurement."""
-        return self.parts / f"{self.key()[:24]}.json" if self.parts else None
+        return kept_file(self.parts, self.key()) if self.parts else None
 
     def finished(self) -> Record | None:
-        """The record, if it was measured before; a damaged file of it counts as none."""
+        """The record, if it was measured before."""
         path = self.part()
-        if path and path.is_file():
-            with suppress(UserError):
-                [record] = read_results(path)
-                index, names = self.rate_index, self.set_sequences
-                return replace(record, rate_index=index, set_sequences=names)
-        return None
+        return read_kept(path, self.rate_index, self.set_sequences) if path else None
 
     def measure(self, on_frame: OnFrame | None = None) -> Record:
         """Code, decode, compare; the record is kept. on_frame: called after each frame, once when
@@ -104,8 +97,7 @@ class SequenceTask:
             codec = _codec(self.weights, _changed(self.weights), self.device)
             record = evaluate_sequence(codec, self, on_frame)
             if path := self.part():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_results(path, [record])
+                keep(path, record)
         return record
 
 

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from cmfr.evaluation.conditions import CodingConditions
 from cmfr.evaluation.found_sets import FoundSet
+from cmfr.evaluation.kept import kept_beside
 from cmfr.evaluation.measure import SequenceTask
 from cmfr.evaluation.records import Record, write_results
 from cmfr.utils.parallel import Count, outcomes
@@ -50,7 +51,7 @@ class Run:
                 index,
                 self.conditions,
                 self.found.names,
-                output.with_name(output.name + ".parts"),
+                kept_beside(output),
             )
             for i, (sequence, source, index, quality) in enumerate(pairs)
         ]

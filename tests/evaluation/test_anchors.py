@@ -459,6 +459,7 @@ def test_an_interrupted_run_goes_on(video, tmp_path, monkeypatch, capsys):
     sources, chosen = video_sources([video]), settings("x264", rates=(25.0, 30.0, 35.0, 40.0))
     with pytest.raises(KeyboardInterrupt):
         anchors.run(sources, chosen, output)
+    assert not output.exists()
     records = anchors.run(sources, chosen, output)
     assert coded == [40, 35, 30, 30, 25]
     assert [(r.label, r.rate_index) for r in records] == [(40, 0), (35, 1), (30, 2), (25, 3)]

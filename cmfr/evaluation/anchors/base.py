@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
@@ -14,6 +14,7 @@ import av
 
 from cmfr.evaluation.conditions import CodingConditions
 from cmfr.evaluation.found_sets import find_set, set_of_files
+from cmfr.evaluation.kept import identity_hash, keep, kept_beside, kept_file, read_kept
 from cmfr.evaluation.records import Record, read_results, write_results
 from cmfr.evaluation.sequences import open_sequence
 from cmfr.utils.errors import UserError
@@ -92,32 +93,40 @@ def code_all(
     coder: Callable[[Source], AbstractContextManager[Code]],
     module: str,
 ) -> list[Record]:
-    """Code all sequences at all rates, by what `coder` of `module` gives for a sequence. The
-    results file grows by each record that is done, and what it holds already, from the same
-    command, is not coded again. settings: see `ffmpeg.Settings`.
+    """Code all sequences at all rates, by what `coder` of `module` gives for a sequence, and write
+    the records to `output`. What is done is kept as by `run.evaluate`. settings: see
+    `ffmpeg.Settings`.
 
     Raises ValueError for an encoder that is not there, for videos that it cannot take and for an
-    `output` with other results; OSError.
+    `output` with another codec's results, which would be lost; OSError.
     """
-    before = finished(output, settings.name)
+    _check_same_codec(output, settings.name)
     records: list[Record] = []
     for source in sources:
         wanted = request(settings, source, module)
         with coder(source) as code:
             for index, rate in enumerate(sorted(settings.rates, reverse=True)):
-                known = before.get((source.dataset, source.name, rate))
-                if known is None or known.metadata.get("request") != wanted:
-                    known = code(rate, index)
-                    known.metadata["request"] = wanted
-                    print(describe(known), flush=True)
-                records.append(replace(known, rate_index=index))
-                write_results(output, records + unreached(before, records))
+                path = kept_file(kept_beside(output), identity_hash(wanted | {"rate": rate}))
+                record = read_kept(path, index, source.set_sequences)
+                if record is None:
+                    record = code(rate, index)
+                    keep(path, record)
+                    print(describe(record), flush=True)
+                records.append(record)
+    write_results(output, records)
     return records
 
 
+def _check_same_codec(output: Path, codec: str) -> None:
+    if output.is_file():
+        others = sorted({r.codec for r in read_results(output)} - {codec})
+        if others:
+            raise UserError(f"{output} holds results of {others[0]}; give another file")
+
+
 def request(settings: Any, source: Source, module: str) -> dict[str, Any]:
-    """What decides a record besides its rate, as JSON values: settings without their `rates`, the
-    samples that are coded, and the code of the module that does it."""
+    """What decides a record besides its rate, as JSON values: settings without their `rates`, what
+    is coded, and the code of the module that does it."""
 
     def described(value: object) -> str:
         """Files by name and size: where they lie is nobody's business."""
@@ -128,25 +137,13 @@ def request(settings: Any, source: Source, module: str) -> dict[str, Any]:
     samples = source_hash(source, settings.conditions.frames or source.frames)
     values = asdict(settings).items()
     decisive = {name: described(value) for name, value in values if name != "rates"}
-    return decisive | {"source": samples, "code": code_hash(module), "pyav": av.__version__}
-
-
-def finished(output: Path, codec: str) -> dict[tuple[str, str, float], Record]:
-    """The records that a results file holds, by data set, sequence and rate.
-
-    Raises ValueError for a file that holds another codec's, which would be lost."""
-    if not output.is_file():
-        return {}
-    records = read_results(output)
-    if others := sorted({r.codec for r in records} - {codec}):
-        raise UserError(f"{output} holds results of {others[0]}; give another file")
-    return {(r.dataset, r.sequence, float(r.label or 0)): r for r in records}
-
-
-def unreached(before: dict[tuple[str, str, float], Record], records: list[Record]) -> list[Record]:
-    """Records of an interrupted run whose place has not come up again; they must not be lost."""
-    places = {(r.dataset, r.sequence) for r in records}
-    return [r for key, r in before.items() if key[:2] not in places]
+    return decisive | {
+        "dataset": source.dataset,
+        "sequence": source.name,
+        "source": samples,
+        "code": code_hash(module),
+        "pyav": av.__version__,
+    }
 
 
 def describe(record: Record) -> str:
