@@ -38,6 +38,7 @@ _INDEX_BITS = 9
 _BEYOND = 2**22 - 1  # stands for larger symbols, and for NaN
 # The rANS coder never returns from larger ones, nor from what NaN is as an integer.
 _LARGEST_SYMBOL = 2**26
+_USUAL_SYMBOLS = 16  # a byte of payload; 3 to 20 of I-frames and P-frames at most qualities
 _MISMATCH = "what was decoded is not what was encoded: the arithmetic is not the encoder's"
 
 
@@ -142,17 +143,54 @@ class BitWriter(EntropyCoder):
         return payload
 
 
+class BoundedDecoder:
+    """CompressAI's decoder, which checks no bounds, with as many zeros behind a stream as it may
+    read.
+
+    How many, of a stream of P bytes: a step of it reads one word of 4 bytes at most. After an
+    escape it takes 4 bits as long as they are 1111, and then up to 15 times as often 4 bits, so
+    that P bytes of ones make it read 16 P. Of zeros a symbol is one step, or two (each symbol an
+    escape, of no bits), where the table has nothing else: 8 bytes.
+
+    The coder copies its stream for some 2 ms a MB, so there are zeros for the usual number of
+    symbols first. When more are asked for, it starts again with more, and reads what it has read.
+
+    limit: an upper bound on the symbols.
+    """
+
+    def __init__(self, stream: bytes, limit: int) -> None:
+        self._stream = stream
+        self._read: list[tuple[list[int], list[list[int]], list[int], list[int]]] = []
+        self._count = 0
+        self._start(min(_USUAL_SYMBOLS * len(stream) + 4096, limit))
+
+    def _start(self, symbols: int) -> None:
+        self._most = symbols
+        self._decoder = RansDecoder()
+        self._decoder.set_stream(self._stream + bytes(16 * len(self._stream) + 8 * symbols + 1024))
+
+    def decode_stream(
+        self,
+        indexes: list[int],
+        cdfs: list[list[int]],
+        sizes: list[int],
+        offsets: list[int],
+    ) -> list[int]:
+        """The next symbols; as of RansDecoder."""
+        self._count += len(indexes)
+        if self._count > self._most:
+            self._start(4 * self._count)
+            for before in self._read:
+                self._decoder.decode_stream(*before)
+        self._read.append((indexes, cdfs, sizes, offsets))
+        return self._decoder.decode_stream(indexes, cdfs, sizes, offsets)
+
+
 class BitReader(EntropyCoder):
     """Gives the symbols of one frame back; batch size 1.
 
     `limit`: an upper bound on the symbols of the frame. seconds: spent in the rANS coder. Raises
     BadPayload, here and when symbols are read, for what no encoder writes.
-
-    CompressAI's decoder checks no bounds; what it may read behind a payload are zeros of ours. How
-    many, of a payload of P bytes: a step of it reads one word of 4 bytes at most. After an
-    escape it takes 4 bits as long as they are 1111, and then up to 15 times as often 4 bits, so
-    that P bytes of ones make it read 16 P. Of zeros a symbol is one step, or two (each symbol an
-    escape, of no bits), where the table has nothing else.
     """
 
     def __init__(self, payload: bytes, limit: int, device: torch.device) -> None:
@@ -160,13 +198,11 @@ class BitReader(EntropyCoder):
         # A symbol takes 16 bits at most, and 4 + 28 more where it is an escape.
         if size >= SMALL and ((size - _CHECKSUM_BYTES) % 4 or size > 2 * SMALL + 6 * limit):
             raise BadPayload(f"a payload of {size} bytes is no entropy-coded frame of this size")
-        self._decoder: RansDecoder | SmallDecoder
+        self._decoder: BoundedDecoder | SmallDecoder
         if size < SMALL:
             self._decoder = SmallDecoder(payload)
         else:
-            self._decoder = RansDecoder()
-            behind = 16 * size + 8 * limit + 1024
-            self._decoder.set_stream(payload[_CHECKSUM_BYTES:] + bytes(behind))
+            self._decoder = BoundedDecoder(payload[_CHECKSUM_BYTES:], limit)
         self._stored = int.from_bytes(payload[:_CHECKSUM_BYTES], "little")
         self._checksum = 0
         self._device, self._size = device, size
@@ -217,8 +253,8 @@ class BitReader(EntropyCoder):
     def finish(self, picture: bytes = b"") -> None:
         """Compare the checksum. Raises DecodeMismatch when symbols or `picture`, as of
         `BitWriter.finish`, are not the encoder's."""
-        small = isinstance(self._decoder, SmallDecoder)
-        expected = self._decoder.checksum if small else self._stored
+        small = self._decoder if isinstance(self._decoder, SmallDecoder) else None
+        expected = small.checksum if small else self._stored
         if zlib.crc32(picture, self._checksum) & 0xFFFF != expected:
             raise DecodeMismatch(_MISMATCH)
 
