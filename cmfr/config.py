@@ -52,11 +52,12 @@ def _is_list(kind: Any) -> bool:
 
 
 class EstimationLevel(Strict):
-    """One level of DCVC's motion estimation (SpyNet).
+    """One level of DCVC's motion estimation (SpyNet). The defaults are SpyNet's.
 
     stride: the level works on frames reduced by this factor.
-    kernel, widths: its convolutions, ``len(widths) + 1`` of them, the last giving the two flow
-    components. The defaults are SpyNet's.
+    kernel: size of its convolutions.
+    widths: of its convolutions, ``len(widths) + 1`` of them, the last giving the two flow
+    components.
     """
 
     stride: Stride

@@ -56,10 +56,14 @@ class GeneratedConfig(Strict):
 class EvaluationConfig(Strict):
     """What every variant codes, and what is measured.
 
-    One of: sets, test sets (names or YAML files) with the folders of their sequences; videos,
-    files, folders of videos, folders of PNGs; generated ones.
+    One of sets, videos and generated is given.
+
+    sets: test sets (names or YAML files) with the folders of their sequences.
+    videos: files, folders of videos, folders of PNGs.
+    generated: rendered scenes.
     part_frames: of each sequence, for the table of what the parts do.
-    frames (the first so many; default: all) to round_8bit: see `CodingConditions`.
+    frames: the first so many; default: all.
+    intra_period, color, matrix, range, round_8bit: see `CodingConditions`.
     """
 
     sets: dict[str, Path] = {}
@@ -100,10 +104,14 @@ class EvaluationConfig(Strict):
 
 
 class VariantConfig(Strict):
-    """One model. changes: model keys, of the anchor against the base configuration's model, of
-    every other variant against the anchor. seed: of its training, where it is not the base
-    configuration's; variants that differ by it alone show what chance does. weights: a file to
-    take instead of training."""
+    """One model.
+
+    changes: model keys, of the anchor against the base configuration's model, of every other
+    variant against the anchor.
+    seed: of its training, where it is not the base configuration's; variants that differ by it
+    alone show what chance does.
+    weights: a file to take instead of training.
+    """
 
     title: str = Field(min_length=1)
     changes: dict[str, Any] = {}
@@ -112,9 +120,14 @@ class VariantConfig(Strict):
 
 
 class AblationConfig(Strict):
-    """An ablation. base: a training configuration, relative to the ablation's own file; overrides:
-    `key=value` changes to it, for all variants. anchor: the variant that BD-rates refer to.
-    parallel: variants that train, or are measured, at the same time; threads: CPU threads each."""
+    """An ablation.
+
+    base: a training configuration, relative to the ablation's own file.
+    anchor: the variant that BD-rates refer to.
+    overrides: `key=value` changes to the base configuration, for all variants.
+    parallel: variants that train, or are measured, at the same time.
+    threads: CPU threads of each of them.
+    """
 
     base: Path
     run_dir: Path

@@ -26,8 +26,11 @@ Parts = dict[str, float]
 
 @dataclass(frozen=True)
 class PartsTask:
-    """The parts of one variant. frames: of each sequence, the first so many or all; output:
-    the file."""
+    """The parts of one variant.
+
+    frames: of each sequence, the first so many or all.
+    output: the file.
+    """
 
     weights: Path
     device: str

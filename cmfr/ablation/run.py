@@ -73,7 +73,10 @@ def standing(run: TrainConfig) -> str:
 
 @functools.lru_cache
 def _progress(state: Path, changed: int) -> Progress:
-    """Where a run stands. changed: when; state files are large, and this is asked often."""
+    """Where a run stands.
+
+    changed: when; state files are large, and this is asked often.
+    """
     return Progress(**load_training_state(state, torch.device("cpu"))["progress"])
 
 
@@ -81,8 +84,9 @@ def _train(cfg: AblationConfig, runs: dict[str, TrainConfig], lock: int) -> dict
     """Train what is not finished, `parallel` runs at a time, each by `cmfr train` in a process of
     its own with its output in train.log. Returns why runs failed, by name.
 
-    SIGTERM and Ctrl-C let the runs save, then raise KeyboardInterrupt. lock: a file descriptor
-    that the processes hold too.
+    lock: a file descriptor that the processes hold too.
+
+    SIGTERM and Ctrl-C let the runs save, then raise KeyboardInterrupt.
     """
     waiting = [name for name, run in runs.items() if standing(run) != FINISHED]
     running: dict[str, subprocess.Popen[bytes]] = {}

@@ -41,9 +41,14 @@ STAGES = {
 
 @dataclass(frozen=True)
 class Speed:
-    """One frame type of one model: frames per second with a real bitstream, the median of the
-    timed frames, and milliseconds by stage; peak memory in MiB (of the GPU, or of the process on a
-    CPU) while this model was timed, None where the system does not tell."""
+    """One frame type of one model.
+
+    size: "WIDTHxHEIGHT".
+    encode_fps, decode_fps: frames per second with a real bitstream, the median of the timed frames.
+    encode_ms, decode_ms: milliseconds by stage.
+    peak_mib: peak memory in MiB (of the GPU, or of the process on a CPU) while this model was
+    timed, None where the system does not tell.
+    """
 
     model: str
     frame: str  # "intra" or "inter"

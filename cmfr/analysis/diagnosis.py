@@ -29,7 +29,9 @@ MIDDLE = (21, 42)  # middle qualities
 
 
 def diagnose(model: VideoModel, sequences: Sequence[DiagnosedSequence]) -> Iterable[Table]:
-    """All tables, one after the other. `model`: a CMFR in eval mode.
+    """All tables, one after the other.
+
+    model: a CMFR in eval mode.
 
     Raises ValueError for another family or sequences of fewer than 8 frames.
     """

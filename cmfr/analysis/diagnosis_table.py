@@ -12,7 +12,11 @@ from cmfr.models.video_model import VideoModel
 
 @dataclass(frozen=True)
 class DiagnosedSequence:
-    """A sequence in the network's color space: frames [1, 3, H, W], padded; size: unpadded."""
+    """A sequence in the network's color space.
+
+    frames: [1, 3, H, W], padded.
+    size: height and width, unpadded.
+    """
 
     name: str
     frames: list[Tensor]

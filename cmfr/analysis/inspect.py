@@ -40,8 +40,14 @@ Paint = Callable[[Tensor, float, float], Tensor]
 
 @dataclass(frozen=True)
 class FrameRow:
-    """One line of frames.csv. bits: of the packet; psnr: dB per plane (Y, U, V or R, G, B);
-    combined: see `psnr_name`."""
+    """One line of frames.csv.
+
+    type: "I" or "P".
+    bits: of the packet.
+    bpp: bits per pixel.
+    psnr: dB per plane (Y, U, V or R, G, B).
+    combined: see `psnr_name`.
+    """
 
     number: int
     type: str
@@ -54,8 +60,11 @@ class FrameRow:
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture [3, H, W] in [0, 1] of the frame's size, and what it shows; bar: what its colors
-    mean, as high as the picture."""
+    """A picture and what it shows.
+
+    picture: [3, H, W] in [0, 1], of the frame's size.
+    bar: what its colors mean, as high as the picture.
+    """
 
     name: str
     title: str
@@ -65,7 +74,10 @@ class Panel:
 
 @dataclass(frozen=True)
 class Seen:
-    """One frame as the encoder coded it; features: what its feature extractors gave, by name."""
+    """One frame as the encoder coded it.
+
+    features: what its feature extractors gave, by name.
+    """
 
     coded: CodedFrame
     features: dict[str, Tensor]
@@ -278,7 +290,10 @@ def write_rows(rows: list[FrameRow], info: VideoInfo, path: Path) -> None:
 
 
 def plot_rows(rows: list[FrameRow], marked: int, name: str, path: Path) -> None:
-    """PSNR, which is called `name`, and bits along the sequence; `marked`: the frame looked at."""
+    """PSNR, which is called `name`, and bits along the sequence.
+
+    marked: the frame looked at.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), layout="constrained")

@@ -71,8 +71,9 @@ def color_bar(
 ) -> Image.Image:
     """What the colors of a map mean: a vertical strip with its two ends and its middle labelled.
 
-    paint: `grey` or `heat`, as the map was painted between `low` and `high`; height: pixels, the
-    map's; unit: written after each number.
+    paint: `grey` or `heat`, as the map was painted between `low` and `high`.
+    height: pixels, the map's.
+    unit: written after each number.
     """
     font, width = _font(11), 10
     labels = [f"{value:.3g} {unit}".strip() for value in (high, (low + high) / 2, low)]

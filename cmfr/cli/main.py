@@ -57,7 +57,8 @@ def guarded(name: str, run: Callable[[], int | None], file: str | None = None) -
     """The exit code of `run`. What goes wrong is told in a sentence; and where, if it is a mistake
     of ours or CMFR_TRACEBACK is set.
 
-    name: of the command; file: its input, for errors that know places in it but not its name.
+    name: of the command.
+    file: its input, for errors that know places in it but not its name.
     """
     try:
         with ended_by_signals():

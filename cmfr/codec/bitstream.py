@@ -44,8 +44,12 @@ class DamagedFrame(BitstreamError):
 
 @dataclass(frozen=True)
 class FramePacket:
-    """One coded frame. quality: 0..63; offset: bytes from the start of the stream; size: bytes of
-    the whole packet, its 5 to 11 bytes of overhead included."""
+    """One coded frame.
+
+    quality: 0..63.
+    offset: bytes from the start of the stream.
+    size: bytes of the whole packet, its 5 to 11 bytes of overhead included.
+    """
 
     number: int
     intra: bool
@@ -71,11 +75,9 @@ class BitstreamWriter:
         self._write(self._header.to_bytes())
 
     def write_frame(self, intra: bool, quality: int, payload: bytes) -> int:
-        """Append a frame, quality 0..63; returns the size of the packet in bytes.
-
-        Raises ValueError if the writer is closed, the first frame is not intra, or a value is out
-        of range; nothing is written then.
-        """
+        """Append a frame, quality 0..63; returns the size of the packet in bytes. Raises ValueError
+        if the writer is closed, the first frame is not intra, or a value is out of range; nothing
+        is written then."""
         check_number("quality", quality, 0, _QUALITY)
         check_number("number of frames", self._count + 1, 1, _U32 - 1)
         if self._closed or not (intra or self._count):
@@ -92,8 +94,7 @@ class BitstreamWriter:
 
     def close(self) -> int:
         """Write index and trailer and fill in the frame count; the size of the stream in bytes.
-        Leaves the file open, at its end. Without it the file counts as cut off.
-        """
+        Leaves the file open, at its end. Without it the file counts as cut off."""
         if self._closed:
             return self._at
         self._closed = True

@@ -13,8 +13,9 @@ from cmfr.video.info import Frame, VideoInfo
 class CodedFrame:
     """One frame that has been encoded or decoded: for progress bars, tables and pictures.
 
-    bits: of its packet, header included (0 for a frame filled in after damage); reconstruction:
-    the picture as it is written to a file; output: the network's view, padded to multiples of 16.
+    bits: of its packet, header included (0 for a frame filled in after damage).
+    reconstruction: the picture as it is written to a file.
+    output: the network's view, padded to multiples of 16.
     """
 
     number: int
@@ -31,9 +32,13 @@ FrameCallback = Callable[[CodedFrame], None]
 
 @dataclass
 class CodingReport:
-    """Totals of a run. bpp counts the whole file over the pixels of the frames; damaged: numbers of
-    the frames that were lost; fault: what else of the stream is damaged (its index), or None; kept:
-    frames that were taken over from an unfinished output; notes: sentences for the user."""
+    """Totals of a run. bpp counts the whole file over the pixels of the frames.
+
+    damaged: numbers of the frames that were lost.
+    fault: what else of the stream is damaged (its index), or None.
+    kept: frames that were taken over from an unfinished output.
+    notes: sentences for the user.
+    """
 
     info: VideoInfo
     frames: int = 0

@@ -56,14 +56,21 @@ class Encoder(LoadedModel):
     ) -> CodingReport:
         """Code a video file, raw .yuv or folder of PNGs into a `.cmfr` file.
 
-        quality 0 (smallest) .. 63 (best), or aim: what it is chosen for, frame by frame;
-        intra_period -1 codes only the first frame as intra; refresh_period: frames between temporal
-        feature refreshes, 0 = never (default: the model's); `start` and `frames` choose a part;
-        estimate: bits are estimated too, for `on_frame`; portable: the stream decodes alike on
-        every machine (slower); `source_options` as for `reader.open_video`. The file appears under
-        its name when it is complete; devices and pipes are written into. resume: what is
-        interrupted is kept, and gone on with from its last intra frame; the file is that of an
-        uninterrupted call, byte by byte. Raises ValueError or OSError with one sentence.
+        quality: 0 (smallest) .. 63 (best).
+        intra_period: frames from one intra frame to the next; -1 codes only the first as intra.
+        refresh_period: frames between temporal feature refreshes, 0 = never (default: the model's).
+        start, frames: choose a part, as for `reader.open_video`.
+        on_frame: called after each frame.
+        estimate: bits are estimated too, for `on_frame`.
+        aim: what the quality is chosen for, frame by frame, instead of `quality`.
+        resume: what is interrupted is kept, and gone on with from its last intra frame; the file is
+        that of an uninterrupted call, byte by byte.
+        portable: the stream decodes alike on every machine (slower).
+        source_options: as for `reader.open_video`.
+
+        The file appears under its name when it is complete; devices and pipes are written into.
+
+        Raises ValueError or OSError with one sentence.
         """
         target = Path(target)
         check_request(source, target, quality, intra_period, refresh_period)

@@ -47,14 +47,21 @@ def check_periods(intra_period: int, refresh_period: int | None) -> None:
 class StreamHeader:
     """What a stream says about itself. Values outside of their ranges raise ValueError.
 
-    width, height: pixels, 1..65535; frame_rate: frames per second; chroma: "420", "444" or "rgb";
-    bit_depth: 8..16; matrix_code, primaries, transfer: H.273 code points, 2 = unspecified;
-    range: "unspecified", "limited" or "full"; quality: 0..63; intra_period: frames, -1 = only the
-    first frame is intra; refresh_period: frames, 0 = never; model: name of the network; weights:
-    the id of its weights, 8 bytes; quality_offsets: what P-frames add to the quality, in turn, from
-    position 0 (the I-frame's) on; producer: versions and device of the encoder; frame_count: None =
-    not known (the stream was written to a pipe or cut off); portable: in the arithmetic that is the
-    same everywhere (cmfr/nn/portable.py).
+    width, height: pixels, 1..65535.
+    frame_rate: frames per second.
+    chroma: "420", "444" or "rgb".
+    bit_depth: 8..16.
+    quality: 0..63.
+    model: name of the network.
+    weights: the id of its weights, 8 bytes.
+    intra_period: frames, -1 = only the first frame is intra.
+    refresh_period: frames, 0 = never.
+    quality_offsets: what P-frames add to the quality, in turn, from position 0 (the I-frame's) on.
+    matrix_code, primaries, transfer: H.273 code points, 2 = unspecified.
+    range: "unspecified", "limited" or "full".
+    producer: versions and device of the encoder.
+    frame_count: None = not known (the stream was written to a pipe or cut off).
+    portable: in the arithmetic that is the same everywhere (cmfr/nn/portable.py).
     """
 
     width: int

@@ -11,7 +11,10 @@ from cmfr.video.info import Frame, VideoInfo
 
 
 class Picture:
-    """Of a frame of a video; made once. color: what the network sees, "ycbcr" or "rgb"."""
+    """Of a frame of a video; made once.
+
+    color: what the network sees, "ycbcr" or "rgb".
+    """
 
     def __init__(self, info: VideoInfo, color: Literal["ycbcr", "rgb"]) -> None:
         self.info, self.color = info, color

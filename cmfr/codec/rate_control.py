@@ -35,8 +35,10 @@ _ENTRY, _ENDS = 96, 8 * 34  # bits of the index: for each intra frame; the rest,
 class Target:
     """What a stream shall have; one of the two.
 
-    bitrate: bits per second of the whole file; psnr: dB, the mean over frames of PSNR 6:1:1
-    (RGB video: of PSNR over the three planes). Raises UserError for what cannot be.
+    bitrate: bits per second of the whole file.
+    psnr: dB, the mean over frames of PSNR 6:1:1 (RGB video: of PSNR over the three planes).
+
+    Raises UserError for what cannot be.
     """
 
     bitrate: float | None = None
@@ -54,7 +56,8 @@ class Target:
 class RateControl:
     """Chooses the quality of one frame after the other: `quality`, then `coded`.
 
-    header: of the stream, its quality left aside; frames: of the video, None if not known.
+    header: of the stream, its quality left aside.
+    frames: of the video, None if not known.
     """
 
     def __init__(self, target: Target, header: StreamHeader, frames: int | None) -> None:
@@ -78,8 +81,11 @@ class RateControl:
     # -- before the first frame ----------------------------------------------------------------
 
     def start(self, code: Callable[[int], list[tuple[int, float]]]) -> int:
-        """Find the first quality by trials. code: codes the first two frames (or the only one) at
-        a quality, and says (bits, dB) of each. Returns the quality."""
+        """Find the first quality by trials. Returns the quality.
+
+        code: codes the first two frames (or the only one) at a quality, and says (bits, dB) of
+        each.
+        """
         tried: list[tuple[int, list[float]]] = []
         quality = self._within(self._typical if self.of_bits else QUALITIES / 2)
         while True:

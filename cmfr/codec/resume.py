@@ -16,8 +16,11 @@ from cmfr.video.info import Frame
 
 @dataclass
 class Unfinished:
-    """A stream without its end. count: frames before the last intra frame, which are kept; intra:
-    quality and payload of the first frame and of the last intra frame, by number."""
+    """A stream without its end.
+
+    count: frames before the last intra frame, which are kept.
+    intra: quality and payload of the first frame and of the last intra frame, by number.
+    """
 
     path: Path
     header: StreamHeader
@@ -59,8 +62,13 @@ def check_same(
     code: Callable[[Frame, int], bytes],
 ) -> Frame:
     """Raise UserError unless encoding from the start on would give what there is: by the header,
-    the first frame and the last intra frame. frames: all of the source; code: an intra frame at a
-    quality. Returns the last intra frame's picture; `frames` goes on behind it."""
+    the first frame and the last intra frame.
+
+    frames: all of the source.
+    code: codes an intra frame at a quality.
+
+    Returns the last intra frame's picture; `frames` goes on behind it.
+    """
     there, here = found.header.describe(), header.describe()
     for name, value in here.items():
         if there[name] != value:

@@ -31,10 +31,11 @@ class NotComparable(UserError):
 
 @dataclass(frozen=True)
 class BDResult:
-    """percent: of bits; negative where the tested curve needs fewer than the anchor.
+    """A BD-rate and what it is averaged over.
 
-    low, high: the quality range averaged over, in the unit of the curves; overlap: its part (0..1)
-    of the range of the shorter curve, MIN_OVERLAP or more.
+    percent: of bits; negative where the tested curve needs fewer than the anchor.
+    low, high: the quality range averaged over, in the unit of the curves.
+    overlap: its part (0..1) of the range of the shorter curve, MIN_OVERLAP or more.
     """
 
     percent: float
@@ -122,8 +123,12 @@ def _range(curve: Sequence[Point]) -> str:
 
 @dataclass(frozen=True)
 class Mean:
-    """percent: the mean BD-rate over those of `total` places (sequences, data sets) that have one,
-    None where none has; left_out: the names of the others."""
+    """A mean BD-rate.
+
+    percent: the mean over those of `total` places that have one, None where none has.
+    total: number of places (sequences, data sets).
+    left_out: the names of the others.
+    """
 
     percent: float | None
     total: int
@@ -137,7 +142,10 @@ class Mean:
 
 def mean_bd_rate(found: Mapping[str, float | None]) -> Mean:
     """The mean over the places where there is a BD-rate: where both curves are usable and overlap
-    by MIN_OVERLAP. found: percent by name, None where there is none."""
+    by MIN_OVERLAP.
+
+    found: percent by name, None where there is none.
+    """
     values = [value for value in found.values() if value is not None]
     left_out = tuple(name for name, value in found.items() if value is None)
     return Mean(fmean(values) if values else None, len(found), left_out)

@@ -21,8 +21,10 @@ Track = Callable[[list[str]], Iterable[str]]  # iterates over names, e.g. with a
 class ClipLists(Strict):
     """A set of many short clips of one size, as Vimeo-90k septuplets.
 
-    lists: list file -> number of its lines, each a folder below `folder`; picture: name of a
-    frame in it, numbered from 1; width x height in pixels.
+    lists: list file -> number of its lines, each a folder below `folder`.
+    picture: name of a frame in it, numbered from 1.
+    frames: of each clip.
+    width, height: pixels.
     """
 
     lists: dict[Inner, Positive] = Field(min_length=1)

@@ -30,9 +30,11 @@ def _condition(
 ) -> Any:
     """A condition that comparisons look at; None where it is not known.
 
-    what: its name in sentences. title: of its line in a report; "" for none. required: it must be
-    known of both sides, unless one publication states both; otherwise it counts where both state
-    it. applies: whether it means something under the other conditions.
+    what: its name in sentences.
+    title: of its line in a report; "" for none.
+    required: it must be known of both sides, unless one publication states both; otherwise it
+    counts where both state it.
+    applies: whether it means something under the other conditions.
     """
     rule = {"what": what, "title": title, "required": required, "applies": applies}
     return field(default=default, metadata=rule)
@@ -114,8 +116,11 @@ class CodingConditions:
         return self.color == "rgb" and self.rounding == "8bit"
 
     def met(self, info: VideoInfo, frames: int, source: str, note: str = "") -> CodingConditions:
-        """What was asked for, as results state it. info: of the source; frames, source: what was
-        coded of it."""
+        """What was asked for, as results state it.
+
+        info: of the source.
+        frames, source: what was coded of it.
+        """
         was = replace(self, frames=frames, source=source, note=note)
         if self.color == "yuv420":
             return replace(was, rounding=f"{info.bit_depth}bit")

@@ -14,7 +14,10 @@ from cmfr.video.reader import VIDEO_SUFFIXES, open_video
 
 @dataclass(frozen=True)
 class FoundSet:
-    """Sequences of a test set, each with its file; names: of all sequences of the set."""
+    """Sequences of a test set, each with its file.
+
+    names: of all sequences of the set.
+    """
 
     dataset: str
     sequences: tuple[tuple[TestSequence, Path], ...]

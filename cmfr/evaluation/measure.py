@@ -90,8 +90,12 @@ class SequenceTask:
         return read_kept(path, self.rate_index, self.set_sequences) if path else None
 
     def measure(self, on_frame: OnFrame | None = None) -> Record:
-        """Code, decode, compare; the record is kept. on_frame: called after each frame, once when
-        it is coded and once when it is decoded. Raises ValueError or OSError."""
+        """Code, decode, compare; the record is kept.
+
+        on_frame: called after each frame, once when it is coded and once when it is decoded.
+
+        Raises ValueError or OSError.
+        """
         record = self.finished()
         if record is None:
             codec = _codec(self.weights, _changed(self.weights), self.device)

@@ -149,13 +149,17 @@ def read_any(
 ) -> list[Record]:
     """The records of a file of ours, of DCVC or CompressAI (JSON), or of a CSV table.
 
-    codec names what the file does not (default: the file's name). dataset, size (width, height)
-    and frame_rate (per second) are for CompressAI's files, which give kbit/s of no named set;
-    dataset for CSV without such a column. conditions: what is known of those that the file does not
-    state, by the names of `CodingConditions`; color, number of frames, and that only the first is
-    intra are often told by a file. Points without a rate index are numbered by rising rate. CSV has
-    a header with `sequence`, `bpp` and metrics as in `FrameResult.quality`, and may have dataset,
-    codec, label, rate_index, frames.
+    codec: names what the file does not (default: the file's name).
+    dataset: for CompressAI's files, which give kbit/s of no named set, and for CSV without such a
+    column.
+    size: (width, height), for CompressAI's files.
+    frame_rate: per second, for CompressAI's files.
+    conditions: what is known of those that the file does not state, by the names of
+    `CodingConditions`; color, number of frames, and that only the first is intra are often told by
+    a file.
+
+    Points without a rate index are numbered by rising rate. CSV has a header with `sequence`, `bpp`
+    and metrics as in `FrameResult.quality`, and may have dataset, codec, label, rate_index, frames.
 
     Raises FileNotFoundError, or ValueError with what is wrong or has to be given.
     """

@@ -50,7 +50,12 @@ class FrameResult:
 
 @dataclass(frozen=True)
 class Average:
-    """Means over a number of frames; bpp: bits per pixel of the source."""
+    """Means over a number of frames.
+
+    bpp: bits per pixel of the source.
+    quality: as of `FrameResult`.
+    estimated_bpp: the same as the entropy model counts it.
+    """
 
     frames: int
     bpp: float
@@ -264,9 +269,11 @@ def malformed(path: Path, what: str) -> Iterator[None]:
 
 def class_curve(records: Iterable[Record], metric: str, db: bool = False) -> list[Point]:
     """The curve of one codec on a sequence, or on a data set as a whole, as DCVC's comparison makes
-    it: rate and quality of each rate index are means over all frames of all sequences. db: MS-SSIM
-    as -10 log10(1 - x). Raises ValueError unless all sequences have the same rate indices, once
-    each, and the metric.
+    it: rate and quality of each rate index are means over all frames of all sequences.
+
+    db: MS-SSIM as -10 log10(1 - x).
+
+    Raises ValueError unless all sequences have the same rate indices, once each, and the metric.
     """
     rates: dict[int, dict[str, Record]] = {}
     for record in records:

@@ -40,11 +40,15 @@ FrameRate = Annotated[
 
 
 class TestSequence(Strict):
-    """One sequence: its name, width x height in pixels, frames per second, number of frames.
+    """One sequence.
 
-    chroma "rgb" says that it is known as PNGs (or RGB video) only. file: a glob pattern relative
-    to the set's folder, for a sequence whose file is not called after its name. may_be_longer:
-    the file may hold more frames, of which the first `frames` are the sequence.
+    width, height: pixels.
+    frame_rate: frames per second.
+    frames: their number.
+    chroma: "rgb" says that it is known as PNGs (or RGB video) only.
+    file: a glob pattern relative to the set's folder, for a sequence whose file is not called after
+    its name.
+    may_be_longer: the file may hold more frames, of which the first `frames` are the sequence.
     """
 
     __test__ = False  # its name looks like a test's to pytest
@@ -80,7 +84,10 @@ class TestSequence(Strict):
 
 
 class TestSet(Strict):
-    """A test set; source: where to get it. It has either sequences or lists of clips."""
+    """A test set. It has either sequences or lists of clips.
+
+    source: where to get it.
+    """
 
     __test__ = False
 
@@ -179,8 +186,10 @@ def check_test_set(
 ) -> list[str]:
     """One sentence for every fault of the set in the folder `root`; empty if there is none.
 
-    Looks at presence, sizes and counts; `full` decodes every frame as well. `track` is given the
-    names of the sequences or clips to go through.
+    Looks at presence, sizes and counts.
+
+    full: decode every frame as well.
+    track: is given the names of the sequences or clips to go through.
     """
     if not root.is_dir():
         return [f"{root} is not a folder"]
@@ -195,8 +204,12 @@ def check_test_set(
 
 @dataclass(frozen=True)
 class SequenceCheck:
-    """A sequence held against its entry. path: its file, None where there is none; found: what is
-    in it, in a few words; faults: a sentence each."""
+    """A sequence held against its entry.
+
+    path: its file, None where there is none.
+    found: what is in it, in a few words.
+    faults: a sentence each.
+    """
 
     sequence: TestSequence
     path: Path | None
@@ -207,8 +220,11 @@ class SequenceCheck:
 def check_sequence(
     root: Path, sequence: TestSequence, *, wanted: int | None = None, full: bool = False
 ) -> SequenceCheck:
-    """Size, samples, number of frames and frame rate of a sequence's file. wanted: as many frames
-    will do, where there are fewer than listed; `full` decodes every frame as well."""
+    """Size, samples, number of frames and frame rate of a sequence's file.
+
+    wanted: as many frames will do, where there are fewer than listed.
+    full: decode every frame as well.
+    """
     path: Path | None = None
     faults: list[str] = []
     try:

@@ -143,8 +143,12 @@ class FrameCodec(nn.Module, ABC, Generic[Past]):
     def decode(
         self, payload: bytes, quality: Tensor, past: Past, shown: Shown | None = None
     ) -> FrameOutput:
-        """Payload -> frame and next state; shown: as of `begin`. Raises BadPayload where they are
-        not the encoder's."""
+        """Payload -> frame and next state.
+
+        shown: as of `begin`.
+
+        Raises BadPayload where they are not the encoder's.
+        """
         assert not self.training, "decode needs eval()"
         coder = BitReader(payload, self.symbols(past.size), quality.device)
         output = self._code(coder, None, quality, past)

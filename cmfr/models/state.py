@@ -55,9 +55,10 @@ class LatentReference:
 class ReferenceState:
     """The decoded past: all that a P-frame is coded from, equal in encoder and decoder.
 
-    frame [B, 3, H, W] in [0, 1], H and W padded; feature [B, C0, H/s, W/s], or None
-    after an I-frame; latents, or None before the first P-frame after an I-frame. position: how
-    many frames after the I-frame `frame` is (the I-frame has position 0).
+    frame: [B, 3, H, W] in [0, 1], H and W padded.
+    feature: [B, C0, H/s, W/s], or None after an I-frame.
+    latents: None before the first P-frame after an I-frame.
+    position: how many frames after the I-frame `frame` is (the I-frame has position 0).
     """
 
     frame: Tensor
@@ -92,11 +93,13 @@ class MotionPictures:
 class FrameOutput:
     """One coded frame.
 
-    x_hat [B, 3, H, W] clamped to [0, 1] in eval mode; state: the reference of the next frame;
+    x_hat: [B, 3, H, W], clamped to [0, 1] in eval mode.
+    state: the reference of the next frame.
     bits: name ("motion_y", "motion_z", "residual_y", "residual_z", "intra_y", "intra_z") ->
-    bits per sample [B], empty when real bytes were written or read (unless the codec `estimates`);
-    bit_maps: the same per latent position [B, h, w], outside training. coder_seconds: spent in the
-    rANS coder; estimate_seconds: spent on estimates beside real bytes.
+    bits per sample [B], empty when real bytes were written or read (unless the codec `estimates`).
+    bit_maps: the same per latent position [B, h, w], outside training.
+    coder_seconds: spent in the rANS coder.
+    estimate_seconds: spent on estimates beside real bytes.
     """
 
     x_hat: Tensor

@@ -65,9 +65,10 @@ class TrainingNoise:
     """Uniform noise in place of rounding, in training.
 
     in_values: the decoder sees the noise too (which lets it find latents that are still smaller
-    than a quantization step), not straight-through rounding. first, total: this process codes
-    samples `first`, `first + 1`, ... of a batch of `total`; noise is drawn for all of them, so
-    that a sample's noise does not depend on how the batch is split (None: the batch is whole).
+    than a quantization step), not straight-through rounding.
+    first, total: this process codes samples `first`, `first + 1`, ... of a batch of `total`; noise
+    is drawn for all of them, so that a sample's noise does not depend on how the batch is split
+    (None: the batch is whole).
     """
 
     in_values: bool = False
@@ -83,9 +84,12 @@ class TrainingNoise:
 
 
 class BitEstimator(EntropyCoder):
-    """Counts bits. `training`: additive noise for the rate, and for the values straight-through
-    rounding or the same noise (`TrainingNoise`). Otherwise exactly the symbols and the scale
-    table that a `BitWriter` uses."""
+    """Counts bits.
+
+    training: additive noise for the rate, and for the values straight-through rounding or the same
+    noise (`TrainingNoise`). Otherwise exactly the symbols and the scale table that a `BitWriter`
+    uses.
+    """
 
     def __init__(self, training: bool, noise: TrainingNoise = TrainingNoise()) -> None:
         self.training, self.noise = training, noise

@@ -30,8 +30,8 @@ _LIKELIHOOD_FLOOR = 1e-9
 class CdfTables:
     """Quantized cumulative distributions as the rANS coder takes them, converted once.
 
-    cdfs: one list per table, each as long as its entry in `sizes`; offsets: the smallest symbol of
-    each. Symbols beyond a table cost an escape code.
+    cdfs: one list per table, each as long as its entry in `sizes`.
+    offsets: the smallest symbol of each. Symbols beyond a table cost an escape code.
     """
 
     cdfs: list[list[int]]
@@ -80,7 +80,8 @@ class Density(ABC):
     ) -> Tensor:
         """Bits of real distances from the mean, with gradients; same shape.
 
-        symbols: what they are quantized to; noise: in [-0.5, 0.5), stands for that.
+        symbols: what they are quantized to.
+        noise: in [-0.5, 0.5), stands for that.
         """
 
     @abstractmethod
@@ -133,10 +134,9 @@ class Gaussian(Density):
     def training_bits(
         self, distance: Tensor, symbols: Tensor, noise: Tensor, scale: Tensor
     ) -> Tensor:
-        """The bits of the symbols. The scale gets their gradient; the distance, which
-        they do not change smoothly, that of the bits with noise: those alone are too many by half
-        and more where most symbols are 0 (25 % of the payload at the top, 250 % at the bottom).
-        """
+        """The bits of the symbols. The scale gets their gradient; the distance, which they do not
+        change smoothly, that of the bits with noise: those alone are too many by half and more
+        where most symbols are 0 (25 % of the payload at the top, 250 % at the bottom)."""
         scale = scale.clamp(min=self.low)
         both = (torch.cat((symbols, distance + noise)), torch.cat((scale, scale.detach())))
         coded, noisy = self._bits(*both).chunk(2)

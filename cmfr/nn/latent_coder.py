@@ -73,7 +73,9 @@ class Prediction:
 class LatentCoder(nn.Module, ABC):
     """Codes one latent y [B, C, H, W] in `steps` spatial steps.
 
-    Below `skip` a predicted scale means that the value is not coded. stride: pixels per position.
+    hyper: channels of its hyper-latent.
+    skip: below it a predicted scale means that the value is not coded.
+    stride: pixels per position.
     rdoq: how symbols are chosen, see `entropy_coder.quantized`.
     """
 
@@ -115,7 +117,10 @@ class LatentCoder(nn.Module, ABC):
 
     @abstractmethod
     def refine(self, k: int, known: Tensor, prediction: Prediction) -> tuple[Tensor, Tensor]:
-        """(scale, mean) of the symbols of step k >= 1; known: symbols so far, 0 elsewhere."""
+        """(scale, mean) of the symbols of step k >= 1.
+
+        known: symbols so far, 0 elsewhere.
+        """
 
     def scale_activation(self, scale: Tensor) -> Tensor:
         """Predicted scales as the density takes them."""

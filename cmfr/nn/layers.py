@@ -15,8 +15,8 @@ from cmfr.nn.init import SMALL_GAIN
 class ResidualBlock(nn.Module):
     """x + conv3(act(conv3(act(x)))), middle width ``channels * bottleneck``.
 
-    slope: of the leaky activations. last: there is one after the second convolution too (DCVC-DC's
-    context codec).
+    slope: of the leaky activations.
+    last: there is one after the second convolution too (DCVC-DC's context codec).
 
     Dense 3x3 convolutions: measured on a CPU with matrix units they train 3 to 4 times faster
     than a depthwise-separable block of the same width (docs/architecture.md).
@@ -42,9 +42,11 @@ class DepthwiseBlock(nn.Module):
     """Depthwise-separable convolution and feed-forward, each with a skip (after DCVC-DC).
 
     outputs: channels after the convolution (default: the inputs; else the skip is a 1x1
-    convolution). product: the depthwise branch is multiplied with a second 1x1 branch.
+    convolution).
     feed_forward: ``plain`` = 1x1, activation, 1x1, activation, `hidden` wide; ``gated`` and
     ``sum`` = 1x1 to twice `hidden`, whose halves (a, b) become a act(b) or act(a) + act(b), 1x1.
+    hidden: channels; default: twice the outputs.
+    product: the depthwise branch is multiplied with a second 1x1 branch.
     """
 
     def __init__(
@@ -113,11 +115,14 @@ class QualityScaler(nn.Module):
     """Learned per-channel gain of the quality index (feature modulation).
 
     Gains are kept as logarithms at a few anchors and interpolated linearly between them, so that
-    all 64 indices learn from every sample. `ends` are the initial gains at quality 0 and 63. The
-    mechanism is DCVC-DC's and -FM's; eight anchors per channel are ours.
+    all 64 indices learn from every sample. The mechanism is DCVC-DC's and -FM's; eight anchors per
+    channel are ours.
 
-    channels: 1 = one gain for all of them. factors: so many channels have a factor of their own
-    beside the gain. through: which anchors count, all or only the two ends (`DCVCConfig`).
+    channels: 1 = one gain for all of them.
+    ends: the initial gains at quality 0 and 63.
+    anchors: how many, evenly from quality 0 to 63.
+    factors: so many channels have a factor of their own beside the gain.
+    through: which anchors count, all or only the two ends (`DCVCConfig`).
     """
 
     def __init__(

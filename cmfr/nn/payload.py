@@ -67,7 +67,10 @@ class SmallEncoder:
         self._slots.append((value << shift, 1 << shift))
 
     def flush(self, checksum: int) -> bytes:
-        """The payload; checksum: 16 bits."""
+        """The payload.
+
+        checksum: 16 bits.
+        """
         state, tail = checksum, bytearray()
         for first, count in reversed(self._slots):
             while state >= count << 32:  # or it would leave its range

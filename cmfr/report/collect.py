@@ -24,9 +24,11 @@ SHOWN = 3  # of many names or differences in one sentence
 class CodecResults:
     """All records of one codec by (data set, sequence), by rising rate index.
 
-    published: not measured by the reader, but shipped with this package. complexity: numbers on
-    parameters and operations, where the records' metadata are not to say them; parts: numbers on
-    what its parts do, by name."""
+    published: not measured by the reader, but shipped with this package.
+    complexity: numbers on parameters and operations, where the records' metadata are not to say
+    them.
+    parts: numbers on what its parts do, by name.
+    """
 
     name: str
     places: Mapping[tuple[str, str], tuple[Record, ...]]
@@ -88,8 +90,10 @@ def collect(
     """All codecs, the anchor first, the others in the order given. A codec of which two files have
     one point gets the files' names behind its own; data sets keep their first spelling.
 
-    anchor: a codec of the results, a results file of one codec, or a published codec; options: see
-    published.read_any. Raises FileNotFoundError, ValueError.
+    anchor: a codec of the results, a results file of one codec, or a published codec.
+    options: see published.read_any.
+
+    Raises FileNotFoundError, ValueError.
     """
     by_file: dict[Path, list[Record]] = {}
     for path in map(Path, results):

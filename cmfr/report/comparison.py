@@ -39,9 +39,13 @@ WHOLE = ""  # in place of a sequence: the curve of the whole data set
 
 @dataclass(frozen=True)
 class Cell:
-    """A BD-rate in percent, or None. note: why there is none, or what to know of the number; over:
-    of a mean, how many places it is over ("4 of 5 sequences"). quality: the difference of quality
-    at equal rate, in the metric's unit. conditions: where they differ (by force) or are not stated.
+    """A BD-rate.
+
+    value: percent, or None.
+    note: why there is none, or what to know of the number.
+    over: of a mean, how many places it is over ("4 of 5 sequences").
+    quality: the difference of quality at equal rate, in the metric's unit.
+    conditions: where they differ (by force) or are not stated.
     """
 
     value: float | None
@@ -54,9 +58,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class BDTable:
-    """BD-rates of one metric. sequences: by (codec, data set, sequence), WHOLE for the class curve;
-    means: of the sequences, by (codec, data set); averages over the data sets, by (codec, of what),
-    where "whole" is of the class curves and "mean" of the means of sequences."""
+    """BD-rates of one metric.
+
+    sequences: by (codec, data set, sequence), WHOLE for the class curve.
+    means: of the sequences, by (codec, data set).
+    averages: over the data sets, by (codec, of what), where "whole" is of the class curves and
+    "mean" of the means of sequences.
+    """
 
     metric: str
     sequences: Mapping[tuple[str, str, str], Cell]
@@ -66,11 +74,20 @@ class BDTable:
 
 @dataclass(frozen=True)
 class Report:
-    """All that the files of a report are made of. codecs: the anchor first. sets: sequences by data
-    set, all that are in the report; whole: all that the set has. differences: of conditions, which
-    were overridden by `force`; unstated: conditions that someone leaves open. printed: a published
-    table of BD-rates to show beside the measured ones. benches: what `cmfr bench` wrote. notes:
-    what else is to be known. detailed: the tables have BD-rates by sequence and complexity too."""
+    """All that the files of a report are made of.
+
+    codecs: the anchor first.
+    sets: sequences by data set, all that are in the report.
+    whole: sequences by data set, all that the set has.
+    force: as of `build`.
+    differences: of conditions, which were overridden by `force`.
+    unstated: conditions that someone leaves open.
+    printed: a published table of BD-rates to show beside the measured ones.
+    benches: what `cmfr bench` wrote.
+    notes: what else is to be known.
+    detailed: the tables have BD-rates by sequence and complexity too.
+    tables: by metric.
+    """
 
     title: str
     codecs: Sequence[CodecResults]
@@ -114,9 +131,12 @@ def build(
     detailed: bool = False,
     partial: bool = False,
 ) -> Report:
-    """The report of codecs of which the first is the anchor; force: compare across different
-    conditions, and make class curves of parts of data sets; partial: where conditions differ there
-    is no number, and the rest is compared.
+    """The report of codecs of which the first is the anchor.
+
+    force: compare across different conditions, and make class curves of parts of data sets.
+    paper_table: show the published table of BD-rates too.
+    benches, notes, detailed: as of `Report`.
+    partial: where conditions differ there is no number, and the rest is compared.
 
     Raises DifferentConditions unless `force` or `partial`, and ValueError for a table of MS-SSIM
     where that is no metric.
@@ -157,11 +177,14 @@ def records_of(
     sequence: str,
     only: Sequence[str] | None = None,
 ) -> list[Record]:
-    """The records a curve is made of; only: a class curve of these sequences.
+    """The records a curve is made of.
+
+    only: a class curve of these sequences.
 
     Raises NotComparable if a sequence is not measured, and for the curve of a set of which the
     report has a part, unless forced; where no sequence is measured, the mean of the whole data set
-    stands for it, if it is known."""
+    stands for it, if it is known.
+    """
     sets = report.sets[dataset] if only is None else only
     if sequence != WHOLE:
         if found := codec.places.get((dataset, sequence)):

@@ -35,7 +35,10 @@ LONG = 100  # characters; longer metadata is folded
 
 
 def page(report: Report, files: Sequence[str]) -> str:
-    """The whole page; files: the names beside it to link to."""
+    """The whole page.
+
+    files: the names beside it to link to.
+    """
     data = _data(report)
     sections = {"frames": _frames(data), "speed": _speed(report)}
     names = {"curves": "Curves", "bd": "BD-rate"}

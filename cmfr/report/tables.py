@@ -21,7 +21,11 @@ TABLE_MARK, PUBLISHED_MARK = "‡", "†"
 
 @dataclass(frozen=True)
 class Entry:
-    """A cell as text: note is the number of its footnote, hint what it was averaged over."""
+    """A cell as text.
+
+    note: the number of its footnote.
+    hint: what it was averaged over.
+    """
 
     text: str
     note: int | None = None
@@ -39,8 +43,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table ready to be written. notes: the footnotes, from 1; marks: of TABLE_MARK, ...;
-    warnings: what must stand beside the numbers wherever they go."""
+    """A table ready to be written.
+
+    notes: the footnotes, from 1.
+    marks: of TABLE_MARK, ...
+    warnings: what must stand beside the numbers wherever they go.
+    """
 
     caption: str
     head: Sequence[str]
@@ -80,7 +88,10 @@ def percent(value: float | None) -> str:
 
 
 def summary(report: Report, metric: str, kind: str) -> Sheet:
-    """Codecs by data sets; kind: of KINDS."""
+    """Codecs by data sets.
+
+    kind: of KINDS.
+    """
     notes, table, rows = _Notes(), report.tables[metric], []
     for codec in report.codecs:
         cells = [

@@ -20,10 +20,13 @@ MEAN, CLASS = KINDS["mean"], KINDS["whole"]
 
 @dataclass(frozen=True)
 class Line:
-    """One BD-rate or the reason why there is none. sequence: its name, MEAN or CLASS.
+    """One BD-rate or the reason why there is none.
 
-    bd_rate: percent of bits; bd_quality: in the metric's unit; overlap: the common part (0..1) of
-    the shorter curve's quality range.
+    sequence: its name, MEAN or CLASS.
+    bd_rate: percent of bits.
+    bd_quality: in the metric's unit.
+    overlap: the common part (0..1) of the shorter curve's quality range.
+    note: the reason, or what to know of the number.
     """
 
     dataset: str
@@ -46,7 +49,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """BD-rates of one metric, of all codecs. domain: "dB" or "linear"."""
+    """BD-rates of one metric, of all codecs.
+
+    domain: "dB" or "linear".
+    """
 
     anchor: str
     metric: str
@@ -64,8 +70,13 @@ def bd_tables(
     force: bool,
     options: Mapping[str, Any],
 ) -> list[Table]:
-    """A table for each metric (by default PSNR of RGB, or of YUV where the anchor has no RGB), by
-    `collect` and `build`; db: MS-SSIM in dB. Every codec is compared with the anchor by itself.
+    """A table for each metric, by `collect` and `build`. Every codec is compared with the anchor by
+    itself.
+
+    metrics: by default PSNR of RGB, or of YUV where the anchor has no RGB.
+    db: MS-SSIM in dB.
+    force: as of `build`.
+    options: see published.read_any.
 
     Raises FileNotFoundError, or ValueError where there is nothing to compare.
     """

@@ -19,9 +19,10 @@ from cmfr.utils.yaml_config import faults, merged, read_tree
 class DistortionConfig(Strict):
     """D of the loss: a weighted sum of the measures that are not zero.
 
-    mse_yuv: mean squared error of Y, Cb, Cr on [0, 1], weighted with `LossConfig.yuv_weights`;
-    mse_rgb: mean squared error of R, G, B (BT.709, full range) on [0, 1]; ms_ssim_y,
-    ms_ssim_rgb: 1 - MS-SSIM (linear, not dB) of luma or of RGB, which needs crops over 160.
+    mse_yuv: mean squared error of Y, Cb, Cr on [0, 1], weighted with `LossConfig.yuv_weights`.
+    mse_rgb: mean squared error of R, G, B (BT.709, full range) on [0, 1].
+    ms_ssim_y, ms_ssim_rgb: 1 - MS-SSIM (linear, not dB) of luma or of RGB, which needs crops over
+    160.
     """
 
     mse_yuv: float = Field(0.0, ge=0)
@@ -44,10 +45,12 @@ class LossConfig(Strict):
     """Loss per frame: lambda(quality) * weight[position] * D + R.
 
     R is in bits per pixel; D is a sum of measures on samples in [0, 1] (`DistortionConfig`).
-    lambda runs geometrically from `lambda_min` at quality 0 to `lambda_max` at quality 63; the
-    I-frames have their own range. balance: the loss of a sample is divided by
-    (lambda / lambda_min) ** balance. Each sample's optimum stays; with 0 the high qualities,
-    whose losses are large, dominate the gradient.
+
+    lambda_min, lambda_max: lambda at quality 0 and at quality 63; it runs geometrically between.
+    intra_lambda_min, intra_lambda_max: the I-frames' own range.
+    yuv_weights: of Y, Cb, Cr, relative to their sum.
+    balance: the loss of a sample is divided by (lambda / lambda_min) ** balance. Each sample's
+    optimum stays; with 0 the high qualities, whose losses are large, dominate the gradient.
     """
 
     lambda_min: float = Field(4.0, gt=0)
@@ -80,31 +83,44 @@ class StageConfig(Strict):
 
     objective: ``intra`` = I-frames alone, ``flow`` = motion estimation between source frames,
     ``motion`` = motion codec and refiner by the error of the prediction, ``inter`` = P-frames after
-    an I-frame. trainable: name prefixes of the modules
-    that learn, less those in frozen; everything else is frozen too, and modules that the model's
-    switches leave out do not matter. init: weights to start from (default: what the stage before
-    left). data: name of its data set (default: the first). start: the reference of the first
-    P-frame is the coded I-frame, or the source (before there is an intra codec).
-
-    batch is the global batch, whatever the number of processes; accumulate splits each
-    process's share into so many parts, one after the other. cascaded: one backward pass through
-    the whole clip; otherwise a step per P-frame, the state detached. checkpoint_activations:
-    forget a frame's activations and compute them again in the backward pass.
-
-    lr goes to lr_end along the schedule, after `warmup` steps: ``cosine``, ``linear``,
-    ``constant``, or ``wsd`` (constant, then linear over the last `decay` of the stage).
+    an I-frame.
+    trainable: name prefixes of the modules that learn, less those in frozen; everything else is
+    frozen too, and modules that the model's switches leave out do not matter.
+    init: weights to start from (default: what the stage before left).
+    data: name of its data set (default: the first).
+    start: the reference of the first P-frame is the coded I-frame, or the source (before there is
+    an intra codec).
+    frames: of a clip.
+    crop: side of its square, in pixels.
+    batch: the global batch, whatever the number of processes.
+    accumulate: splits each process's share into so many parts, one after the other.
+    steps: batches.
+    lr, lr_end: the learning rate goes from one to the other along the schedule, after `warmup`
+    steps.
+    schedule: ``cosine``, ``linear``, ``constant``, or ``wsd`` (constant, then linear over the last
+    `decay` of the stage).
+    decay: part of the stage, 0..1.
+    warmup: first steps in which the learning rate rises linearly from 0.
+    cascaded: one backward pass through the whole clip; otherwise a step per P-frame, the state
+    detached.
+    checkpoint_activations: forget a frame's activations and compute them again in the backward
+    pass.
     warp_weight, prediction_weight: add that multiple of the cost of the motion-compensated frame
     before, and after, the Motion Refiner (of the same picture where there is none).
     prediction_loss: what that cost is, ``distortion`` = lambda * weight * D, ``bits`` = what
     coding its residual would take (`losses.residual_bits`), which in stages of objective
-    ``motion`` is then all of the loss beside R. smoothness: of flows, in stages of objective
-    ``flow``. calibrate: name prefixes of modules whose latents' spreads are measured before the
-    first step (`models.cmfr.latent.calibrate`). frame_weights: the weights on D by position in the
-    hierarchical pattern, the I-frame at 0 (default: the model's). qualities: the range drawn from.
+    ``motion`` is then all of the loss beside R.
+    smoothness: of flows, in stages of objective ``flow``.
+    calibrate: name prefixes of modules whose latents' spreads are measured before the first step
+    (`models.cmfr.latent.calibrate`).
+    frame_weights: the weights on D by position in the hierarchical pattern, the I-frame at 0
+    (default: the model's).
+    qualities: the range drawn from.
     random_position: clips start anywhere in the pattern and between refreshes, so that clips
-    shorter than these train all of them. rate_warmup: in so many first steps R counts less (rising
-    linearly from 0), while latents find their use. quantization: what the decoder sees in
-    training, straight-through rounding or additive noise.
+    shorter than these train all of them.
+    rate_warmup: in so many first steps R counts less (rising linearly from 0), while latents find
+    their use.
+    quantization: what the decoder sees in training, straight-through rounding or additive noise.
     """
 
     name: str
@@ -157,10 +173,13 @@ class StageConfig(Strict):
 
 
 class OptimizerConfig(Strict):
-    """kind: ``adamw``, or ``muon`` = Muon for the weights of convolutions and AdamW for the rest.
+    """The optimizer of every stage.
 
-    betas, weight_decay: of AdamW. momentum: of Muon. factors: multiples of the learning rate for
-    parameters whose name holds the key; they multiply where several do.
+    kind: ``adamw``, or ``muon`` = Muon for the weights of convolutions and AdamW for the rest.
+    betas, weight_decay: of AdamW.
+    momentum: of Muon.
+    factors: multiples of the learning rate for parameters whose name holds the key; they multiply
+    where several do.
     """
 
     kind: Literal["adamw", "muon"] = "adamw"
@@ -187,15 +206,22 @@ class ValidationConfig(Strict):
 class TrainConfig(Strict):
     """A training run. `run_dir` is made; the same command resumes it.
 
-    init: weights to start from, file by file; spynet: folder of SpyNet arrays (.npy) that
-    initialize the three coarsest levels of DCVC's motion estimation. compile: torch.compile of both
-    codecs. cuda_graphs: launch forward and backward of a step as one, on a GPU and where a step is
-    one update (graphs.py); not measured yet. threads: CPU threads per process. bf16: compute in
-    bfloat16 (autocast), or where the device has instructions for it (auto); weights stay float32.
-
-    time_limit_minutes: save and stop after this much time. schedule_clock: the limit is of the
-    whole run, however often it is resumed, and learning rates follow the clock where it is ahead
-    of the steps: a run that the limit ends has gone through its schedule.
+    init: weights to start from, file by file.
+    spynet: folder of SpyNet arrays (.npy) that initialize the three coarsest levels of DCVC's
+    motion estimation.
+    threads: CPU threads per process.
+    bf16: compute in bfloat16 (autocast), or where the device has instructions for it (auto);
+    weights stay float32.
+    compile: torch.compile of both codecs.
+    cuda_graphs: launch forward and backward of a step as one, on a GPU and where a step is one
+    update (graphs.py); not measured yet.
+    ema_decay: of the averaged weights, per optimizer step; less in the first steps.
+    grad_clip: greatest norm of the gradient.
+    log_every, image_every, save_every: so many steps of a stage.
+    time_limit_minutes: save and stop after this much time.
+    schedule_clock: the limit is of the whole run, however often it is resumed, and learning rates
+    follow the clock where it is ahead of the steps: a run that the limit ends has gone through its
+    schedule.
     """
 
     model: ModelConfig

@@ -129,8 +129,11 @@ class GraphedPass:
         seed: int,
     ) -> Result:
         """As `StageModel.forward`, with gradients afterwards (of the mean over the parts); those
-        of earlier parts are added to. seed: of the noise. The result is gone with the next call;
-        of its output there is the first sample alone."""
+        of earlier parts are added to. The result is gone with the next call; of its output there
+        is the first sample alone.
+
+        seed: of the noise.
+        """
         noise = self.module.noise
         if not self.captured:
             self._capture_all(frames, quality, past, noise.total or len(frames))

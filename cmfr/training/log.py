@@ -61,8 +61,10 @@ class Means:
 class TrainLog:
     """Scalars go to TensorBoard and `log.jsonl`, pictures to TensorBoard only.
 
-    `total_steps`: where the run resumes; records of later steps, which a killed process left, are
-    dropped. arithmetic: "bfloat16" or "float32", and why.
+    color: of the network, "ycbcr" or "rgb".
+    total_steps: where the run resumes; records of later steps, which a killed process left, are
+    dropped.
+    arithmetic: "bfloat16" or "float32", and why.
     """
 
     def __init__(self, folder: Path, color: str, total_steps: int, arithmetic: str) -> None:
@@ -78,7 +80,10 @@ class TrainLog:
         self.writer.close()
 
     def scalars(self, group: str, head: dict[str, Any], values: dict[str, float]) -> None:
-        """One line of the log. head: stage, step and total (steps of the run)."""
+        """One line of the log.
+
+        head: stage, step and total (steps of the run).
+        """
         for name, value in values.items():
             self.writer.add_scalar(f"{group}/{name}", value, head["total"])
         seconds = {"seconds": round(time.monotonic() - self.started, 1)}

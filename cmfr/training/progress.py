@@ -13,9 +13,12 @@ from cmfr.training.run_dir import BEST, STATE, WEIGHTS
 class Progress:
     """Where a run stands: as it is stored, and what follows from it.
 
-    stage: its number; step: steps done within it; best: objective, score and total_steps of the
-    best validation; seconds: trained, resumptions included; stage_began: of these, when the stage
-    began.
+    stage: its number.
+    step: steps done within it.
+    total_steps: steps of the run.
+    best: objective, score and total_steps of the best validation.
+    seconds: trained, resumptions included.
+    stage_began: of these, when the stage began.
     """
 
     stage: int = 0
@@ -60,7 +63,10 @@ class Progress:
 
 
 def outcome(cfg: TrainConfig, progress: Progress, steps_before: int, requested: bool) -> str:
-    """What to tell at the end of a call that began after so many steps; requested: by a signal."""
+    """What to tell at the end of a call that began after so many steps.
+
+    requested: by a signal.
+    """
     folder = cfg.run_dir
     if not progress.finished(cfg):
         stage = cfg.stages[progress.stage]

@@ -30,8 +30,8 @@ from cmfr.utils.errors import UserError
 class Result:
     """What some frames of a clip gave. Only `loss` (a scalar) has gradients.
 
-    output: of the last frame, its state among it; scalars: for the log, means over the frames,
-    still on the device.
+    output: of the last frame, its state among it.
+    scalars: for the log, means over the frames, still on the device.
     """
 
     loss: Tensor
@@ -97,8 +97,11 @@ class StageModel(nn.Module):
 
     @torch.no_grad()
     def reference(self, x: Tensor, quality: Tensor, position: int) -> ReferenceState | None:
-        """What the first update starts from: x [B, 3, H, W] coded or as it is, or None where
-        that update codes the I-frame. position: where in the hierarchical pattern x counts as."""
+        """What the first update starts from: x [B, 3, H, W] coded or as it is, or None where that
+        update codes the I-frame.
+
+        position: where in the hierarchical pattern x counts as.
+        """
         if self.stage.objective == "intra" or self._codes_intra:
             return None
         if self.stage.start == "source" or self.stage.objective == "flow":

@@ -25,8 +25,11 @@ class StageStep:
     Nothing in it waits for the device: what a GPU computes is read when it is logged
     (tests/training/test_rehearsal.py holds it to that).
 
-    module: the codec as the stage trains it. means: where the log's scalars go. ema: averaged
-    weights by name, `live` what they follow.
+    index: of the stage.
+    module: the codec as the stage trains it.
+    means: where the log's scalars go.
+    ema: averaged weights by name.
+    live: what they follow.
     """
 
     def __init__(

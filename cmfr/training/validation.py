@@ -53,7 +53,10 @@ class Validation:
 
     @torch.no_grad()
     def run(self, model: VideoModel, intra: bool) -> list[RDPoint]:
-        """A point per quality. intra: code the first frames alone, as I-frames."""
+        """A point per quality.
+
+        intra: code the first frames alone, as I-frames.
+        """
         jobs = [(clip, quality) for quality in self.cfg.qualities for clip in self.clips]
         training, intra_training = model.training, model.intra.training
         model.eval()

@@ -27,11 +27,15 @@ class Part:
 
     `commit` puts it on the disk and renames it, `discard` removes it; later calls of either do
     nothing. A link is followed: what it leads to is replaced. A device or a pipe is no file, it
-    is its own `temporary`. folder: `temporary` is a folder. Raises OSError, UserError.
+    is its own `temporary`.
 
     A part is locked as long as its process lives, and has the machine in its name: the first part
     in a folder removes those of this machine that nobody holds, left by processes that were killed.
-    kept: it is left for `unfinished` instead.
+
+    folder: `temporary` is a folder.
+    kept: the part of a killed process is left for `unfinished` instead.
+
+    Raises OSError, UserError.
     """
 
     def __init__(self, path: Path, *, folder: bool = False, kept: bool = False) -> None:
@@ -132,8 +136,10 @@ def atomic_write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def output_file(path: Path, *, kept: bool = False) -> Iterator[BinaryIO]:
-    """A binary file to write, that appears complete at the end or not at all; see `Part`. kept:
-    what is written is kept for `unfinished` where a signal ends this, too."""
+    """A binary file to write, that appears complete at the end or not at all; see `Part`.
+
+    kept: what is written is kept for `unfinished` where a signal ends this, too.
+    """
     with _completed(path, kept) as temporary, temporary.open("wb") as file:
         yield file
 

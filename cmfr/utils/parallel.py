@@ -29,10 +29,13 @@ def outcomes(
     """(job, what `work(job, count)` returns or the error that it ends with), as they are done.
 
     work: a function of a module, since other processes import it; it tells `count` how much it has
-    done, and `progress` gets to know. processes: side by side; one is this process. threads: of
-    PyTorch in each. Errors of input, of files and a full GPU end one job, and the others go on; a
-    process that is killed ends all that are not done. SIGTERM and Ctrl-C, which raise
-    KeyboardInterrupt, and closing the iterator drop the jobs under way.
+    done, and `progress` gets to know.
+    processes: side by side; one is this process.
+    threads: of PyTorch in each.
+
+    Errors of input, of files and a full GPU end one job, and the others go on; a process that is
+    killed ends all that are not done. SIGTERM and Ctrl-C, which raise KeyboardInterrupt, and
+    closing the iterator drop the jobs under way.
     """
     with on_signals(signal.default_int_handler):
         run = _side_by_side if processes > 1 and jobs else _one_by_one

@@ -100,7 +100,8 @@ def one_of(
 ) -> Any:
     """The type of a configuration that is one of several, by the value of `key` in it.
 
-    members: their types by that value; default: where the key is left out.
+    members: their types by that value.
+    default: where the key is left out.
     """
 
     def mark(value: Any) -> str:

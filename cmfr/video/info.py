@@ -51,10 +51,13 @@ RGB_COLOR = ColorInfo("rgb", "full", matrix_code=0)
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """A video's shape: width x height in pixels, frames per second, color, sample layout.
+    """A video's shape: size, frame rate, color, sample layout.
 
-    chroma: "420", "444" or "rgb"; bit_depth: 8 or 10; frame_count: None when only reading to
-    the end tells.
+    width, height: pixels.
+    frame_rate: frames per second.
+    chroma: "420", "444" or "rgb".
+    bit_depth: 8 or 10.
+    frame_count: None when only reading to the end tells.
     """
 
     width: int

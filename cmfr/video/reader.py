@@ -87,11 +87,14 @@ def open_video(
 ) -> VideoReader:
     """Open a folder of PNGs, a .yuv file, or any file that FFmpeg reads.
 
-    size: (width, height) and pixel_format: one of RAW_FORMATS, for .yuv files whose names do
-    not say them, as `NAME_416x240_50.yuv` or `NAME_832x480_30_10bit_444.yuv` do. frame_rate
-    (frames per second), matrix and range (see frames.ColorInfo) override what the file says;
-    PNGs and .yuv files without a rate are taken as 30 fps. start: frames to skip; frames: how
-    many to read at most.
+    size: (width, height), for .yuv files whose names do not say it, as `NAME_416x240_50.yuv` or
+    `NAME_832x480_30_10bit_444.yuv` do.
+    pixel_format: one of RAW_FORMATS, for the same files.
+    frame_rate: frames per second, overrides what the file says; PNGs and .yuv files without a rate
+    are taken as 30 fps.
+    matrix, range: override what the file says, see frames.ColorInfo.
+    start: frames to skip.
+    frames: how many to read at most.
 
     Raises FileNotFoundError, or ValueError with what is wrong with the file or an argument.
     """

@@ -330,8 +330,10 @@ class _ContainerSink(_Sink):
 
 
 def av_picture(frame: Frame, pixels: str) -> av.VideoFrame:
-    """FFmpeg's picture of a frame; pixels: its format, of the frame's layout. Without time and
-    colors."""
+    """FFmpeg's picture of a frame. Without time and colors.
+
+    pixels: its format, of the frame's layout.
+    """
     if pixels == "rgb24":
         return av.VideoFrame.from_ndarray(np.stack(frame.planes, axis=-1), format=pixels)
     height, width = frame.planes[0].shape

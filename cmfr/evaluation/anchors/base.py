@@ -94,8 +94,9 @@ def code_all(
     module: str,
 ) -> list[Record]:
     """Code all sequences at all rates, by what `coder` of `module` gives for a sequence, and write
-    the records to `output`. What is done is kept as by `run.evaluate`. settings: see
-    `ffmpeg.Settings`.
+    the records to `output`. What is done is kept as by `run.evaluate`.
+
+    settings: see `ffmpeg.Settings`.
 
     Raises ValueError for an encoder that is not there, for videos that it cannot take and for an
     `output` with another codec's results, which would be lost; OSError.

@@ -22,7 +22,9 @@ class FrameStem(nn.Module):
     """Frame -> features at the feature stride: pixel-unshuffle, then a 3x3 convolution.
 
     Starts as a Haar transform of the pixels less `center`, and `FrameGenerator` as its inverse.
+
     extra: channels that come beside the frame.
+    flat_chroma: see nn/init.py.
     """
 
     def __init__(
@@ -103,7 +105,9 @@ class ScaledFeatureFusion(nn.Module):
         SFF(h, c) = block(W_h h -/+ s * W_c c),   s = 2 sigmoid(S[h, c])
 
     Scaled subtraction and addition are the paper's (claim 3); that the scale is per channel and
-    position, and in (0, 2), is ours. sign: -1 in the context encoder, +1 in the decoder.
+    position, and in (0, 2), is ours.
+
+    sign: -1 in the context encoder, +1 in the decoder.
     """
 
     def __init__(self, cfg: CMFRConfig, channels: int, sign: int) -> None:

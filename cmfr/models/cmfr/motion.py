@@ -51,7 +51,10 @@ class MotionCodec(nn.Module):
         self._start([*self.analysis_head[1:], *self.analysis[2::2]], [*self.synthesis[2::2], *ups])
 
     def _start(self, downs: list[nn.Module], ups: list[nn.Module]) -> None:
-        """Initial weights; downs, ups: the layers that halve and double, in their order."""
+        """Initial weights.
+
+        downs, ups: the layers that halve and double, in their order.
+        """
         first, middle = self.analysis_head[0], self.analysis[0]
         head, last = self.synthesis[0], self.synthesis_tail[-1]
         count = 2
@@ -163,8 +166,13 @@ class MotionRefiner(nn.Module):
     def forward(
         self, flow: Tensor, carried: Tensor, reference: Tensor, warped: Tensor, feature: Tensor
     ) -> BlendedMotion:
-        """flow: decoded, carried: the previous frame's, both [B, 2, h, w]; reference, warped
-        [B, 3, H, W]; feature [B, C0, h, w]."""
+        """Flows around the decoded one, and how much each counts.
+
+        flow: decoded, [B, 2, h, w].
+        carried: the previous frame's, [B, 2, h, w].
+        reference, warped: [B, 3, H, W].
+        feature: [B, C0, h, w].
+        """
         frames = torch.cat([reference, warped], 1) - 0.5
         if self.stride > 1:
             frames = F.pixel_unshuffle(frames, self.stride)

@@ -38,7 +38,11 @@ class ResidualMode(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, prediction: Tensor, context: Tensor) -> Subtrahend:
-        """prediction: frame [B, 3, H, W]; context: the finest, [B, C0, h, w]."""
+        """The subtrahend of a P-frame.
+
+        prediction: frame [B, 3, H, W].
+        context: the finest, [B, C0, h, w].
+        """
 
 
 class NoResidual(ResidualMode):

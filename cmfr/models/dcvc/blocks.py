@@ -15,9 +15,12 @@ Kind = Literal["plain", "gated", "sum", "product"]
 
 
 def depth_block(kind: Kind, inputs: int, outputs: int | None = None) -> DepthwiseBlock:
-    """The depthwise block of a kind: DCVC-DC's P-frames have ``plain`` ones, its I-frames and
-    DCVC-FM's spatial priors ``gated`` ones, DCVC-FM elsewhere ``sum`` ones, and ``product`` ones
-    (gated, two branches) in its I-frame transforms."""
+    """The depthwise block of a kind.
+
+    kind: DCVC-DC's P-frames have ``plain`` ones, its I-frames and DCVC-FM's spatial priors
+    ``gated`` ones, DCVC-FM elsewhere ``sum`` ones, and ``product`` ones (gated, two branches) in
+    its I-frame transforms.
+    """
     outputs = outputs or inputs
     if kind == "plain":
         hidden = max(min(4 * outputs, 1024), 2 * outputs)
@@ -134,8 +137,11 @@ class UNet(nn.Module):
 
 
 def plain_hyper(channels: int, hyper: int, before: int) -> tuple[nn.Sequential, nn.Sequential]:
-    """DCVC-DC's hyper encoder and decoder of P-frame latents; `before`: convolutions of the
-    encoder at the latent's own resolution and, from 2 on, one more between its halvings."""
+    """DCVC-DC's hyper encoder and decoder of P-frame latents.
+
+    before: convolutions of the encoder at the latent's own resolution and, from 2 on, one more
+    between its halvings.
+    """
     layers: list[nn.Module] = [conv(channels, hyper), nn.LeakyReLU(0.01)]
     if before > 1:
         layers += [conv(hyper, hyper), nn.LeakyReLU(0.01)]

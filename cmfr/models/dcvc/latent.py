@@ -52,8 +52,10 @@ class DCVCLatentCoder(LatentCoder):
 class InterLatentCoder(DCVCLatentCoder):
     """A latent of P-frames (motion or contextual), under a Laplacian.
 
-    The first P-frame after an I-frame has no previous latent and an adaptor of its own. context:
-    channels of the temporal prior, 0 for motion. DCVC-DC and -FM differ in the hyper codec alone.
+    The first P-frame after an I-frame has no previous latent and an adaptor of its own. DCVC-DC
+    and -FM differ in the hyper codec alone.
+
+    context: channels of the temporal prior, 0 for motion.
     """
 
     density = DCVC_LAPLACIAN

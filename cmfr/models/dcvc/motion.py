@@ -126,8 +126,12 @@ class OffsetDiversity(nn.Module):
         self.fusion = nn.Conv2d(c0 * self.OFFSETS, c0, 1, groups=self.groups)
 
     def forward(self, feature: Tensor, warped: Tensor, prediction: Tensor, flow: Tensor) -> Tensor:
-        """feature [B, C0, H, W] -> the same, aligned; warped: it by the flow alone; prediction:
-        the warped frame."""
+        """feature [B, C0, H, W] -> the same, aligned.
+
+        warped: the feature moved by the flow alone.
+        prediction: the warped frame, [B, 3, H, W].
+        flow: [B, 2, H, W].
+        """
         batch, channels, height, width = feature.shape
         planes = self.groups * self.OFFSETS
         hints = self.offsets(torch.cat([warped, prediction, flow], 1)).float()

@@ -11,9 +11,17 @@ SMALLEST = 16  # pixels; what the codec takes
 
 @dataclass(frozen=True)
 class ClipSettings:
-    """How clips are cut. height: pixels of the shorter side at most; scene_threshold: a cut's
-    change over the mean change of its neighbours; min_motion: mean absolute luma difference (8-bit
-    codes) under which a frame repeats the one before; crf: of x264. Raises ValueError.
+    """How clips are cut.
+
+    min_frames, max_frames: of a clip.
+    height: pixels of the shorter side at most.
+    scene_threshold: a cut's change over the mean change of its neighbours.
+    min_motion: mean absolute luma difference (8-bit codes) under which a frame repeats the one
+    before.
+    max_clips_per_scene: None = no limit.
+    crf: of x264.
+
+    Raises ValueError.
 
     The two thresholds were set on 53 joined clips of real video: 2.1 found all 48 cuts and no
     other (the library's 3.0 found 41); repeats after lossy coding were under 0.13, slow motion

@@ -40,7 +40,11 @@ class _DataSet(Strict):
 
 
 class _Moving(_DataSet):
-    """gaps: temporal distances drawn from; reversal: half of the samples run backwards."""
+    """A data set of moving pictures.
+
+    gaps: temporal distances drawn from.
+    reversal: half of the samples run backwards.
+    """
 
     gaps: tuple[Gap, ...] = Field((1,), min_length=1)
     reversal: bool = True
@@ -62,7 +66,11 @@ class ClipsConfig(_Moving, _Chosen):
 
 
 class SeptupletsConfig(_Moving):
-    """Vimeo-90k as distributed. root: the folder that holds ``sequences/`` and the lists."""
+    """Vimeo-90k as distributed.
+
+    root: the folder that holds ``sequences/`` and the lists.
+    list_file: one of the lists, relative to the root.
+    """
 
     kind: Literal["septuplets"] = "septuplets"
     root: Path
@@ -79,7 +87,10 @@ class ImagesConfig(_Chosen):
 
 
 class GeneratedConfig(_Moving, _Chosen):
-    """Rendered moving scenes, for smoke tests: `count` of so many frames; size: width, height."""
+    """Rendered moving scenes, for smoke tests: `count` of so many frames.
+
+    size: width, height.
+    """
 
     kind: Literal["generated"] = "generated"
     count: int = Field(8, ge=1)

@@ -102,8 +102,9 @@ def _resized(plane: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 class MovingFrame:
     """A frame that differs from the one kept before it.
 
-    number: in the source, from 0; motion: mean absolute luma difference to the frame kept before,
-    in 8-bit codes; repeats: frames left out between the two.
+    number: in the source, from 0.
+    motion: mean absolute luma difference to the frame kept before, in 8-bit codes.
+    repeats: frames left out between the two.
     """
 
     number: int
