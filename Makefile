@@ -27,7 +27,7 @@ portability: env
 	$(BIN)/python scripts/portability.py $(if $(VIDEO),"$(VIDEO)")
 
 test: env lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: env
 	$(BIN)/python -m pytest -m slow

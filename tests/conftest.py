@@ -28,7 +28,8 @@ from cmfr.report.comparison import build  # noqa: E402
 from cmfr.report.text import Line, bd_lines  # noqa: E402
 from cmfr.video.info import Frame  # noqa: E402
 
-torch.set_num_threads(2)
+# One each where tests run side by side.
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 SHARED = Path(__file__).parents[2] / "shared"
 
 

@@ -175,9 +175,10 @@ def warp(x: Tensor, flow: Tensor, finer: int = 1) -> Tensor:
     """Backward warping: output(p) = x(p + flow(p)), bilinear, borders replicated.
 
     x [B, C, finer H, finer W], flow [B, 2, H, W] in pixels of its resolution (horizontal,
-    vertical) -> [B, C, H, W]. Positions are always float32: half precision has no room for
-    sub-pixel positions.
+    vertical) -> [B, C, H, W] of x's type. Positions are always float32: half precision has no room
+    for sub-pixel positions.
     """
+    given = x.dtype
     with torch.autocast(x.device.type, enabled=False):
         x, flow = x.float(), flow.float()
         height, width = flow.shape[-2:]
@@ -187,7 +188,8 @@ def warp(x: Tensor, flow: Tensor, finer: int = 1) -> Tensor:
         grid_x = (column + flow[:, 0]).clamp(0, width - 1) * (2 * finer / max(finer * width - 1, 1))
         grid_y = (row + flow[:, 1]).clamp(0, height - 1) * (2 * finer / max(finer * height - 1, 1))
         grid = torch.stack((grid_x, grid_y), -1) - 1
-        return F.grid_sample(x, grid, "bilinear", padding_mode="border", align_corners=True)
+        moved = F.grid_sample(x, grid, "bilinear", padding_mode="border", align_corners=True)
+        return moved.to(given)
 
 
 # Half of the half-sample interpolation filter of HEVC (luma, 8 taps), from its middle outwards; the

@@ -20,13 +20,20 @@ def test_warp_by_whole_pixels_shifts():
     assert torch.allclose(moved[..., 2:, :-3], x[..., :-2, 3:], atol=1e-4)
 
 
-def test_warp_replicates_borders_and_stays_float32_under_autocast():
-    x = torch.rand(1, 1, 8, 8)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_warp_replicates_borders_and_keeps_the_type_under_autocast(dtype):
+    x = torch.rand(1, 1, 8, 8).to(dtype)
     flow = torch.full((1, 2, 8, 8), 100.0)
     with torch.autocast("cpu", torch.bfloat16):
         y = warp(x, flow)
-    assert y.dtype == torch.float32
+    assert y.dtype == dtype
     assert torch.allclose(y, x[..., -1:, -1:].expand_as(y))
+
+
+def test_positions_are_exact_where_values_are_not():
+    x = torch.arange(512.0).expand(1, 1, 4, 512).bfloat16()
+    moved = warp(x, torch.full((1, 2, 4, 512), 1.0) * torch.tensor([1.0, 0.0])[:, None, None])
+    assert torch.equal(moved[..., :-1], x[..., 1:])
 
 
 @pytest.mark.parametrize("factor", [0.25, 0.5, 2, 4])

@@ -123,15 +123,15 @@ class BlendedMotion:
         return BlendedMotion(flows, logits)
 
     def warp(self, x: Tensor, finer: int = 1) -> Tensor:
-        """x [B, C, finer h, finer w] warped with every flow, blended -> [B, C, h, w]."""
+        """x [B, C, finer h, finer w] moved by every flow, blended -> [B, C, h, w] of x's type."""
         if self.weights is None:
             return warp(x, self.flows[:, 0], finer)
         # One by one: together they take the memory of all, which counts at 4K.
         blended: Tensor | float = 0.0
         for flow, weight in zip(self.flows.unbind(1), self.weights.split(1, 1), strict=True):
-            blended = blended + warp(x, flow, finer) * weight
+            blended = blended + warp(x.float(), flow, finer) * weight
         assert isinstance(blended, Tensor)
-        return blended
+        return blended.to(x.dtype)
 
 
 class MotionRefiner(nn.Module):
