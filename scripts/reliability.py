@@ -5,7 +5,8 @@
 Each command runs undisturbed once, with the smallest model and generated video. Then it is killed
 KILLS times, at moments spread over the time that it took, and run again at once. What is there
 after the kill must be whole; the next run must succeed, with the same results, and nothing else
-may be left, neither files nor processes. Prints a table; exits with 1 where there was a fault.
+may be left, neither files nor processes, but for the folders with sockets that Python's worker
+processes make for themselves. Prints a table; exits with 1 where there was a fault.
 
 Commands run in forks of this process, which has imported what they import and has read the weights:
 a start costs nothing then, and moments fall into the work.
@@ -269,7 +270,12 @@ def half(folder: Path, whole: dict[str, Any]) -> str | None:
 
 
 def results(folder: Path) -> dict[str, Any]:
-    return {n: None if p.is_dir() else content(p) for n, p in tree(folder).items()}
+    """Of all files but the sockets of Python's own worker processes, which no later run clears."""
+    return {
+        name: None if path.is_dir() else content(path)
+        for name, path in tree(folder).items()
+        if not name.startswith("tmp/pymp-")
+    }
 
 
 # --- kills
