@@ -159,7 +159,7 @@ class BoundedDecoder:
     """
 
     def __init__(self, stream: bytes, limit: int) -> None:
-        self._stream = stream
+        self._stream, self._limit = stream, limit
         self._read: list[tuple[list[int], list[list[int]], list[int], list[int]]] = []
         self._count = 0
         self._start(min(_USUAL_SYMBOLS * len(stream) + 4096, limit))
@@ -179,7 +179,7 @@ class BoundedDecoder:
         """The next symbols; as of RansDecoder."""
         self._count += len(indexes)
         if self._count > self._most:
-            self._start(4 * self._count)
+            self._start(max(self._count, min(4 * self._count, self._limit)))
             for before in self._read:
                 self._decoder.decode_stream(*before)
         self._read.append((indexes, cdfs, sizes, offsets))
