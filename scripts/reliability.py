@@ -3,10 +3,11 @@
     python scripts/reliability.py [KILLS] [COMMAND ...]
 
 Each command runs undisturbed once, with the smallest model and generated video. Then it is killed
-KILLS times, at moments spread over the time that it took, and run again at once. What is there
-after the kill must be whole; the next run must succeed, with the same results, and nothing else
-may be left, neither files nor processes, but for the folders with sockets that Python's worker
-processes make for themselves. Prints a table; exits with 1 where there was a fault.
+KILLS times, at moments spread over the time that it took, and run again at once; an ablation, which
+takes long, is killed five times before it may end. What is there after a kill must be whole; the
+last run must succeed, with the same results, and nothing else may be left, neither files nor
+processes, but for the folders with sockets that Python's worker processes make for themselves.
+Prints a table; exits with 1 where there was a fault.
 
 Commands run in forks of this process, which has imported what they import and has read the weights:
 a start costs nothing then, and moments fall into the work.
@@ -86,10 +87,21 @@ ABLATION = {
 
 @dataclass(frozen=True)
 class Command:
-    """arguments: of `cmfr`; output: what is there when it has done its work."""
+    """arguments: of `cmfr`; output: what is there when it has done its work.
+
+    in_a_row: runs that are killed, each going on from the one before, until one may end.
+    """
 
     arguments: Sequence[str]
     output: str
+    in_a_row: int = 1
+
+    def rows(self, kills: int, seconds: float, rng: random.Random) -> list[list[float]]:
+        """When to kill, by row: spread over what a run of a row does of so many seconds' work."""
+        span = seconds * min(1, 2 / self.in_a_row) / kills
+        moments = [span * (number + rng.random()) for number in range(kills)]
+        count = -(-kills // self.in_a_row)
+        return [moments[first::count] for first in range(count)]
 
 
 COMMANDS = {
@@ -104,7 +116,7 @@ COMMANDS = {
         ["evaluate", "--model", str(WEIGHTS), "--videos", "clip.y4m", "--frames", "3",
          "--qualities", "10", "40", "-o", "out.json"], "out.json",
     ),
-    "ablate": Command(["ablate", "ablation.yaml"], "ablation/report/index.html"),
+    "ablate": Command(["ablate", "ablation.yaml"], "ablation/report/index.html", in_a_row=5),
 }  # fmt: skip
 
 
@@ -323,29 +335,32 @@ class Case:
         (self.space / "log").unlink(missing_ok=True)
         return folder
 
-    def killed(self, moment: float) -> tuple[str, str | None]:
-        """One kill, after so many seconds: how far the command was, and what is wrong."""
+    def killed(self, moments: Sequence[float]) -> tuple[list[str], str | None]:
+        """Kills, each after so many seconds of a run: how far the command was, and what is wrong
+        after them or after one more run."""
         folder, command = self.fresh(), COMMANDS[self.name]
         before = tree(folder).keys() | {"tmp"}
-        process = begin(command.arguments, folder, self.space)
-        time.sleep(moment)
-        os.kill(process, signal.SIGKILL)
-        ended(process)
-        there = tree(folder)
-        end = "complete" if command.output in there else "unfinished"
-        end = end if there.keys() - before else "nothing there yet"
-        if fault := half(folder, self.whole):
-            return end, fault
+        ends, runs = [], []
+        for moment in moments:
+            runs.append(begin(command.arguments, folder, self.space))
+            time.sleep(moment)
+            os.kill(runs[-1], signal.SIGKILL)
+            ended(runs[-1])
+            there = tree(folder)
+            end = "complete" if command.output in there else "unfinished"
+            ends.append(end if there.keys() - before else "nothing there yet")
+            if fault := half(folder, self.whole):
+                return ends, fault
         code = ended(begin(command.arguments, folder, self.space))
         if code != 0:
-            return end, f"the next run ends with {code}: {(self.space / 'log').read_text()[-300:]}"
+            return ends, f"the next run ends with {code}: {(self.space / 'log').read_text()[-300:]}"
         late = time.monotonic() + GONE
-        while left := session(process):
+        while left := [process for run in runs for process in session(run)]:
             if time.monotonic() > late:
-                return end, f"processes are left: {left}"
+                return ends, f"processes are left: {left}"
             time.sleep(0.05)
         found = results(folder)
-        return end, _apart(found, self.whole) if found != self.whole else None
+        return ends, _apart(found, self.whole) if found != self.whole else None
 
 
 def _apart(found: dict[str, Any], whole: dict[str, Any]) -> str:
@@ -371,12 +386,12 @@ def run(
         prepare(inputs)
         for name in names:
             case, rng = Case.of(name, inputs, Path(place)), random.Random(name)
-            for number in range(kills):
-                moment = case.seconds * (number + rng.random()) / kills
-                end, fault = case.killed(moment)
-                counts[name, end] += 1
+            for moments in COMMANDS[name].rows(kills, case.seconds, rng):
+                found, fault = case.killed(moments)
+                counts.update((name, end) for end in found)
                 if fault:
-                    where = f"{name}, kill {number} after {moment:.3f} s"
+                    after = ", ".join(f"{moment:.3f}" for moment in moments[: len(found)])
+                    where = f"{name}, killed after {after} s"
                     faults[where] = fault
                     tell(f"{where}: {fault}")
             told = {end: counts[name, end] for end in ENDS}
