@@ -242,13 +242,7 @@ class FactorizedDensity(EntropyBottleneck):
         (Kept; those of portable arithmetic are others.)"""
         with portable.encoder_only():
             exact = copy.deepcopy(self).cpu().double()
-        # Symbols from the first to the last one within the tails, 0 always.
-        counts, tail = torch.arange(self.REACH + 1).double(), math.log(2 / self.tail_mass - 1)
-        below, above = (
-            exact._logits_cumulative(x.expand(self.channels, 1, -1), stop_gradient=True)[:, 0]
-            for x in (-counts, counts)
-        )
-        first, last = -(below > -tail).sum(1).int(), (above < tail).sum(1).int()
+        first, last = exact._ends()
         length = last - first + 1
         symbols = torch.arange(int(length.max())) + first[:, None, None]
         mass, lower, upper = exact._likelihood(symbols.double(), stop_gradient=True)
@@ -256,6 +250,19 @@ class FactorizedDensity(EntropyBottleneck):
         made = CdfTables.of_probabilities(mass[:, 0].float(), first, length, rest.float())
         self._made[portable.active()] = made
         return made
+
+    def _ends(self) -> tuple[Tensor, Tensor]:
+        """The first symbol that is not within the tail below, and the last one for that above,
+        int32 [C]: by halving, as cumulatives rise."""
+        signs, tail = torch.tensor([-1.0, 1.0]).double(), math.log(2 / self.tail_mass - 1)
+        low = torch.zeros(self.channels, 1, 2, dtype=torch.int32)
+        high = low + self.REACH + 1
+        while bool((low < high).any()):
+            middle = (low + high) >> 1
+            logits = self._logits_cumulative(middle * signs, stop_gradient=True) * signs
+            inside = (logits < tail) & (low < high)
+            low, high = torch.where(inside, middle + 1, low), torch.where(inside, high, middle)
+        return -low[:, 0, 0], low[:, 0, 1]
 
 
 class FactorizedBitEstimator(nn.Module):

@@ -53,7 +53,7 @@ _OPERATIONS = """
     __rmul__ __imul__ neg __neg__ abs sign round round_ floor ceil clamp clamp_ clamp_min minimum
     maximum max min amax amin aminmax argmax argmin relu leaky_relu square nan_to_num max_pool2d eq
     ne lt le gt ge __eq__ __ne__ __lt__ __le__ __gt__ __ge__ logical_and logical_or logical_not
-    __and__ __or__ __invert__ any all isfinite isnan remainder equal
+    __and__ __or__ __invert__ __rshift__ any all isfinite isnan remainder equal
 """.split()
 ALIKE = frozenset(_MOVES + _OPERATIONS)
 
@@ -246,7 +246,12 @@ def _grid_sample(
         positions.append((sample * _SUBSAMPLES).round().double() * (2.0 ** (1 - power) / 256) - 1)
         whole.append(2**power + 1)
     source = x[:1] if x.stride(0) == 0 else x  # one picture, sampled several times
-    padded = F.pad(exact(source), (0, whole[0] - x.shape[3], 0, whole[1] - x.shape[2]))
+    height, width = x.shape[2:]
+    # No position reaches further than a sample outside: the rest is never read, nor written.
+    padded = x.new_empty(*source.shape[:2], whole[1], whole[0], dtype=torch.float64)
+    padded[..., :height, :width] = exact(source)
+    padded[..., height : height + 1, : width + 1] = 0
+    padded[..., :height, width : width + 1] = 0
     moved = F.grid_sample(
         padded.expand(len(x), -1, -1, -1),
         torch.stack(positions, -1),
