@@ -287,11 +287,12 @@ def half(folder: Path, whole: dict[str, Any]) -> str | None:
 
 
 def results(folder: Path) -> dict[str, Any]:
-    """Of all files but the sockets of Python's own worker processes, which no later run clears."""
+    """Of all files but the sockets of Python's own worker processes, which no later run clears, and
+    the lists of modules that `_run` leaves."""
     return {
         name: None if path.is_dir() else content(path)
         for name, path in tree(folder).items()
-        if not name.startswith("tmp/pymp-")
+        if not name.startswith("tmp/pymp-") and path.name != "modules"
     }
 
 
