@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from cmfr.nn import portable
 from cmfr.nn.dcvc_density import CumulativeStage, dcvc_bits
+from cmfr.nn.halving import first_outside
 
 import cmfr.nn.compressai_alone  # noqa: F401 isort: skip
 from compressai.entropy_models import EntropyBottleneck, GaussianConditional  # isort: skip
@@ -238,31 +239,23 @@ class FactorizedDensity(EntropyBottleneck):
 
     @torch.no_grad()
     def make_tables(self) -> CdfTables:
-        """Find the tails and build the CDF tables, in float64 on the CPU: all devices must agree.
-        (Kept; those of portable arithmetic are others.)"""
+        """Find the tails and build (and keep) the CDF tables, in float64 on the CPU: all devices
+        must agree. Those of portable arithmetic are others."""
         with portable.encoder_only():
             exact = copy.deepcopy(self).cpu().double()
-        first, last = exact._ends()
-        length = last - first + 1
+        signs, tail = torch.tensor([-1.0, 1.0]).double(), math.log(2 / self.tail_mass - 1)
+
+        def inside(count: Tensor) -> Tensor:  # within the tails, down and up: [C, 1, 2]
+            return exact._logits_cumulative(count * signs, stop_gradient=True) * signs < tail
+
+        ends = first_outside(inside, (self.channels, 1, 2), self.REACH)
+        first, length = -ends[:, 0, 0], ends[:, 0].sum(1).int() + 1
         symbols = torch.arange(int(length.max())) + first[:, None, None]
         mass, lower, upper = exact._likelihood(symbols.double(), stop_gradient=True)
         rest = lower[:, 0, :1].sigmoid() + (-upper[:, 0, -1:]).sigmoid()
         made = CdfTables.of_probabilities(mass[:, 0].float(), first, length, rest.float())
         self._made[portable.active()] = made
         return made
-
-    def _ends(self) -> tuple[Tensor, Tensor]:
-        """The first symbol that is not within the tail below, and the last one for that above,
-        int32 [C]: by halving, as cumulatives rise."""
-        signs, tail = torch.tensor([-1.0, 1.0]).double(), math.log(2 / self.tail_mass - 1)
-        low = torch.zeros(self.channels, 1, 2, dtype=torch.int32)
-        high = low + self.REACH + 1
-        while bool((low < high).any()):
-            middle = (low + high) >> 1
-            logits = self._logits_cumulative(middle * signs, stop_gradient=True) * signs
-            inside = (logits < tail) & (low < high)
-            low, high = torch.where(inside, middle + 1, low), torch.where(inside, high, middle)
-        return -low[:, 0, 0], low[:, 0, 1]
 
 
 class FactorizedBitEstimator(nn.Module):

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cmfr.nn import densities, exact_sums, portable
+from cmfr.nn import densities, exact_sums, function_tables, portable
 from cmfr.nn.layers import half_samples, resize_flow, warp
 from cmfr.utils.errors import UserError
 
@@ -144,9 +144,9 @@ def test_values_on_the_grid(mode):
 def test_tables_are_the_same_with_any_c_library(function):
     """Values are rounded to multiples of 2^-23, and none is so near to the middle between two that
     the last bits of float64 decide."""
-    from_middle = [abs(v * 2**23 % 1 - 0.5) for v in portable.exact_values(function)]
+    from_middle = [abs(v * 2**23 % 1 - 0.5) for v in function_tables.exact_values(function)]
     assert min(from_middle) > 2**-24  # float64 is right to 2^-28 here
-    table = portable.table(function, torch.device("cpu"))
+    table = function_tables.table(function, torch.device("cpu"))
     assert table.dtype == torch.float32 and len(table) == 65536
 
 
