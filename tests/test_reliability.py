@@ -50,8 +50,14 @@ def test_what_is_half_or_left_is_seen(tmp_path, monkeypatch):
     (tmp_path / "out.cmfr").unlink()
     (tmp_path / "results.json").write_text('{"a": 1, "sec')
     assert "results.json is half: JSONDecodeError" in reliability.half(tmp_path, whole)
+    table = reliability.table({("encode", "unfinished"): 3}, {"encode, killed after 0.1 s": "x"})
+    assert table.splitlines()[-1] == "| `encode` | 3 | 0 | 3 | 0 | 1 |"
+
+
+def test_kills_in_a_row_are_spread_over_the_work(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    import reliability
+
     command = reliability.Command([], "", in_a_row=5)
     rows = command.rows(12, 10.0, random.Random(0))
     assert sorted(map(len, rows)) == [4, 4, 4] and max(map(max, rows)) <= 4
-    table = reliability.table({("encode", "unfinished"): 3}, {"encode, killed after 0.1 s": "x"})
-    assert table.splitlines()[-1] == "| `encode` | 3 | 0 | 3 | 0 | 1 |"
