@@ -211,5 +211,5 @@ class MotionInterCodec(InterCodec):
         latents = LatentReference(
             previous.residual, motion.latent, motion.feature, pictures.refined
         )
-        state = ReferenceState(pictures.prediction, None, latents, past.position + 1)
+        state = past.followed_by(pictures.prediction, None, latents)
         return FrameOutput(pictures.prediction, state, coder.bits, coder.maps, pictures)

@@ -112,7 +112,7 @@ PRESETS: dict[str, CMFRConfig | DCVCConfig] = {
             hyper=64,
             prior=88,
             rdoq=12,
-            refiner=RefinerConfig(width=48),
+            refiner=RefinerConfig(width=48, older=4),
         ),
         residual_codec=ResidualConfig(
             latent=128, latent_stride=8, hyper=64, prior=160, rdoq=12, generator_blocks=3
@@ -132,7 +132,7 @@ PRESETS: dict[str, CMFRConfig | DCVCConfig] = {
             prior=64,
             spatial_steps=2,
             rdoq=12,
-            refiner=RefinerConfig(width=32, blocks=2),
+            refiner=RefinerConfig(width=32, blocks=2, older=3),
         ),
         residual_codec=ResidualConfig(latent=96, latent_stride=8, hyper=32, prior=96, rdoq=12),
     ),
@@ -168,7 +168,7 @@ PRESETS: dict[str, CMFRConfig | DCVCConfig] = {
             hyper=4,
             prior=16,
             spatial_steps=2,
-            refiner=RefinerConfig(width=8, blocks=1, hypotheses=2),
+            refiner=RefinerConfig(width=8, blocks=1, hypotheses=2, older=1),
         ),
         residual_codec=ResidualConfig(latent=16, hyper=8, prior=24, rdoq=12, generator_blocks=1),
     ),

@@ -59,17 +59,25 @@ class ReferenceState:
     feature: [B, C0, H/s, W/s], or None after an I-frame.
     latents: None before the first P-frame after an I-frame.
     position: how many frames after the I-frame `frame` is (the I-frame has position 0).
+    older: the frame before `frame`, of its shape, or None after an I-frame.
     """
 
     frame: Tensor
     feature: Tensor | None = None
     latents: LatentReference | None = None
     position: int = 0
+    older: Tensor | None = None
 
     @property
     def size(self) -> FrameSize:
         """Of the frame, padded."""
         return FrameSize(self.frame.shape[2], self.frame.shape[3])
+
+    def followed_by(
+        self, frame: Tensor, feature: Tensor | None, latents: LatentReference
+    ) -> ReferenceState:
+        """The state after the next P-frame; arguments as of the class."""
+        return ReferenceState(frame, feature, latents, self.position + 1, self.frame)
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,8 @@ class MotionPictures:
 
     decoded, refined [B, 2, h, w]: flow before and after the Motion Refiner (the mean of its
     hypotheses), in pixels of its own resolution.
-    warped, prediction [B, 3, H, W]: what the motion before and after makes of the reference.
+    warped, prediction [B, 3, H, W]: what the motion before and after makes of the reference (after:
+    of the frame before it too, where the refiner looks at that).
     mask: what the prediction is multiplied with before it is subtracted, [B, C, h, w], or None.
     """
 

@@ -37,11 +37,13 @@ class RefinerConfig(Strict):
     width, blocks: of its network, at half the flow's resolution.
     hypotheses: flows that it makes of the decoded one, whose predictions are blended; with 1 it
     corrects the decoded flow.
+    older: as many more that point to the frame before the reference.
     """
 
     width: int = Field(ge=8, le=4096)
     blocks: int = Field(3, ge=1, le=64)
     hypotheses: int = Field(4, ge=1, le=64)
+    older: int = Field(0, ge=0, le=64)
 
 
 class MotionConfig(LatentConfig):

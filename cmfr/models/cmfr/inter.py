@@ -36,7 +36,7 @@ def checked_switches(cfg: CMFRConfig) -> CMFRConfig:
 
 @dataclass(frozen=True)
 class CMFRMotion(CodedMotion):
-    """blended: the refined motion, which contexts follow."""
+    """blended: the refined motion to the reference, which contexts follow."""
 
     blended: BlendedMotion
 
@@ -95,7 +95,7 @@ class CMFR(MotionInterCodec):
         latents = LatentReference(
             residual_latent, motion.latent, motion.feature, motion.pictures.refined
         )
-        state = ReferenceState(x_hat, reconstructed, latents, past.position + 1)
+        state = past.followed_by(x_hat, reconstructed, latents)
         return FrameOutput(x_hat, state, motion=replace(motion.pictures, mask=predicted.mask))
 
     def _code_motion(
@@ -112,10 +112,21 @@ class CMFR(MotionInterCodec):
         blended = BlendedMotion(decoded[:, None])
         warped = prediction = blended.resized(self.stride).warp(samples, 2)
         if self.motion_refiner is not None:
-            blended = self.motion_refiner(decoded, previous.flow, reference, warped, feature)
-            prediction = blended.resized(self.stride).warp(samples, 2)
-        pictures = MotionPictures(decoded, blended.mean, warped, prediction)
-        return CMFRMotion(pictures, latent, motion_feature, feature, blended)
+            older = self._older_samples(past, samples)
+            blended = self.motion_refiner(
+                decoded, previous.flow, (reference, warped), older, feature
+            )
+            prediction = blended.resized(self.stride).warp(samples, 2, older)
+        followed = blended.to_reference
+        pictures = MotionPictures(decoded, followed.mean, warped, prediction)
+        return CMFRMotion(pictures, latent, motion_feature, feature, followed)
+
+    def _older_samples(self, past: ReferenceState, samples: Tensor) -> Tensor | None:
+        """The frame before the reference for the refiner; the first P-frame has none, and takes the
+        reference's `samples`."""
+        if not self.cfg.motion.refiner.older:
+            return None
+        return samples if past.older is None else half_samples(past.older)
 
     def _no_latents(self, frame: Tensor) -> LatentReference:
         motion, residual = self.cfg.motion, self.cfg.residual_codec

@@ -20,6 +20,8 @@ from cmfr.nn.portable import encoder_only
 
 # Initial gains of motion latents at quality 0 and 63: Haar coefficients of flows in pixels.
 MOTION_GAINS = (0.1, 2.0)
+# Initial logit of a flow to the frame before the reference: those to the reference have 0.
+OLDER_LOGIT = -3.0
 
 
 class MotionCodec(nn.Module):
@@ -93,10 +95,20 @@ class BlendedMotion:
 
     flows [B, K, 2, h, w] in pixels of their resolution; logits [B, K, h, w] of the softmax weights
     (None where K is 1).
+    older: how many of them, the last, point to the frame before the reference.
     """
 
     flows: Tensor
     logits: Tensor | None = None
+    older: int = 0
+
+    @cached_property
+    def to_reference(self) -> BlendedMotion:
+        """Those that point to the reference, as if there were no others."""
+        if not self.older:
+            return self
+        assert self.logits is not None
+        return BlendedMotion(self.flows[:, : -self.older], self.logits[:, : -self.older])
 
     @cached_property
     def weights(self) -> Tensor | None:
@@ -120,16 +132,23 @@ class BlendedMotion:
             logits = F.interpolate(
                 logits.float(), scale_factor=factor, mode="bilinear", align_corners=False
             )
-        return BlendedMotion(flows, logits)
+        return BlendedMotion(flows, logits, self.older)
 
-    def warp(self, x: Tensor, finer: int = 1) -> Tensor:
-        """x [B, C, finer h, finer w] moved by every flow, blended -> [B, C, h, w] of x's type."""
+    def warp(self, x: Tensor, finer: int = 1, older: Tensor | None = None) -> Tensor:
+        """x [B, C, finer h, finer w] moved by every flow, blended -> [B, C, h, w] of x's type.
+
+        older: what the flows to the frame before the reference move, of x's shape.
+        """
         if self.weights is None:
             return warp(x, self.flows[:, 0], finer)
+        flows, weights = self.flows.unbind(1), self.weights.split(1, 1)
+        nearer = len(flows) - self.older
         # One by one: together they take the memory of all, which counts at 4K.
         blended: Tensor | float = 0.0
-        for flow, weight in zip(self.flows.unbind(1), self.weights.split(1, 1), strict=True):
-            blended = blended + warp(x.float(), flow, finer) * weight
+        for k, (flow, weight) in enumerate(zip(flows, weights, strict=True)):
+            source = x if k < nearer else older
+            assert source is not None
+            blended = blended + warp(source.float(), flow, finer) * weight
         assert isinstance(blended, Tensor)
         return blended.to(x.dtype)
 
@@ -142,16 +161,23 @@ class MotionRefiner(nn.Module):
     cannot be improved much by what the decoder has; several do what overlapped block motion
     compensation does, and more (measured: docs/architecture.md).
 
+    Some may point to the frame before the reference: where the decoded flow leads to, the previous
+    frame's refined flow leads on. Two frames sample a fine pattern at different places, and their
+    quantization errors differ.
+
     It sees the decoded flow, the previous frame's refined flow moved along with it, the reference,
-    the reference warped with the decoded flow, and the reference feature; works at half the flow's
-    resolution. Starts near the decoded flow, the corrections apart by a fraction of a pixel.
+    what the decoded flow makes of the reference (and the flow that leads on of the frame before
+    it), and the reference feature; works at half the flow's resolution. Starts near the decoded
+    flow, the corrections apart by a fraction of a pixel, those to the older frame counting little.
     """
 
     def __init__(self, cfg: CMFRConfig) -> None:
         super().__init__()
         refiner, stride = cfg.motion.refiner, cfg.feature_stride
-        width, self.count, self.stride = refiner.width, refiner.hypotheses, stride
-        self.head = conv(4 + 6 * stride * stride + cfg.context_channels[0], width, stride=2)
+        width, self.older, self.stride = refiner.width, refiner.older, stride
+        self.count = refiner.hypotheses + refiner.older
+        pixels = (9 if self.older else 6) * stride * stride
+        self.head = conv(4 + pixels + cfg.context_channels[0], width, stride=2)
         self.body = nn.Sequential(*(block(cfg, width) for _ in range(refiner.blocks)))
         self.tail = upsample(width, 3 * self.count if self.count > 1 else 2)
         last = self.tail[0]
@@ -160,25 +186,37 @@ class MotionRefiner(nn.Module):
         if self.count > 1:  # equal hypotheses would stay equal
             bias = torch.zeros(3 * self.count, 4)
             bias[: 2 * self.count] = torch.randn(2 * self.count, 1) * 0.05
+            bias[3 * self.count - self.older :] = OLDER_LOGIT
             with torch.no_grad():
                 last.bias.copy_(bias.flatten())
 
     def forward(
-        self, flow: Tensor, carried: Tensor, reference: Tensor, warped: Tensor, feature: Tensor
+        self,
+        flow: Tensor,
+        carried: Tensor,
+        frames: tuple[Tensor, ...],
+        older: Tensor | None,
+        feature: Tensor,
     ) -> BlendedMotion:
         """Flows around the decoded one, and how much each counts.
 
         flow: decoded, [B, 2, h, w].
         carried: the previous frame's, [B, 2, h, w].
-        reference, warped: [B, 3, H, W].
+        frames: the reference, and what the decoded flow makes of it, [B, 3, H, W] each.
+        older: the frame before the reference, `half_samples` of it, or None where it has no flows.
         feature: [B, C0, h, w].
         """
-        frames = torch.cat([reference, warped], 1) - 0.5
-        if self.stride > 1:
-            frames = F.pixel_unshuffle(frames, self.stride)
         moved = warp(carried, flow)
-        h = self.head(torch.cat([flow, moved - flow, frames, feature], 1))
+        on = flow + moved  # to the frame before the reference
+        if older is not None:
+            frames = (*frames, warp(older, resize_flow(on, self.stride), 2))
+        pixels = torch.cat(frames, 1) - 0.5
+        if self.stride > 1:
+            pixels = F.pixel_unshuffle(pixels, self.stride)
+        h = self.head(torch.cat([flow, moved - flow, pixels, feature], 1))
         out = self.tail(self.body(h)).float()
         corrections = out[:, : 2 * self.count].unflatten(1, (self.count, 2))
         logits = out[:, 2 * self.count :] if self.count > 1 else None
-        return BlendedMotion(flow[:, None] + corrections, logits)
+        nearer = self.count - self.older
+        flows = torch.stack([flow] * nearer + [on] * self.older, 1) + corrections
+        return BlendedMotion(flows, logits, self.older)
