@@ -21,6 +21,8 @@ VARIANTS = [
     {"residual": "none"},
     {"fusion": "concat"},
     {"motion_refiner": False},
+    {"motion": {"refiner": {"older": 0}}},
+    {"motion": {"refiner": {"hypotheses": 1, "older": 2}}},
     {"reference": "frame"},
     {"residual": "none", "fusion": "concat", "motion_refiner": False},
     {"color": "rgb"},
@@ -151,6 +153,31 @@ def test_motion_refiner_starts_near_the_decoded_flow():
         motion = model(clip, torch.tensor([30]))[1].motion
     assert motion.decoded.abs().max() > 0.5
     assert (motion.decoded - motion.refined).abs().max() < 0.2
+
+
+@pytest.mark.parametrize("older", [0, 1])
+def test_the_frame_before_the_reference_counts_where_flows_point_to_it(older):
+    model = lively(variant({"motion": {"refiner": {"older": older}}}))
+    clip, quality = moving_clip(4, 64, 64), torch.tensor([30])
+    with torch.no_grad():
+        past = model(clip[:, :3], quality)[2].state
+        assert torch.equal(past.older, model(clip[:, :2], quality)[1].x_hat)
+        given = model.code_inter(clip[:, 3], quality, past)
+        other = model.code_inter(clip[:, 3], quality, replace(past, older=1 - past.older))
+    assert torch.equal(given.motion.prediction, other.motion.prediction) == (older == 0)
+    assert torch.equal(given.motion.warped, other.motion.warped)
+    assert torch.equal(given.motion.decoded, other.motion.decoded)
+
+
+def test_the_first_p_frame_has_the_reference_in_place_of_the_frame_before_it():
+    model = lively(variant({}))
+    clip, quality = moving_clip(2, 64, 64), torch.tensor([30])
+    with torch.no_grad():
+        past = model.code_intra(clip[:, 0], quality).state
+        assert past.older is None
+        given = model.code_inter(clip[:, 1], quality, past)
+        same = model.code_inter(clip[:, 1], quality, replace(past, older=past.frame))
+    assert torch.equal(given.x_hat, same.x_hat)
 
 
 @pytest.mark.parametrize("stride", [8, 16])
