@@ -18,10 +18,13 @@ class AugmentationConfig(Strict):
 
     halved: probability that a sample is cut from frames of half the resolution, where they are
     large enough.
+    decimated: probability that such a sample keeps every other row and column, aliasing and all;
+    otherwise it is means of them.
     sharpening: luma (or RGB) of every sample is sharpened by an amount between 0 and this.
     """
 
     halved: float = Field(0.0, ge=0, le=1)
+    decimated: float = Field(0.0, ge=0, le=1)
     sharpening: float = Field(0.0, ge=0)
 
 

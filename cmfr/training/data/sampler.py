@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cmfr.training.config import StageConfig
-from cmfr.training.data.augment import halved, sharpened
+from cmfr.training.data.augment import decimated, halved, sharpened
 from cmfr.training.data.config import DataConfig
 from cmfr.training.data.datasets import Clip, ClipSet, Preloaded
 from cmfr.training.distributed import Team
@@ -28,7 +28,7 @@ from cmfr.video.color import rgb_to_ycbcr, upsample_chroma, ycbcr_to_rgb
 @dataclass(frozen=True)
 class Sample:
     """Where one training sample comes from: frames, window (even corner), flips, quality; the
-    window is of twice the size where it will be halved."""
+    window is of twice the size where it will be halved, by means or decimated."""
 
     clip: int
     frames: tuple[int, ...]
@@ -37,6 +37,7 @@ class Sample:
     flip: tuple[bool, bool]  # horizontally, vertically
     quality: int
     halved: bool = False
+    decimated: bool = False
     sharpening: float = 0.0
 
 
@@ -103,7 +104,8 @@ class Sampler:
         sharpening = 0.0
         if augmentation.sharpening:
             sharpening = augmentation.sharpening * float(rng.random())
-        return Sample(clip, frames, top, left, flip, quality, halved, sharpening)
+        decimated = halved and _chance(rng, augmentation.decimated)
+        return Sample(clip, frames, top, left, flip, quality, halved, decimated, sharpening)
 
 
 def _chance(rng: np.random.Generator, probability: float) -> bool:
@@ -121,7 +123,8 @@ def sample_window(clips: ClipSet, sample: Sample, crop: int) -> Clip:
 
     def window(planes: Tensor, top: int, left: int, side: int) -> Tensor:
         part = planes[:, :, top : top + side, left : left + side]
-        part = halved(part) if sample.halved else part
+        if sample.halved:
+            part = decimated(part) if sample.decimated else halved(part)
         return part.flip(dims) if dims else part
 
     side = 2 * crop if sample.halved else crop

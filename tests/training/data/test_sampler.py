@@ -143,6 +143,22 @@ def test_halved_samples_are_means_of_larger_windows_and_keep_the_crop():
     assert window.first[0, 0, 5, 10] == mean
 
 
+def test_decimated_samples_keep_every_other_sample_and_are_of_the_halved_ones():
+    plain = [s for k in range(40) for s in sampler(augmentation={"halved": 0.5}).batch(k)]
+    augmentation = {"halved": 0.5, "decimated": 0.4}
+    samples = [s for k in range(40) for s in sampler(augmentation=augmentation).batch(k)]
+    assert [s.halved for s in samples] == [s.halved for s in plain]
+    chosen = [s for s in samples if s.decimated]
+    assert all(s.halved for s in chosen)
+    assert 0.2 < len(chosen) / sum(s.halved for s in samples) < 0.6
+    luma = torch.randint(0, 256, (9, 1, 64, 96), dtype=torch.uint8)
+    chroma = torch.randint(0, 256, (9, 2, 32, 48), dtype=torch.uint8)
+    sample = Sample(0, (0, 1), 2, 4, (False, False), 0, halved=True, decimated=True)
+    window = sample_window(OneClip(Clip(luma, chroma)), sample, 16)
+    assert torch.equal(window.first, luma[:2, :, 2:34:2, 4:36:2])
+    assert torch.equal(window.chroma, chroma[:2, :, 1:17:2, 2:18:2])
+
+
 def test_sharpening_strengthens_detail_of_luma_alone():
     checkers = 128 + 8 * ((torch.arange(32)[:, None] + torch.arange(32)) % 2 * 2 - 1)
     clip = Clip(
