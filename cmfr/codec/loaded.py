@@ -10,6 +10,7 @@ import torch
 from cmfr.codec.header import StreamHeader
 from cmfr.models.video_model import VideoModel
 from cmfr.nn.densities import make_tables
+from cmfr.nn.encoder_network import half_encoder
 from cmfr.nn.portable import PortableArithmetic
 from cmfr.utils.device import exact_arithmetic, full_precision
 
@@ -31,5 +32,6 @@ class LoadedModel:
     @contextmanager
     def _arithmetic(self, header: StreamHeader) -> Iterator[None]:
         """That in which frames of a stream are coded."""
-        with exact_arithmetic(), self._portable if header.portable else nullcontext():
+        portable = self._portable if header.portable else nullcontext()
+        with exact_arithmetic(), half_encoder(self.device), portable:
             yield

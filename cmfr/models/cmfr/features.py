@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from cmfr.models.cmfr.blocks import block
 from cmfr.models.cmfr.config import CMFRConfig
+from cmfr.nn.encoder_network import encoder_network
 from cmfr.nn.init import SMALL_GAIN, identity_start, pixel_start
 from cmfr.nn.layers import conv
-from cmfr.nn.portable import encoder_only
 
 MASK_SLOPE = 8.0
 
@@ -56,7 +56,7 @@ class FeatureExtractor(nn.Module):
         self.stem = FrameStem(cfg.feature_stride, width, flat_chroma=cfg.flat_chroma)
         self.body = block(cfg, width)
 
-    @encoder_only()
+    @encoder_network()
     def forward(self, x: Tensor) -> Tensor:
         """x [B, 3, H, W] -> f_x [B, C0, H/s, W/s]."""
         return self.body(self.stem(x))

@@ -14,9 +14,9 @@ from cmfr.models.cmfr.blocks import block
 from cmfr.models.cmfr.config import CMFRConfig
 from cmfr.models.cmfr.latent import CMFRLatentCoder
 from cmfr.nn.bit_estimator import EntropyCoder
+from cmfr.nn.encoder_network import encoder_network
 from cmfr.nn.init import SMALL_GAIN, analysis_start, haar_bands, identity_start, synthesis_start
 from cmfr.nn.layers import conv, resize_flow, upsample, warp
-from cmfr.nn.portable import encoder_only
 
 # Initial gains of motion latents at quality 0 and 63: Haar coefficients of flows in pixels.
 MOTION_GAINS = (0.1, 2.0)
@@ -81,7 +81,7 @@ class MotionCodec(nn.Module):
         [B, Cm, H/S, W/S] and feature [B, C, H/4, W/4]: decoded flow, and the new ones of both."""
         y = None
         if flow is not None:
-            with encoder_only():
+            with encoder_network():
                 y = self.analysis(torch.cat([self.analysis_head(flow), previous_feature], 1))
         size = (previous_latent.shape[2], previous_latent.shape[3])
         y_hat = self.latent(coder, y, [previous_latent], size, quality)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cmfr.config import EstimationLevel
 from cmfr.models.cmfr.config import MatchingLevel
+from cmfr.nn.encoder_network import encoder_network
 from cmfr.nn.layers import conv, resize_flow, warp
 from cmfr.nn.portable import encoder_only
 
@@ -135,7 +136,7 @@ class MotionEstimation(nn.Module):
         folds = [max(1, output_stride // stride) for stride in self.strides]
         self.levels = nn.ModuleList(map(MatchingNetwork, levels, folds))
 
-    @encoder_only()
+    @encoder_network()
     def forward(self, x: Tensor, reference: Tensor) -> Tensor:
         """x, reference [B, 3, H, W] -> flow [B, 2, H/s, W/s] that warps the reference to x."""
         return self.all_levels(x, reference)[-1]

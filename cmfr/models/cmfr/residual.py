@@ -13,6 +13,7 @@ from cmfr.models.cmfr.config import CMFRConfig
 from cmfr.models.cmfr.features import fusion
 from cmfr.models.cmfr.latent import CMFRLatentCoder
 from cmfr.nn.bit_estimator import EntropyCoder
+from cmfr.nn.encoder_network import encoder_network
 from cmfr.nn.init import (
     Bands,
     analysis_start,
@@ -22,7 +23,6 @@ from cmfr.nn.init import (
     synthesis_start,
 )
 from cmfr.nn.layers import QualityScaler, conv, upsample
-from cmfr.nn.portable import encoder_only
 
 Contexts = tuple[Tensor, Tensor, Tensor]
 
@@ -64,7 +64,7 @@ class ContextEncoder(nn.Module):
             assert isinstance(layer, nn.Conv2d)
             analysis_start(layer, transform)
 
-    @encoder_only()
+    @encoder_network()
     def forward(self, residual: Tensor, contexts: Contexts, quality: Tensor) -> Tensor:
         """residual [B, C0, h, w], contexts at (h, w), (h/2, w/2), (h/4, w/4) -> latent."""
         h = self.down0(self.fuse0(residual, contexts[0]))
