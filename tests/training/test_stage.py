@@ -79,8 +79,10 @@ def test_recomputed_activations_give_the_same_gradients():
 def test_accumulated_parts_give_the_gradient_of_the_whole_batch():
     stage = stage_of(cascaded=True, trainable=["intra", "inter"])
     whole = gradients(stage)
-    same(whole, gradients(stage, parts=2), 2e-3)
-    same(whole, gradients(stage, parts=4), 2e-3)
+    # Sums of other sizes round differently, and now and then a value comes to lie on the other side
+    # of a kink (activations, clamps): up to 0.01 with other weights. A wrong share would be 0.5.
+    same(whole, gradients(stage, parts=2), 0.03)
+    same(whole, gradients(stage, parts=4), 0.03)
 
 
 def test_noise_of_a_sample_does_not_depend_on_the_split():
