@@ -20,8 +20,9 @@ from cmfr.nn.layers import conv, resize_flow, upsample, warp
 
 # Initial gains of motion latents at quality 0 and 63: Haar coefficients of flows in pixels.
 MOTION_GAINS = (0.1, 2.0)
-# Initial logit of a flow to the frame before the reference: those to the reference have 0.
-OLDER_LOGIT = -3.0
+# Initial logit of a flow to the frame before the reference; those to the reference have 0. At -3
+# gradients are so small that after 650 steps it still was a constant.
+OLDER_LOGIT = -1.5
 
 
 class MotionCodec(nn.Module):

@@ -60,7 +60,7 @@ def test_the_refiner_leads_on_to_the_older_frame():
     # at column 8 the flow leads to column 11, at column 9 across the edge
     assert torch.allclose(motion.flows[:, -1, 0, :, :9], torch.tensor(4.0), atol=0.3)
     assert torch.allclose(motion.flows[:, -1, 0, :, 9:], torch.tensor(5.0), atol=0.3)
-    assert float(motion.weights[:, -1:].max()) < 0.1  # and count little at first
+    assert float(motion.weights[:, -1:].max()) < 0.2  # and count less at first
 
 
 def test_resized_motion_points_to_the_same_places():
