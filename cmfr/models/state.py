@@ -43,12 +43,15 @@ class LatentReference:
     residual [B, Cy, H/S, W/S], motion [B, Cm, H/S, W/S]: quantized latents, S the stride of each.
     motion_feature [B, C, H/4, W/4]: decoder-side feature of the motion codec.
     flow [B, 2, H/s, W/s]: the flow that was used, s the feature stride.
+    older_share [B, 1, H/8, W/8] in [0, 1]: how much the frame before its reference should have
+    counted in its prediction; None where that is not known.
     """
 
     residual: Tensor
     motion: Tensor
     motion_feature: Tensor
     flow: Tensor
+    older_share: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from cmfr.models.base import CodedMotion, MotionInterCodec
 from cmfr.models.cmfr.config import CMFRConfig
 from cmfr.models.cmfr.context import FeatureAdaptor, TemporalContext
 from cmfr.models.cmfr.features import FeatureExtractor, FrameStem
-from cmfr.models.cmfr.motion import BlendedMotion, MotionCodec, MotionRefiner
+from cmfr.models.cmfr.motion import BlendedMotion, MotionCodec, MotionRefiner, best_older_share
 from cmfr.models.cmfr.motion_estimation import MotionEstimation
 from cmfr.models.cmfr.residual import FrameGenerator, ResidualCodec
 from cmfr.models.cmfr.residual_modes import RESIDUAL_MODES
@@ -36,9 +36,14 @@ def checked_switches(cfg: CMFRConfig) -> CMFRConfig:
 
 @dataclass(frozen=True)
 class CMFRMotion(CodedMotion):
-    """blended: the refined motion to the reference, which contexts follow."""
+    """blended: the refined motion to the reference, which contexts follow.
+
+    sources: what was predicted from the reference, and from the frame before it, [B, 3, H, W] each;
+    None where that one is not looked at.
+    """
 
     blended: BlendedMotion
+    sources: tuple[Tensor, Tensor] | None = None
 
 
 class CMFR(MotionInterCodec):
@@ -93,7 +98,11 @@ class CMFR(MotionInterCodec):
 
         x_hat = self._clamped(frame)
         latents = LatentReference(
-            residual_latent, motion.latent, motion.feature, motion.pictures.refined
+            residual_latent,
+            motion.latent,
+            motion.feature,
+            motion.pictures.refined,
+            None if motion.sources is None else best_older_share(x_hat, *motion.sources),
         )
         state = past.followed_by(x_hat, reconstructed, latents)
         return FrameOutput(x_hat, state, motion=replace(motion.pictures, mask=predicted.mask))
@@ -111,15 +120,17 @@ class CMFR(MotionInterCodec):
         samples = half_samples(reference)
         blended = BlendedMotion(decoded[:, None])
         warped = prediction = blended.resized(self.stride).warp(samples, 2)
+        sources = None
         if self.motion_refiner is not None:
             older = self._older_samples(past, samples)
-            blended = self.motion_refiner(
-                decoded, previous.flow, (reference, warped), older, feature
-            )
-            prediction = blended.resized(self.stride).warp(samples, 2, older)
-        followed = blended.to_reference
-        pictures = MotionPictures(decoded, followed.mean, warped, prediction)
-        return CMFRMotion(pictures, latent, motion_feature, feature, followed)
+            blended = self.motion_refiner(decoded, previous, (reference, warped), older, feature)
+            finer, blended = blended.resized(self.stride), blended.to_reference
+            prediction = finer.to_reference.warp(samples, 2)
+            if older is not None:
+                sources = prediction, finer.to_older.warp(older, 2)
+                prediction = sources[0] + (sources[1] - sources[0]) * finer.older_share
+        pictures = MotionPictures(decoded, blended.mean, warped, prediction)
+        return CMFRMotion(pictures, latent, motion_feature, feature, blended, sources)
 
     def _older_samples(self, past: ReferenceState, samples: Tensor) -> Tensor | None:
         """The frame before the reference for the refiner; the first P-frame has none, and takes the

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from math import log2
+from math import log, log2
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cmfr.models.cmfr.blocks import block
 from cmfr.models.cmfr.config import CMFRConfig
 from cmfr.models.cmfr.latent import CMFRLatentCoder
+from cmfr.models.state import LatentReference
 from cmfr.nn.bit_estimator import EntropyCoder
 from cmfr.nn.encoder_network import encoder_network
 from cmfr.nn.init import SMALL_GAIN, analysis_start, haar_bands, identity_start, synthesis_start
@@ -20,9 +21,9 @@ from cmfr.nn.layers import conv, resize_flow, upsample, warp
 
 # Initial gains of motion latents at quality 0 and 63: Haar coefficients of flows in pixels.
 MOTION_GAINS = (0.1, 2.0)
-# Initial logit of a flow to the frame before the reference; those to the reference have 0. At -3
-# gradients are so small that after 650 steps it still was a constant.
-OLDER_LOGIT = -1.5
+# What the frame before the reference usually gains a prediction by, and how large a difference
+# between two predictions (squared, samples in [0, 1]) is nothing to learn from.
+USUAL_SHARE, NO_STEP = 0.15, 2e-5
 
 
 class MotionCodec(nn.Module):
@@ -106,10 +107,22 @@ class BlendedMotion:
     @cached_property
     def to_reference(self) -> BlendedMotion:
         """Those that point to the reference, as if there were no others."""
-        if not self.older:
-            return self
+        return self._part(slice(None, self.flows.shape[1] - self.older)) if self.older else self
+
+    @cached_property
+    def to_older(self) -> BlendedMotion:
+        """Those that point to the frame before it, as if there were no others."""
+        return self._part(slice(self.flows.shape[1] - self.older, None))
+
+    def _part(self, part: slice) -> BlendedMotion:
         assert self.logits is not None
-        return BlendedMotion(self.flows[:, : -self.older], self.logits[:, : -self.older])
+        return BlendedMotion(self.flows[:, part], self.logits[:, part])
+
+    @cached_property
+    def older_share(self) -> Tensor:
+        """How much the frame before the reference counts [B, 1, h, w]."""
+        assert self.weights is not None
+        return self.weights[:, self.flows.shape[1] - self.older :].sum(1, keepdim=True)
 
     @cached_property
     def weights(self) -> Tensor | None:
@@ -135,23 +148,36 @@ class BlendedMotion:
             )
         return BlendedMotion(flows, logits, self.older)
 
-    def warp(self, x: Tensor, finer: int = 1, older: Tensor | None = None) -> Tensor:
-        """x [B, C, finer h, finer w] moved by every flow, blended -> [B, C, h, w] of x's type.
-
-        older: what the flows to the frame before the reference move, of x's shape.
-        """
+    def warp(self, x: Tensor, finer: int = 1) -> Tensor:
+        """x [B, C, finer h, finer w] moved by every flow, blended -> [B, C, h, w] of x's type."""
         if self.weights is None:
             return warp(x, self.flows[:, 0], finer)
-        flows, weights = self.flows.unbind(1), self.weights.split(1, 1)
-        nearer = len(flows) - self.older
         # One by one: together they take the memory of all, which counts at 4K.
         blended: Tensor | float = 0.0
-        for k, (flow, weight) in enumerate(zip(flows, weights, strict=True)):
-            source = x if k < nearer else older
-            assert source is not None
-            blended = blended + warp(source.float(), flow, finer) * weight
+        for flow, weight in zip(self.flows.unbind(1), self.weights.split(1, 1), strict=True):
+            blended = blended + warp(x.float(), flow, finer) * weight
         assert isinstance(blended, Tensor)
         return blended.to(x.dtype)
+
+
+@torch.no_grad()
+def best_older_share(x: Tensor, nearer: Tensor, older: Tensor) -> Tensor:
+    """How much `older` should have counted in the prediction of the decoded x, least squares in
+    windows of 40x40: all [B, 3, H, W], H and W multiples of 8 -> [B, 1, H/8, W/8] in [0, 1].
+
+    What was best in a frame tells much about the next one (measured: docs/architecture.md).
+    """
+    step = older.float() - nearer
+    wanted = (step * (x - nearer)).sum(1, keepdim=True)
+    power = step.square().sum(1, keepdim=True)
+    means = F.avg_pool2d(torch.cat([wanted, power], 1), 8)
+    for dim, padding in ((3, (2, 2, 0, 0)), (2, (0, 0, 2, 2))):
+        padded, size = F.pad(means, padding, mode="replicate"), means.shape[dim]
+        means = padded.narrow(dim, 0, size)
+        for shift in range(1, 5):
+            means = means + padded.narrow(dim, shift, size)
+    wanted, power = means.split(1, 1)  # sums of 25
+    return ((wanted + 25 * NO_STEP * USUAL_SHARE) / (power + 25 * NO_STEP)).clamp(0, 1)
 
 
 class MotionRefiner(nn.Module):
@@ -164,12 +190,13 @@ class MotionRefiner(nn.Module):
 
     Some may point to the frame before the reference: where the decoded flow leads to, the previous
     frame's refined flow leads on. Two frames sample a fine pattern at different places, and their
-    quantization errors differ.
+    quantization errors differ. How much these count starts from what was best in the previous frame
+    (`best_older_share`), moved along.
 
     It sees the decoded flow, the previous frame's refined flow moved along with it, the reference,
     what the decoded flow makes of the reference (and the flow that leads on of the frame before
     it), and the reference feature; works at half the flow's resolution. Starts near the decoded
-    flow, the corrections apart by a fraction of a pixel, those to the older frame counting little.
+    flow, the corrections apart by a fraction of a pixel.
     """
 
     def __init__(self, cfg: CMFRConfig) -> None:
@@ -177,8 +204,10 @@ class MotionRefiner(nn.Module):
         refiner, stride = cfg.motion.refiner, cfg.feature_stride
         width, self.older, self.stride = refiner.width, refiner.older, stride
         self.count = refiner.hypotheses + refiner.older
-        pixels = (9 if self.older else 6) * stride * stride
-        self.head = conv(4 + pixels + cfg.context_channels[0], width, stride=2)
+        inputs = 4 + 6 * stride * stride + cfg.context_channels[0]
+        if self.older:
+            inputs += 3 * stride * stride + 1
+        self.head = conv(inputs, width, stride=2)
         self.body = nn.Sequential(*(block(cfg, width) for _ in range(refiner.blocks)))
         self.tail = upsample(width, 3 * self.count if self.count > 1 else 2)
         last = self.tail[0]
@@ -187,14 +216,15 @@ class MotionRefiner(nn.Module):
         if self.count > 1:  # equal hypotheses would stay equal
             bias = torch.zeros(3 * self.count, 4)
             bias[: 2 * self.count] = torch.randn(2 * self.count, 1) * 0.05
-            bias[3 * self.count - self.older :] = OLDER_LOGIT
+            if self.older:
+                bias[3 * self.count - self.older :] = log(refiner.hypotheses / self.older)
             with torch.no_grad():
                 last.bias.copy_(bias.flatten())
 
     def forward(
         self,
         flow: Tensor,
-        carried: Tensor,
+        previous: LatentReference,
         frames: tuple[Tensor, ...],
         older: Tensor | None,
         feature: Tensor,
@@ -202,22 +232,37 @@ class MotionRefiner(nn.Module):
         """Flows around the decoded one, and how much each counts.
 
         flow: decoded, [B, 2, h, w].
-        carried: the previous frame's, [B, 2, h, w].
+        previous: of the previous P-frame.
         frames: the reference, and what the decoded flow makes of it, [B, 3, H, W] each.
         older: the frame before the reference, `half_samples` of it, or None where it has no flows.
         feature: [B, C0, h, w].
         """
-        moved = warp(carried, flow)
-        on = flow + moved  # to the frame before the reference
+        moved = warp(previous.flow, flow)
+        bases, shares = [flow] * (self.count - self.older), []
         if older is not None:
+            on = flow + moved  # to the frame before the reference
+            bases += [on] * self.older
             frames = (*frames, warp(older, resize_flow(on, self.stride), 2))
+            shares = [self._moved_share(previous.older_share, flow)]
         pixels = torch.cat(frames, 1) - 0.5
         if self.stride > 1:
             pixels = F.pixel_unshuffle(pixels, self.stride)
-        h = self.head(torch.cat([flow, moved - flow, pixels, feature], 1))
+        h = self.head(torch.cat([flow, moved - flow, pixels, feature, *shares], 1))
         out = self.tail(self.body(h)).float()
-        corrections = out[:, : 2 * self.count].unflatten(1, (self.count, 2))
-        logits = out[:, 2 * self.count :] if self.count > 1 else None
-        nearer = self.count - self.older
-        flows = torch.stack([flow] * nearer + [on] * self.older, 1) + corrections
+        corrections, logits = out.split([2 * self.count, out.shape[1] - 2 * self.count], 1)
+        flows = torch.stack(bases, 1) + corrections.unflatten(1, (self.count, 2))
+        if self.count == 1:
+            return BlendedMotion(flows)
+        for share in shares:
+            nearer, farther = logits.split([self.count - self.older, self.older], 1)
+            share = share.clamp(0.02, 0.98)
+            logits = torch.cat([nearer, farther + torch.log(share / (1 - share))], 1)
         return BlendedMotion(flows, logits, self.older)
+
+    def _moved_share(self, share: Tensor | None, flow: Tensor) -> Tensor:
+        """The previous frame's, at the flow's resolution [B, 1, h, w] and moved along with it."""
+        if share is None:
+            return torch.zeros_like(flow[:, :1]) + USUAL_SHARE
+        scale = 8 // self.stride
+        finer = F.interpolate(share, scale_factor=scale, mode="bilinear", align_corners=False)
+        return warp(finer, flow)

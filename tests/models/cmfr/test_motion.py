@@ -1,8 +1,14 @@
 import pytest
 import torch
 
-from cmfr.models.cmfr.motion import BlendedMotion, MotionRefiner
+from cmfr.models.cmfr.motion import (
+    USUAL_SHARE,
+    BlendedMotion,
+    MotionRefiner,
+    best_older_share,
+)
 from cmfr.models.presets import PRESETS
+from cmfr.models.state import LatentReference
 from cmfr.nn.layers import half_samples, warp
 
 
@@ -33,7 +39,9 @@ def test_the_last_flows_move_the_older_frame():
     weights = logits.softmax(1)
     sources = (x, x, older)
     expected = sum(warp(sources[k], flows[:, k]) * weights[:, k : k + 1] for k in range(3))
-    assert torch.allclose(motion.warp(x, older=older), expected, atol=1e-6)
+    share = motion.older_share
+    blended = torch.lerp(motion.to_reference.warp(x), motion.to_older.warp(older), share)
+    assert torch.allclose(blended, expected, atol=1e-6)
     assert motion.resized(2).older == 1
     nearer = motion.to_reference
     alone = BlendedMotion(flows[:, :2], logits[:, :2])
@@ -53,14 +61,46 @@ def test_the_refiner_leads_on_to_the_older_frame():
     flow[:, 0] = 3.0
     frame = torch.rand(1, 3, 16 * stride, 24 * stride)
     feature = torch.zeros(1, cfg.context_channels[0], 16, 24)
+    previous = LatentReference(*[torch.empty(0)] * 3, carried)
     with torch.no_grad():
-        motion = refiner(flow, carried, (frame, frame), half_samples(frame), feature)
+        motion = refiner(flow, previous, (frame, frame), half_samples(frame), feature)
     assert motion.older == cfg.motion.refiner.older == 1
     assert torch.allclose(motion.flows[:, :-1, 0], torch.tensor(3.0), atol=0.3)
     # at column 8 the flow leads to column 11, at column 9 across the edge
     assert torch.allclose(motion.flows[:, -1, 0, :, :9], torch.tensor(4.0), atol=0.3)
     assert torch.allclose(motion.flows[:, -1, 0, :, 9:], torch.tensor(5.0), atol=0.3)
-    assert float(motion.weights[:, -1:].max()) < 0.2  # and count less at first
+    assert motion.older_share.max() < 0.25  # and count less at first
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_the_older_frames_weight_starts_from_what_was_best_before(share):
+    torch.manual_seed(0)
+    cfg = PRESETS["cmfr-nano"]
+    refiner, stride = MotionRefiner(cfg), cfg.feature_stride
+    flow, feature = torch.zeros(1, 2, 16, 24), torch.zeros(1, cfg.context_channels[0], 16, 24)
+    frame = torch.rand(1, 3, 16 * stride, 24 * stride)
+    before = torch.full((1, 1, 2 * stride, 3 * stride), share)
+    previous = LatentReference(*[torch.empty(0)] * 3, flow, before)
+    with torch.no_grad():
+        motion = refiner(flow, previous, (frame, frame), half_samples(frame), feature)
+    expected = min(max(share, 0.02), 0.98)
+    assert torch.allclose(motion.older_share, torch.tensor(expected), atol=0.01)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_the_best_share_is_that_of_least_squares(share):
+    torch.manual_seed(0)
+    nearer, older = torch.rand(2, 2, 3, 48, 64)
+    x = torch.lerp(nearer, older, share)
+    assert torch.allclose(best_older_share(x, nearer, older), torch.tensor(share), atol=1e-3)
+    # windows: the left half is of one, the right half of the other
+    x = torch.cat([nearer[..., :32], older[..., 32:]], 3)
+    found = best_older_share(x, nearer, older)
+    assert (
+        found.shape == (2, 1, 6, 8) and found[..., :2].max() < 1e-3 < 0.999 < found[..., 6:].min()
+    )
+    # two equal predictions say nothing
+    assert torch.allclose(best_older_share(x, nearer, nearer), torch.tensor(USUAL_SHARE))
 
 
 def test_resized_motion_points_to_the_same_places():
