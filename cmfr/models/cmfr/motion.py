@@ -23,7 +23,7 @@ from cmfr.nn.layers import conv, resize_flow, upsample, warp
 MOTION_GAINS = (0.1, 2.0)
 # What the frame before the reference usually gains a prediction by, and how large a difference
 # between two predictions (squared, samples in [0, 1]) is nothing to learn from.
-USUAL_SHARE, NO_STEP = 0.15, 2e-5
+USUAL_SHARE, NO_STEP = 0.05, 2e-5
 
 
 class MotionCodec(nn.Module):
