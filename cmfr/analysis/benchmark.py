@@ -21,9 +21,9 @@ from cmfr.models.base import FrameSize
 from cmfr.models.state import ReferenceState
 from cmfr.models.video_model import VideoModel
 from cmfr.nn.densities import make_tables
-from cmfr.nn.encoder_network import half_encoder
+from cmfr.nn.encoder_network import coding_arithmetic
 from cmfr.nn.latent_coder import LatentCoder
-from cmfr.utils.device import exact_arithmetic, peak_memory, reset_peak_memory
+from cmfr.utils.device import peak_memory, reset_peak_memory
 from cmfr.video.color import tensor_to_planes
 from cmfr.video.info import ColorInfo, VideoInfo
 from cmfr.video.reader import open_video
@@ -83,7 +83,7 @@ def time_frames(
     make_tables(model)
     device = frames[0].device
     reset_peak_memory(device)
-    with exact_arithmetic(), half_encoder(frames[0].device):
+    with coding_arithmetic(device):
         _code(model, frames[:1], quality)
         timed = [*_code(model, frames[:1], quality), *_code(model, frames, quality)[1 + warmup :]]
         stages = {side: _stages(model, frames, quality, side) for side in ("encode", "decode")}
@@ -194,7 +194,7 @@ def profile_frames(model: VideoModel, frames: list[Tensor], quality: int, path: 
         kinds.append(ProfilerActivity.CUDA)
     model.eval()
     make_tables(model)
-    with exact_arithmetic(), half_encoder(frames[0].device):
+    with coding_arithmetic(frames[0].device):
         past: ReferenceState | None = None
         for x in frames[:-1]:
             past = model.encode_frame(x, quality, past)[2].state

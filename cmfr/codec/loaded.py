@@ -10,9 +10,9 @@ import torch
 from cmfr.codec.header import StreamHeader
 from cmfr.models.video_model import VideoModel
 from cmfr.nn.densities import make_tables
-from cmfr.nn.encoder_network import half_encoder
+from cmfr.nn.encoder_network import coding_arithmetic
 from cmfr.nn.portable import PortableArithmetic
-from cmfr.utils.device import exact_arithmetic, full_precision
+from cmfr.utils.device import full_precision
 
 
 class LoadedModel:
@@ -33,5 +33,5 @@ class LoadedModel:
     def _arithmetic(self, header: StreamHeader) -> Iterator[None]:
         """That in which frames of a stream are coded."""
         portable = self._portable if header.portable else nullcontext()
-        with exact_arithmetic(), half_encoder(self.device), portable:
+        with coding_arithmetic(self.device), portable:
             yield

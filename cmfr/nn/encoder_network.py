@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import torch
 
 from cmfr.nn.portable import encoder_only
+from cmfr.utils.device import exact_arithmetic
 
 _halved: list[str] = []  # device types of the `half_encoder`s that are open
 
@@ -30,6 +31,13 @@ def half_encoder(device: torch.device, wanted: bool | None = None) -> Iterator[N
         yield
     finally:
         _halved.pop()
+
+
+@contextlib.contextmanager
+def coding_arithmetic(device: torch.device) -> Iterator[None]:
+    """`exact_arithmetic` for what encoder and decoder share, `half_encoder` for the rest."""
+    with exact_arithmetic(), half_encoder(device):
+        yield
 
 
 @contextlib.contextmanager

@@ -18,14 +18,14 @@ def stage_of(**changes):
     return StageConfig(**{**values, **changes})
 
 
-def module_of(stage, bf16=False):
-    torch.manual_seed(0)
+def module_of(stage, bf16=False, seed=0):
+    torch.manual_seed(seed)
     return StageModel(VideoModel(PRESETS["cmfr-nano"]), LossConfig(), stage, bf16)
 
 
-def gradients(stage, parts=1, bf16=False):
+def gradients(stage, parts=1, bf16=False, seed=0):
     """Gradients of one cascaded pass over CLIP, the batch in so many parts."""
-    module = module_of(stage, bf16)
+    module = module_of(stage, bf16, seed)
     size = len(CLIP) // parts
     for i in range(parts):
         x, q = CLIP[i * size : (i + 1) * size], QUALITY[i * size : (i + 1) * size]
@@ -78,11 +78,11 @@ def test_recomputed_activations_give_the_same_gradients():
 
 def test_accumulated_parts_give_the_gradient_of_the_whole_batch():
     stage = stage_of(cascaded=True, trainable=["intra", "inter"])
-    whole = gradients(stage)
-    # Sums of other sizes round differently, and now and then a value comes to lie on the other side
-    # of a kink (activations, clamps): up to 0.01 with other weights. A wrong share would be 0.5.
-    same(whole, gradients(stage, parts=2), 0.03)
-    same(whole, gradients(stage, parts=4), 0.03)
+    # Sums of other sizes round differently, and with some weights a value then comes to lie on the
+    # other side of a kink (activations, clamps): up to 0.01. Not with these.
+    whole = gradients(stage, seed=3)
+    same(whole, gradients(stage, parts=2, seed=3), 2e-3)
+    same(whole, gradients(stage, parts=4, seed=3), 2e-3)
 
 
 def test_noise_of_a_sample_does_not_depend_on_the_split():

@@ -21,8 +21,8 @@ from cmfr.nn.layers import conv, resize_flow, upsample, warp
 
 # Initial gains of motion latents at quality 0 and 63: Haar coefficients of flows in pixels.
 MOTION_GAINS = (0.1, 2.0)
-# What the frame before the reference usually gains a prediction by, and how large a difference
-# between two predictions (squared, samples in [0, 1]) is nothing to learn from.
+# How much the frame before the reference usually counts, and how large a difference between two
+# predictions (squared, samples in [0, 1]) is nothing to learn from.
 USUAL_SHARE, NO_STEP = 0.05, 2e-5
 
 
@@ -107,12 +107,16 @@ class BlendedMotion:
     @cached_property
     def to_reference(self) -> BlendedMotion:
         """Those that point to the reference, as if there were no others."""
-        return self._part(slice(None, self.flows.shape[1] - self.older)) if self.older else self
+        return self._part(slice(None, self._nearer)) if self.older else self
 
     @cached_property
     def to_older(self) -> BlendedMotion:
         """Those that point to the frame before it, as if there were no others."""
-        return self._part(slice(self.flows.shape[1] - self.older, None))
+        return self._part(slice(self._nearer, None))
+
+    @property
+    def _nearer(self) -> int:
+        return self.flows.shape[1] - self.older
 
     def _part(self, part: slice) -> BlendedMotion:
         assert self.logits is not None
@@ -122,7 +126,7 @@ class BlendedMotion:
     def older_share(self) -> Tensor:
         """How much the frame before the reference counts [B, 1, h, w]."""
         assert self.weights is not None
-        return self.weights[:, self.flows.shape[1] - self.older :].sum(1, keepdim=True)
+        return self.weights[:, self._nearer :].sum(1, keepdim=True)
 
     @cached_property
     def weights(self) -> Tensor | None:
@@ -238,22 +242,24 @@ class MotionRefiner(nn.Module):
         feature: [B, C0, h, w].
         """
         moved = warp(previous.flow, flow)
-        bases, shares = [flow] * (self.count - self.older), []
+        bases, share = [flow] * (self.count - self.older), None
         if older is not None:
             on = flow + moved  # to the frame before the reference
             bases += [on] * self.older
             frames = (*frames, warp(older, resize_flow(on, self.stride), 2))
-            shares = [self._moved_share(previous.older_share, flow)]
+            share = self._moved_share(previous.older_share, flow)
         pixels = torch.cat(frames, 1) - 0.5
         if self.stride > 1:
             pixels = F.pixel_unshuffle(pixels, self.stride)
-        h = self.head(torch.cat([flow, moved - flow, pixels, feature, *shares], 1))
-        out = self.tail(self.body(h)).float()
+        seen = [flow, moved - flow, pixels, feature]
+        if share is not None:
+            seen.append(share)
+        out = self.tail(self.body(self.head(torch.cat(seen, 1)))).float()
         corrections, logits = out.split([2 * self.count, out.shape[1] - 2 * self.count], 1)
         flows = torch.stack(bases, 1) + corrections.unflatten(1, (self.count, 2))
         if self.count == 1:
             return BlendedMotion(flows)
-        for share in shares:
+        if share is not None:
             nearer, farther = logits.split([self.count - self.older, self.older], 1)
             share = share.clamp(0.02, 0.98)
             logits = torch.cat([nearer, farther + torch.log(share / (1 - share))], 1)
