@@ -171,12 +171,14 @@ class CodedMotion:
     latent [B, Cm, H/S, W/S], S its stride.
     feature [B, C, H/4, W/4].
     reference: the feature that contexts are mined from, [B, C0, H/s, W/s].
+    older: the reference as the next frame looks back at it, see `LatentReference`.
     """
 
     pictures: MotionPictures
     latent: Tensor
     feature: Tensor
     reference: Tensor
+    older: Tensor | None = None
 
 
 class InterCodec(FrameCodec[ReferenceState]):
@@ -209,7 +211,11 @@ class MotionInterCodec(InterCodec):
         motion = self._code_motion(coder, x, quality, past)
         pictures = motion.pictures
         latents = LatentReference(
-            previous.residual, motion.latent, motion.feature, pictures.refined
+            previous.residual,
+            motion.latent,
+            motion.feature,
+            pictures.refined,
+            older=motion.older,
         )
-        state = past.followed_by(pictures.prediction, None, latents)
+        state = ReferenceState(pictures.prediction, None, latents, past.position + 1)
         return FrameOutput(pictures.prediction, state, coder.bits, coder.maps, pictures)

@@ -113,6 +113,7 @@ PRESETS: dict[str, CMFRConfig | DCVCConfig] = {
             prior=88,
             rdoq=12,
             refiner=RefinerConfig(width=48, older=4),
+            accumulated=True,
         ),
         residual_codec=ResidualConfig(
             latent=128, latent_stride=8, hyper=64, prior=160, rdoq=12, generator_blocks=3
@@ -133,6 +134,7 @@ PRESETS: dict[str, CMFRConfig | DCVCConfig] = {
             spatial_steps=2,
             rdoq=12,
             refiner=RefinerConfig(width=32, blocks=2, older=3),
+            accumulated=True,
         ),
         residual_codec=ResidualConfig(latent=96, latent_stride=8, hyper=32, prior=96, rdoq=12),
     ),
@@ -169,6 +171,7 @@ PRESETS: dict[str, CMFRConfig | DCVCConfig] = {
             prior=16,
             spatial_steps=2,
             refiner=RefinerConfig(width=8, blocks=1, hypotheses=2, older=1),
+            accumulated=True,
         ),
         residual_codec=ResidualConfig(latent=16, hyper=8, prior=24, rdoq=12, generator_blocks=1),
     ),

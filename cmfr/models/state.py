@@ -45,6 +45,9 @@ class LatentReference:
     flow [B, 2, H/s, W/s]: the flow that was used, s the feature stride.
     older_share [B, 1, H/8, W/8] in [0, 1]: how much the frame before its reference should have
     counted in its prediction; None where that is not known.
+    samples [B, 3, 2H, 2W]: the frame at half samples with what earlier ones add to them; None where
+    they add nothing.
+    older: the same of the frame before; None where that is not looked at.
     """
 
     residual: Tensor
@@ -52,6 +55,8 @@ class LatentReference:
     motion_feature: Tensor
     flow: Tensor
     older_share: Tensor | None = None
+    samples: Tensor | None = None
+    older: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -62,25 +67,17 @@ class ReferenceState:
     feature: [B, C0, H/s, W/s], or None after an I-frame.
     latents: None before the first P-frame after an I-frame.
     position: how many frames after the I-frame `frame` is (the I-frame has position 0).
-    older: the frame before `frame`, of its shape, or None after an I-frame.
     """
 
     frame: Tensor
     feature: Tensor | None = None
     latents: LatentReference | None = None
     position: int = 0
-    older: Tensor | None = None
 
     @property
     def size(self) -> FrameSize:
         """Of the frame, padded."""
         return FrameSize(self.frame.shape[2], self.frame.shape[3])
-
-    def followed_by(
-        self, frame: Tensor, feature: Tensor | None, latents: LatentReference
-    ) -> ReferenceState:
-        """The state after the next P-frame; arguments as of the class."""
-        return ReferenceState(frame, feature, latents, self.position + 1, self.frame)
 
 
 @dataclass(frozen=True)

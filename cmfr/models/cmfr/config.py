@@ -47,11 +47,15 @@ class RefinerConfig(Strict):
 
 
 class MotionConfig(LatentConfig):
-    """Motion estimation, motion codec (of width `channels`) and Motion Refiner."""
+    """Motion estimation, motion codec (of width `channels`) and Motion Refiner.
+
+    accumulated: frames are predicted from what all before the reference add to its samples.
+    """
 
     estimation: tuple[MatchingLevel, ...] = Field(max_length=16)
     channels: Width
     refiner: RefinerConfig
+    accumulated: bool = False
 
 
 class ResidualConfig(LatentConfig):
@@ -106,6 +110,11 @@ class CMFRConfig(CodecConfig):
         strides = [level.stride for level in self.motion.estimation]
         check_strides("motion.estimation", strides, self.frame_multiple)
         return self
+
+    @property
+    def accumulates(self) -> bool:
+        """`motion.accumulated`, where frames are predicted at all."""
+        return self.motion.accumulated and (self.motion_refiner or self.residual != "none")
 
     @property
     def frame_multiple(self) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from cmfr.models.base import CodedMotion, MotionInterCodec
+from cmfr.models.cmfr.accumulator import ReferenceAccumulator
 from cmfr.models.cmfr.config import CMFRConfig
 from cmfr.models.cmfr.context import FeatureAdaptor, TemporalContext
 from cmfr.models.cmfr.features import FeatureExtractor, FrameStem
@@ -34,7 +35,7 @@ def checked_switches(cfg: CMFRConfig) -> CMFRConfig:
     return cfg
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CMFRMotion(CodedMotion):
     """blended: the refined motion to the reference, which contexts follow.
 
@@ -43,6 +44,7 @@ class CMFRMotion(CodedMotion):
     """
 
     blended: BlendedMotion
+    samples: Tensor
     sources: tuple[Tensor, Tensor] | None = None
 
 
@@ -59,6 +61,7 @@ class CMFR(MotionInterCodec):
         self.motion_estimation = MotionEstimation(cfg.motion.estimation, cfg.feature_stride)
         self.motion_codec = MotionCodec(cfg)
         self.motion_refiner = MotionRefiner(cfg) if cfg.motion_refiner else None
+        self.accumulator = ReferenceAccumulator(cfg) if cfg.accumulates else None
         width = cfg.context_channels[0]
         self.adaptor = FeatureAdaptor(
             cfg,
@@ -96,15 +99,16 @@ class CMFR(MotionInterCodec):
         if predicted.pixels is not None:
             frame = frame + predicted.pixels
 
-        x_hat = self._clamped(frame)
+        x_hat, position = self._clamped(frame), past.position + 1
+        flow, samples, older_share = motion.pictures.refined, None, None
+        if self.accumulator is not None:
+            samples = self.accumulator(half_samples(x_hat), motion.samples, flow, position)
+        if motion.sources is not None:
+            older_share = best_older_share(x_hat, *motion.sources)
         latents = LatentReference(
-            residual_latent,
-            motion.latent,
-            motion.feature,
-            motion.pictures.refined,
-            None if motion.sources is None else best_older_share(x_hat, *motion.sources),
+            residual_latent, motion.latent, motion.feature, flow, older_share, samples, motion.older
         )
-        state = past.followed_by(x_hat, reconstructed, latents)
+        state = ReferenceState(x_hat, reconstructed, latents, position)
         return FrameOutput(x_hat, state, motion=replace(motion.pictures, mask=predicted.mask))
 
     def _code_motion(
@@ -117,27 +121,29 @@ class CMFR(MotionInterCodec):
         decoded, latent, motion_feature = self.motion_codec(
             coder, flow, quality, previous.motion, previous.motion_feature
         )
-        samples = half_samples(reference)
+        samples = half_samples(reference) if previous.samples is None else previous.samples
         blended = BlendedMotion(decoded[:, None])
         warped = prediction = blended.resized(self.stride).warp(samples, 2)
-        sources = None
+        older = sources = None
         if self.motion_refiner is not None:
-            older = self._older_samples(past, samples)
+            if self.motion_refiner.older:  # the first P-frame has only its reference
+                older = samples if previous.older is None else previous.older
             blended = self.motion_refiner(decoded, previous, (reference, warped), older, feature)
             finer, blended = blended.resized(self.stride), blended.to_reference
             prediction = finer.to_reference.warp(samples, 2)
             if older is not None:
                 sources = prediction, finer.to_older.warp(older, 2)
                 prediction = sources[0] + (sources[1] - sources[0]) * finer.older_share
-        pictures = MotionPictures(decoded, blended.mean, warped, prediction)
-        return CMFRMotion(pictures, latent, motion_feature, feature, blended, sources)
-
-    def _older_samples(self, past: ReferenceState, samples: Tensor) -> Tensor | None:
-        """The frame before the reference for the refiner; the first P-frame has none, and takes the
-        reference's `samples`."""
-        if not self.cfg.motion.refiner.older:
-            return None
-        return samples if past.older is None else half_samples(past.older)
+        return CMFRMotion(
+            pictures=MotionPictures(decoded, blended.mean, warped, prediction),
+            latent=latent,
+            feature=motion_feature,
+            reference=feature,
+            older=None if older is None else samples,
+            blended=blended,
+            samples=samples,
+            sources=sources,
+        )
 
     def _no_latents(self, frame: Tensor) -> LatentReference:
         motion, residual = self.cfg.motion, self.cfg.residual_codec

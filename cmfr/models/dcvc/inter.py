@@ -164,7 +164,7 @@ class DCVC(MotionInterCodec):
         feature, frame = self.frame_generator(decoded, contexts[0])
         x_hat = self._clamped(frame)
         latents = LatentReference(latent, motion.latent, motion.feature, pictures.refined)
-        state = past.followed_by(x_hat, feature, latents)
+        state = ReferenceState(x_hat, feature, latents, past.position + 1)
         return FrameOutput(x_hat, state, motion=pictures)
 
     def _code_motion(

@@ -9,6 +9,7 @@ from cmfr.models.cmfr.config import CMFRConfig
 from cmfr.models.presets import PRESETS
 from cmfr.models.video_model import VideoModel
 from cmfr.nn.entropy_coder import DecodeMismatch
+from cmfr.nn.layers import half_samples
 from cmfr.utils.yaml_config import merged
 
 HEIGHT, WIDTH = 208, 240  # 13 x 15 latent positions: odd, so that every crop is exercised
@@ -22,6 +23,7 @@ VARIANTS = [
     {"fusion": "concat"},
     {"motion_refiner": False},
     {"motion": {"refiner": {"older": 0}}},
+    {"motion": {"accumulated": False}},
     {"motion": {"refiner": {"hypotheses": 1, "older": 2}}},
     {"reference": "frame"},
     {"residual": "none", "fusion": "concat", "motion_refiner": False},
@@ -157,13 +159,18 @@ def test_motion_refiner_starts_near_the_decoded_flow():
 
 @pytest.mark.parametrize("older", [0, 1])
 def test_the_frame_before_the_reference_counts_where_flows_point_to_it(older):
-    model = lively(variant({"motion": {"refiner": {"older": older}}}))
+    model = lively(variant({"motion": {"refiner": {"older": older}, "accumulated": False}}))
     clip, quality = moving_clip(4, 64, 64), torch.tensor([30])
     with torch.no_grad():
-        past = model(clip[:, :3], quality)[2].state
-        assert torch.equal(past.older, model(clip[:, :2], quality)[1].x_hat)
-        given = model.code_inter(clip[:, 3], quality, past)
-        other = model.code_inter(clip[:, 3], quality, replace(past, older=1 - past.older))
+        first, second, third = (output.state for output in model(clip[:, :3], quality))
+        before = half_samples(second.frame)
+        assert second.latents.samples is None
+        if older:
+            assert torch.equal(second.latents.older, half_samples(first.frame))
+            assert torch.equal(third.latents.older, before)
+        given = model.code_inter(clip[:, 3], quality, third)
+        latents = replace(third.latents, older=1 - before)
+        other = model.code_inter(clip[:, 3], quality, replace(third, latents=latents))
     assert torch.equal(given.motion.prediction, other.motion.prediction) == (older == 0)
     assert torch.equal(given.motion.warped, other.motion.warped)
     assert torch.equal(given.motion.decoded, other.motion.decoded)
@@ -172,12 +179,25 @@ def test_the_frame_before_the_reference_counts_where_flows_point_to_it(older):
 def test_the_first_p_frame_has_the_reference_in_place_of_the_frame_before_it():
     model = lively(variant({}))
     clip, quality = moving_clip(2, 64, 64), torch.tensor([30])
+    seen = []
+    model.inter.motion_refiner.register_forward_pre_hook(lambda _, given: seen.append(given[3]))
     with torch.no_grad():
         past = model.code_intra(clip[:, 0], quality).state
-        assert past.older is None
-        given = model.code_inter(clip[:, 1], quality, past)
-        same = model.code_inter(clip[:, 1], quality, replace(past, older=past.frame))
-    assert torch.equal(given.x_hat, same.x_hat)
+        model.code_inter(clip[:, 1], quality, past)
+    assert torch.equal(seen[0], half_samples(past.frame))
+
+
+def test_frames_are_predicted_from_what_was_accumulated():
+    model = lively(variant({}))
+    clip, quality = moving_clip(3, 64, 64), torch.tensor([30])
+    with torch.no_grad():
+        past = model(clip[:, :2], quality)[1].state
+        given = model.code_inter(clip[:, 2], quality, past)
+        alone = replace(past.latents, samples=half_samples(past.frame))
+        other = model.code_inter(clip[:, 2], quality, replace(past, latents=alone))
+    assert not torch.equal(past.latents.samples, alone.samples)
+    assert torch.equal(given.motion.decoded, other.motion.decoded)
+    assert not torch.equal(given.motion.warped, other.motion.warped)
 
 
 @pytest.mark.parametrize("stride", [8, 16])
