@@ -35,7 +35,9 @@ from cmfr.nn.exact_sums import MOST_TERMS, convolve, exact, on_grid
 from cmfr.nn.function_tables import erfc, exp, exp2, log, look_up, softplus
 from cmfr.utils.errors import UserError
 
-_SUBSAMPLES = 256.0  # to 1/256 sample flows are rounded where something is warped
+# To 1/256 sample flows are rounded where something is warped; between 4x4 samples, where weights are
+# products of cubes, to 1/16: finer, and sums would not be exact.
+_SUBSAMPLES = {"bilinear": 256.0, "bicubic": 16.0}
 _FEW = 8  # up to so many terms a sum is written out
 # Functions of PyTorch that are the same everywhere, by name. Moves:
 _MOVES = """
@@ -234,28 +236,29 @@ def _grid_sample(
     padding_mode: str = "zeros",
     align_corners: bool | None = None,
 ) -> Tensor:
-    """Positions are rounded to 1/256 sample. In a picture of 2^n + 1 samples they are then exact
-    in the units of `grid` too, so that PyTorch's own sampling is."""
-    if (mode, padding_mode, align_corners) != ("bilinear", "border", True):
-        raise _unknown("grid_sample but for bilinear, border, align_corners")
+    """Positions are rounded (`_SUBSAMPLES`). In a picture of 2^n + 1 samples they are then exact in
+    the units of `grid` too, so that PyTorch's own sampling is."""
+    if mode not in _SUBSAMPLES or (padding_mode, align_corners) != ("border", True):
+        raise _unknown("grid_sample but for bilinear or bicubic, border, align_corners")
+    fraction = _SUBSAMPLES[mode]
     positions, whole = [], []
     for side, place in zip(x.shape[:1:-1], grid.unbind(-1), strict=True):
         # From here on exact, so that it does not matter how the caller got there.
         sample = ((place + 1) * ((side - 1) / 2)).clamp(0, side - 1)
         power = max(side - 2, 1).bit_length()
-        positions.append((sample * _SUBSAMPLES).round().double() * (2.0 ** (1 - power) / 256) - 1)
+        positions.append((sample * fraction).round().double() * (2.0 ** (1 - power) / fraction) - 1)
         whole.append(2**power + 1)
     source = x[:1] if x.stride(0) == 0 else x  # one picture, sampled several times
     height, width = x.shape[2:]
-    # No position reaches further than a sample outside: the rest is never read, nor written.
+    # No position reaches further than two samples outside: the rest is never read, nor written.
     padded = x.new_empty(*source.shape[:2], whole[1], whole[0], dtype=torch.float64)
     padded[..., :height, :width] = exact(source)
-    padded[..., height : height + 1, : width + 1] = 0
-    padded[..., :height, width : width + 1] = 0
+    padded[..., :height, width : width + 2] = padded[..., :height, width - 1 : width]
+    padded[..., height : height + 2, : width + 2] = padded[..., height - 1 : height, : width + 2]
     moved = F.grid_sample(
         padded.expand(len(x), -1, -1, -1),
         torch.stack(positions, -1),
-        "bilinear",
+        mode,
         padding_mode="border",
         align_corners=True,
     )

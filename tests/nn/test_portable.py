@@ -47,6 +47,8 @@ OPERATIONS = {
     "half samples": (half_samples, 1e-5),
     "warp": (lambda x: warp(x, FLOW.to(x.device)), 1e-2),  # positions are rounded to 1/256
     "warp from a finer picture": (lambda x: warp(half_samples(x), FLOW.to(x.device), 2), 1e-2),
+    # here positions are rounded to 1/16: these are there already
+    "cubic warp": (lambda x: warp(x, (16 * FLOW).round().to(x.device) / 16, cubic=True), 1e-5),
     "half the size": (lambda x: resize_flow(x, 0.5), 1e-6),
     "twice the size": (lambda x: resize_flow(x, 2), 1e-6),
     "softmax": (lambda x: x.softmax(1), 1e-4),
