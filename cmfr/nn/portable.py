@@ -35,8 +35,8 @@ from cmfr.nn.exact_sums import MOST_TERMS, convolve, exact, on_grid
 from cmfr.nn.function_tables import erfc, exp, exp2, log, look_up, softplus
 from cmfr.utils.errors import UserError
 
-# To 1/256 sample flows are rounded where something is warped; between 4x4 samples, where weights are
-# products of cubes, to 1/16: finer, and sums would not be exact.
+# Where something is warped, flows are rounded to 1/256 sample; between 4x4 samples, where weights
+# are products of cubes, to 1/16: that makes 28 bits, and samples have 20.
 _SUBSAMPLES = {"bilinear": 256.0, "bicubic": 16.0}
 _FEW = 8  # up to so many terms a sum is written out
 # Functions of PyTorch that are the same everywhere, by name. Moves:
@@ -252,7 +252,7 @@ def _grid_sample(
     height, width = x.shape[2:]
     # No position reaches further than two samples outside: the rest is never read, nor written.
     padded = x.new_empty(*source.shape[:2], whole[1], whole[0], dtype=torch.float64)
-    padded[..., :height, :width] = exact(source)
+    padded[..., :height, :width] = on_grid(source) if mode == "bicubic" else exact(source)
     padded[..., :height, width : width + 2] = padded[..., :height, width - 1 : width]
     padded[..., height : height + 2, : width + 2] = padded[..., height - 1 : height, : width + 2]
     moved = F.grid_sample(
