@@ -111,12 +111,12 @@ PRESETS: dict[str, CMFRConfig | DCVCConfig] = {
             latent=64,
             hyper=64,
             prior=88,
-            rdoq=6,
+            rdoq=9,
             refiner=RefinerConfig(width=48, older=4),
             accumulated=True,
         ),
         residual_codec=ResidualConfig(
-            latent=128, latent_stride=8, hyper=64, prior=160, rdoq=4.5, generator_blocks=3
+            latent=128, latent_stride=8, hyper=64, prior=160, rdoq=8, generator_blocks=3
         ),
     ),
     "cmfr-s": CMFRConfig(
@@ -132,11 +132,11 @@ PRESETS: dict[str, CMFRConfig | DCVCConfig] = {
             hyper=32,
             prior=64,
             spatial_steps=2,
-            rdoq=6,
+            rdoq=9,
             refiner=RefinerConfig(width=32, blocks=2, older=3),
             accumulated=True,
         ),
-        residual_codec=ResidualConfig(latent=96, latent_stride=8, hyper=32, prior=96, rdoq=4.5),
+        residual_codec=ResidualConfig(latent=96, latent_stride=8, hyper=32, prior=96, rdoq=8),
     ),
     # Half of cmfr-s, with the same I-frame codec and motion estimation: for ablations that train
     # many variants from cmfr-s's weights of the two.
