@@ -91,6 +91,8 @@ class StageConfig(Strict):
     start: the reference of the first P-frame is the coded I-frame, or the source (before there is
     an intra codec).
     frames: of a clip.
+    lead: so many more frames of the clip are coded before, without learning from them, so that
+    P-frames are trained as they are long after the I-frame; drawn from these for each step.
     crop: side of its square, in pixels.
     batch: the global batch, whatever the number of processes.
     accumulate: splits each process's share into so many parts, one after the other.
@@ -131,6 +133,7 @@ class StageConfig(Strict):
     data: str | None = None
     start: Literal["intra", "source"] = "intra"
     frames: int = Field(2, ge=1)
+    lead: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
     crop: int = Field(128, ge=16, multiple_of=16)
     batch: int = Field(8, ge=1)
     accumulate: int = Field(1, ge=1)
@@ -159,6 +162,8 @@ class StageConfig(Strict):
             raise UserError(f"stage {self.name}: objective intra codes 1 frame, not {self.frames}")
         if self.objective != "intra" and self.frames < 2:
             raise UserError(f"stage {self.name}: objective {self.objective} needs frames >= 2")
+        if any(self.lead) and (self.objective != "inter" or self.start != "intra"):
+            raise UserError(f"stage {self.name}: lead needs objective inter, and start intra")
         if self.batch % self.accumulate:
             raise UserError(
                 f"stage {self.name}: batch {self.batch} is no multiple of "

@@ -35,6 +35,8 @@ def obstacle(cfg: TrainConfig, stage: StageConfig, module: StageModel, team: Tea
         return "compile: true launches graphs of its own"
     if stage.checkpoint_activations:
         return "checkpoint_activations keeps the state of random numbers, which a graph cannot"
+    if any(stage.lead):
+        return "clips have a lead, so that what lies before them differs"
     if len(module.updates(stage.frames)) > 1:
         return "a step has several updates (cascaded: true has one)"
     return None

@@ -56,6 +56,8 @@ class StageModel(nn.Module):
         for name, parameter in codec.named_parameters():
             parameter.requires_grad_(learns(stage, name))
         self.intra_learns = any(p.requires_grad for p in codec.intra.parameters())
+        if self.intra_learns and any(stage.lead):
+            raise UserError(f"stage {stage.name}: I-frames cannot learn after a lead")
         self.train()
 
     def train(self, mode: bool = True) -> StageModel:
@@ -96,19 +98,22 @@ class StageModel(nn.Module):
         self.noise = TrainingNoise(self.stage.quantization == "noise", first, total)
 
     @torch.no_grad()
-    def reference(self, x: Tensor, quality: Tensor, position: int) -> ReferenceState | None:
-        """What the first update starts from: x [B, 3, H, W] coded or as it is, or None where that
-        update codes the I-frame.
+    def reference(self, frames: Tensor, quality: Tensor, position: int) -> ReferenceState | None:
+        """What the first update starts from, or None where that update codes the I-frame.
 
-        position: where in the hierarchical pattern x counts as.
+        frames [B, 1 + lead, 3, H, W]: the first coded or as it is, the lead coded after it.
+        position: where in the hierarchical pattern the first counts as.
         """
+        x = frames[:, 0]
         if self.stage.objective == "intra" or self._codes_intra:
             return None
         if self.stage.start == "source" or self.stage.objective == "flow":
             return ReferenceState(x, position=position)
         with self._autocast(x):
-            output = self.codec.code_intra(x, quality)
-        return replace(detached(output.state), position=position)
+            state = replace(self.codec.code_intra(x, quality).state, position=position)
+            for x in frames[:, 1:].unbind(1):
+                state = self._code(x, quality, state).state
+        return detached(state)
 
     def forward(
         self,

@@ -62,15 +62,17 @@ class StageStep:
     def __call__(self, clip: Tensor, quality: Tensor, progress: Progress, position: int) -> Result:
         """One batch: one optimizer step for each of the stage's updates.
 
-        clip [b, T, 3, H, W]: this process's share of the batch, coded in `accumulate` parts.
+        clip [b, lead + T, 3, H, W]: this process's share of the batch, coded in `accumulate` parts.
         """
         stage, step = self.stage, progress.step
-        clips, qualities = (x.chunk(stage.accumulate) for x in (clip, quality))
+        lead = clip.shape[1] - stage.frames
+        clips, qualities = (list(x.chunk(stage.accumulate)) for x in (clip, quality))
         states: list[ReferenceState | None] = []
         for x, q, offset in zip(clips, qualities, self.offsets, strict=True):
             self.module.set_noise(offset, stage.batch)
-            states.append(self.module.reference(x[:, 0], q, position))
-        for number, frames in enumerate(self.module.updates(clip.shape[1])):
+            states.append(self.module.reference(x[:, : 1 + lead], q, position))
+        clips = [x[:, lead:] for x in clips]
+        for number, frames in enumerate(self.module.updates(stage.frames)):
             seed = seed_of(self.cfg.seed, self.index, step, number)
             weight = rate_weight(stage, step)
             for i, (x, q, offset) in enumerate(zip(clips, qualities, self.offsets, strict=True)):

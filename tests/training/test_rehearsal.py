@@ -120,7 +120,7 @@ def test_no_devices_are_mixed_on_a_gpu(name):
 
         def forward():
             step.module.set_noise(0, 1)
-            past = step.module.reference(clip[:, 0], quality, 30)
+            past = step.module.reference(clip[:, :1], quality, 30)
             return step.module(clip[:, frames], quality, past, 1.0, 30)
 
         forward()  # what is made once and kept is made here

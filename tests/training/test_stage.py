@@ -31,7 +31,7 @@ def gradients(stage, parts=1, bf16=False, seed=0):
         x, q = CLIP[i * size : (i + 1) * size], QUALITY[i * size : (i + 1) * size]
         torch.manual_seed(5)
         module.set_noise(i * size, len(CLIP))
-        past = module.reference(x[:, 0], q, 0)
+        past = module.reference(x[:, :1], q, 0)
         torch.manual_seed(6)
         (frames,) = module.updates(4)
         (module(x[:, frames], q, past, 1.0, 0).loss / parts).backward()
@@ -96,7 +96,7 @@ def test_noise_of_a_sample_does_not_depend_on_the_split():
 
 def test_results_carry_no_graph_but_the_loss():
     module = module_of(stage_of())
-    past = module.reference(CLIP[:, 0], QUALITY, 1)
+    past = module.reference(CLIP[:, :1], QUALITY, 1)
     assert past.position == 1
     result = module(CLIP[:, 1:2], QUALITY, past, 1.0, 1)
     assert result.loss.requires_grad and not result.output.x_hat.requires_grad
@@ -124,7 +124,7 @@ def test_frame_weights_follow_the_position():
     losses = {}
     for weights in ((1.0, 1.0, 1.0, 1.0), (1.0, 1.0, 3.0, 1.0)):
         module = module_of(stage_of(frame_weights=weights)).eval()
-        past = module.reference(CLIP[:1, 0], quality, 1)
+        past = module.reference(CLIP[:1, :1], quality, 1)
         result = module(CLIP[:1, 1:2], quality, past, 1.0, 1)  # the frame at position 2
         losses[weights] = result
     a, b = losses.values()

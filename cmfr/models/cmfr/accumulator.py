@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from cmfr.models.cmfr.config import CMFRConfig
 from cmfr.nn.layers import resize_flow, warp
 
-# How far apart (root mean square of luma in [0, 1]) the new frame and what was gathered before may
-# be for the latter to lose half of its weight, and log odds of that weight where they agree in a
-# frame of mean quality, and by how much one more quality index lowers them. All are trained.
+# What training starts from: how far apart (root mean square of luma in [0, 1]) the new frame and
+# what was gathered before are where the latter loses half of its weight; the log odds of that
+# weight where they agree, after a frame of mean quality; and by how much one more quality index
+# lowers them.
 TOLERANCE, LOG_ODDS, PER_INDEX = 0.05, 0.2, 0.1
 
 
@@ -22,8 +23,8 @@ class ReferenceAccumulator(nn.Module):
     moved along with the motion and averaged with the half samples of the new frame: a recursive
     filter, which takes noise off and, where the video is aliased, finds what lies between the
     samples. It counts less where it disagrees with the new frame, and after frames of high quality.
-    No bits, some two weights for each place in the hierarchical pattern (measured:
-    docs/architecture.md).
+    It takes no bits, and has one parameter for each place in the hierarchical pattern and one for
+    the tolerance (measured: docs/architecture.md).
     """
 
     def __init__(self, cfg: CMFRConfig) -> None:
@@ -43,9 +44,10 @@ class ReferenceAccumulator(nn.Module):
         """
         with torch.no_grad():  # how to move it is learned from predictions
             moved = warp(gathered, resize_flow(flow, 2 * self.stride), cubic=True)
-            difference = F.avg_pool2d((moved - samples)[:, :1].square(), 4)
+        change = moved - samples
+        difference = F.avg_pool2d(change.detach()[:, :1].square(), 4)
         tolerance = (2 * self.log_tolerance).exp()
         odds = self.log_odds[position % len(self.log_odds)]
         share = odds.sigmoid() * tolerance / (tolerance + difference)
         share = F.interpolate(share, scale_factor=4, mode="bilinear", align_corners=False)
-        return samples + share * (moved - samples)
+        return samples + share * change

@@ -52,42 +52,51 @@ class Sampler:
         seed: tuple[int, ...],
     ) -> None:
         self.shapes, self.data, self.stage, self.seed = shapes, data, stage, seed
-        # A clip of so many times the stage's frames has so many turns in an epoch.
+        self.orders = {lead: self._order(stage.frames + lead) for lead in sorted(set(stage.lead))}
+        self._shuffled: dict[int, tuple[int, np.ndarray]] = {}  # epoch and its order, by lead
+
+    def _order(self, frames: int) -> np.ndarray:
+        """Clips of so many frames at least, each as often as it has so many times those."""
+        stage = self.stage
         turns = [
-            max(1, length // stage.frames)
-            if length >= stage.frames and min(height, width) >= stage.crop
-            else 0
-            for length, height, width in shapes
+            length // frames if min(height, width) >= stage.crop else 0
+            for length, height, width in self.shapes
         ]
-        self.order = np.repeat(np.arange(len(shapes)), turns)
-        if not len(self.order):
+        if not any(turns):
             raise UserError(
-                f"stage {stage.name}: no clip has {stage.frames} frames of "
+                f"stage {stage.name}: no clip has {frames} frames of "
                 f"{stage.crop}x{stage.crop} pixels"
             )
-        self._shuffled: tuple[int, np.ndarray] = (-1, self.order)
+        return np.repeat(np.arange(len(self.shapes)), turns)
 
     def epoch(self, step: int) -> float:
-        """Epochs done after `step` steps."""
-        return step * self.stage.batch / len(self.order)
+        """Epochs done after `step` steps, of all clips that are used."""
+        return step * self.stage.batch / len(self.orders[min(self.orders)])
+
+    def lead(self, step: int) -> int:
+        """How many frames more than the stage's the samples of a step have, before these."""
+        if len(self.orders) == 1:
+            return self.stage.lead[0]
+        return int(np.random.default_rng((*self.seed, 2, step)).choice(self.stage.lead))
 
     def batch(self, step: int, share: slice = slice(None)) -> list[Sample]:
         """The samples of a step, or of them a share."""
         first = step * self.stage.batch
         return [self._sample(first + k) for k in range(self.stage.batch)[share]]
 
-    def _clip(self, number: int) -> int:
-        epoch, place = divmod(number, len(self.order))
-        if self._shuffled[0] != epoch:
+    def _clip(self, number: int, lead: int) -> int:
+        epoch, place = divmod(number, len(self.orders[lead]))
+        if lead not in self._shuffled or self._shuffled[lead][0] != epoch:
             rng = np.random.default_rng((*self.seed, 1, epoch))
-            self._shuffled = (epoch, rng.permutation(self.order))
-        return int(self._shuffled[1][place])
+            self._shuffled[lead] = (epoch, rng.permutation(self.orders[lead]))
+        return int(self._shuffled[lead][1][place])
 
     def _sample(self, number: int) -> Sample:
-        clip = self._clip(number)
+        lead = self.lead(number // self.stage.batch)
+        clip = self._clip(number, lead)
         rng = np.random.default_rng((*self.seed, 0, number))
         length, height, width = self.shapes[clip]
-        count, crop = self.stage.frames, self.stage.crop
+        count, crop = self.stage.frames + lead, self.stage.crop
         gaps = [g for g in self.data.gaps if (count - 1) * g < length] or [1]
         gap = int(rng.choice(gaps))
         start = int(rng.integers(length - (count - 1) * gap))
