@@ -148,6 +148,7 @@ def test_what_cannot_be_captured_is_said():
     for changes, expected in (
         ({"checkpoint_activations": True}, "checkpoint_activations"),
         ({"cascaded": False}, "several updates"),
+        ({"lead": (0, 2)}, "a lead"),
     ):
         cfg, module = module_of(**changes)
         assert expected in obstacle(cfg, module.stage, module, gpu)

@@ -68,6 +68,24 @@ def test_only_what_the_stage_names_learns():
     assert not {n for n in missing if ".adaptor" not in n}, missing
 
 
+def test_a_lead_is_coded_as_the_frames_after_it_are_but_not_learnt_from():
+    module = module_of(stage_of(lead=[2], frames=2, cascaded=True)).eval()
+    outputs = module.codec(CLIP, QUALITY)
+    past = module.reference(CLIP[:, :3], QUALITY, 0)
+    assert past.position == 2 and torch.equal(past.frame, outputs[2].x_hat)
+    assert not past.feature.requires_grad
+    result = module(CLIP[:, 3:], QUALITY, past, 1.0, 0)
+    assert torch.equal(result.output.x_hat, outputs[3].x_hat)
+    assert module.reference(CLIP[:, :3], QUALITY, 5).position == 7
+
+
+def test_where_i_frames_learn_there_is_no_lead():
+    with pytest.raises(ValueError, match="stage s: I-frames cannot learn after a lead"):
+        module_of(stage_of(lead=[0, 2], trainable=["intra", "inter"]))
+    with pytest.raises(ValueError, match="stage s: lead needs objective inter, and start intra"):
+        stage_of(lead=[2], start="source")
+
+
 def test_recomputed_activations_give_the_same_gradients():
     stage = stage_of(cascaded=True, trainable=["intra", "inter"])
     less = stage.model_copy(update={"checkpoint_activations": True})

@@ -41,7 +41,7 @@ STAGES = [
      "trainable": ["inter.motion_codec", "inter.motion_refiner", "inter.motion_estimation"],
      "warp_weight": 0.5, "prediction_weight": 0.5},
     {"name": "inter", "objective": "inter", "trainable": ["inter"], "frames": 3,
-     "prediction_weight": 0.1, "random_position": True},
+     "lead": [0, 2], "prediction_weight": 0.1, "random_position": True},
     {"name": "joint", "objective": "inter", "trainable": ["intra", "inter"], "frames": 3,
      "cascaded": True, "accumulate": 2, "quantization": "noise"},
 ]  # fmt: skip

@@ -74,6 +74,21 @@ def test_an_epoch_visits_clips_in_proportion_to_their_length():
     assert drawn.epoch(step=10) == pytest.approx(60 / 5)
 
 
+def test_all_samples_of_a_step_have_its_lead_and_come_from_clips_long_enough():
+    stage = STAGE.model_copy(update={"lead": (0, 4)})
+    drawn, seen = sampler(stage=stage, gaps=(1, 2)), set()
+    for step in range(40):
+        samples = drawn.batch(step)
+        lead = drawn.lead(step)
+        assert {len(sample.frames) for sample in samples} == {3 + lead}
+        assert all(max(sample.frames) < SHAPES[sample.clip][0] for sample in samples)
+        seen |= {(lead, sample.clip) for sample in samples}
+        assert samples == sampler(stage=stage, gaps=(1, 2)).batch(step)  # whatever came before
+    assert seen == {(0, 0), (0, 1), (4, 0)}  # the second clip is too short for a lead
+    with pytest.raises(ValueError, match="stage s: no clip has 10 frames of 32x32 pixels"):
+        sampler(stage=STAGE.model_copy(update={"lead": (0, 7)}))
+
+
 def test_qualities_and_reversal_follow_the_configuration():
     stage = STAGE.model_copy(update={"qualities": (20, 22)})
     samples = [
