@@ -40,12 +40,8 @@ class PartsTask:
 
     def finished(self) -> Parts:
         """What was measured of these weights on these frames; empty where nothing was."""
-        try:
-            read = json.loads(self.output.read_text())
-            parts: Parts = read.pop("parts")
-        except (OSError, ValueError, KeyError):
-            return {}
-        return parts if read == self._conditions() else {}
+        parts, conditions = read_parts(self.output)
+        return parts if conditions == self._conditions() else {}
 
     def measure(self) -> Parts:
         """The parts, measured unless they are there; of another family than CMFR there are none."""
@@ -72,6 +68,15 @@ class PartsTask:
         names = [sequence.name for sequence, _ in self.sequences]
         identity = weights_identity(self.weights)
         return {"weights": identity, "sequences": names, "frames": self.frames}
+
+
+def read_parts(file: Path) -> tuple[Parts, dict[str, object]]:
+    """The parts in a file, and what they were measured of; both empty where it holds none."""
+    try:
+        read = json.loads(file.read_text())
+        return read.pop("parts"), read
+    except (OSError, ValueError, KeyError):
+        return {}, {}
 
 
 def measure_parts(task: PartsTask, count: Count) -> Parts:

@@ -15,12 +15,20 @@ from typing import Any
 import torch
 
 from cmfr.ablation.config import AblationConfig, common_run, resolve
-from cmfr.ablation.parts import Parts
-from cmfr.ablation.run import parts_of, standing, tasks_of, weights_of
+from cmfr.ablation.parts import Parts, read_parts
+from cmfr.ablation.run import (
+    parts_file,
+    parts_of,
+    results_file,
+    standing,
+    tasks_of,
+    thinned,
+    weights_of,
+)
 from cmfr.analysis.complexity import count, facts
 from cmfr.codec.checkpoint import read_weights, weights_hash
 from cmfr.evaluation.measure import SequenceTask
-from cmfr.evaluation.records import Record
+from cmfr.evaluation.records import Record, read_results
 from cmfr.models.video_model import VideoModel
 from cmfr.report.collect import CodecResults, choose_metrics
 from cmfr.report.comparison import Report, build
@@ -38,9 +46,13 @@ def write_report(cfg: AblationConfig) -> str:
     Raises ValueError or OSError where the configuration, or a variant's own weights, is wrong.
     """
     runs = resolve(cfg)
-    tasks = tasks_of(cfg, runs)
+    left = {name for name, run in runs.items() if thinned(cfg, name, run)}
+    # Where nothing is left but results, the sequences need not be there.
+    tasks = tasks_of(cfg, runs) if left != runs.keys() else {}
     found = {name: _whole_curves(tasks.get(name, [])) for name in runs}
+    found |= {name: read_results(results_file(cfg, name)) for name in left}
     parts = {name: task.finished() for name, task in parts_of(cfg, tasks).items()}
+    parts |= {name: read_parts(parts_file(cfg, name))[0] for name in left}
     codecs = [
         _codec(cfg.variants[name].title, found[name], runs[name], parts.get(name, {}))
         for name in runs
@@ -129,7 +141,9 @@ def _training(cfg: AblationConfig, runs: dict[str, TrainConfig]) -> list[str]:
             notes.append(f"{name}: weights taken from {given.name}, trained for {steps} steps.")
             continue
         trained.append(run)
-        if weights is None:
+        if thinned(cfg, name, run):
+            notes.append(f"{name}: its weights were not kept.")
+        elif weights is None:
             notes.append(f"{name}: training is not finished ({standing(run)}).")
         if (file := run.run_dir / "versions.json").is_file():
             versions.append(json.loads(file.read_text()))
@@ -198,7 +212,8 @@ def describe(cfg: AblationConfig) -> str:
         lines.append(f"  {'common':<20} {_steps(common)}: {standing(common)}")
     for name, run in runs.items():
         given = cfg.variants[name].weights
-        what = f"weights from {given}" if given else f"{_steps(run)}: {standing(run)}"
+        stands = "finished, weights not kept" if thinned(cfg, name, run) else standing(run)
+        what = f"weights from {given}" if given else f"{_steps(run)}: {stands}"
         lines.append(f"  {name:<20} {what}")
     try:
         tasks = tasks_of(cfg, runs)
@@ -208,6 +223,7 @@ def describe(cfg: AblationConfig) -> str:
     names = [sequence.name for found in sets for sequence, _ in found.sequences]
     number = len(cfg.evaluation.qualities)
     done = sum(len(_whole_curves(found)) for found in tasks.values()) // number
+    done += sum(len(names) for name, run in runs.items() if thinned(cfg, name, run))
     lines.append(
         f"curves: {len(runs)} variants x {len(names)} sequences ({', '.join(names)}), "
         f"{number} qualities each; {done} of {len(runs) * len(names)} are measured"

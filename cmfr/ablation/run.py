@@ -8,6 +8,9 @@ run_dir/sequences          generated videos
 run_dir/results/NAME.json  the records of a variant, as `cmfr evaluate` writes them
 run_dir/parts/NAME.json    what its parts do
 
+Of a finished variant the state and the weights may be thrown away (`thinned`): it is neither
+trained nor measured again, and its results stay in the report.
+
 report.py makes the report of them.
 """
 
@@ -201,12 +204,16 @@ def run(cfg: AblationConfig, tell: Callable[[str], None] = lambda line: None) ->
     that its run_dir was not made with.
     """
     runs, common = resolve(cfg), common_run(cfg)
-    trained = {name: run for name, run in runs.items() if not cfg.variants[name].weights}
+    trained = {
+        name: run
+        for name, run in runs.items()
+        if not cfg.variants[name].weights and not thinned(cfg, name, run)
+    }
     for run in (*trained.values(), *([common] if common else [])):
         standing(run)
     tasks_of(cfg, runs, tell)  # a missing video or weights file must not wait for the training
     with _locked(cfg.run_dir) as lock:
-        failures = _train(cfg, {"common": common}, lock) if common else {}
+        failures = _train(cfg, {"common": common}, lock) if common and trained else {}
         failures = failures or _train(cfg, trained, lock)
         _render(cfg)
         tasks = tasks_of(cfg, runs)
@@ -252,6 +259,23 @@ def _measure_parts(cfg: AblationConfig, tasks: dict[str, PartsTask]) -> dict[str
 def results_file(cfg: AblationConfig, name: str) -> Path:
     """The records of a variant; finished measurements lie beside it, see `SequenceTask.parts`."""
     return cfg.run_dir / "results" / f"{name}.json"
+
+
+def parts_file(cfg: AblationConfig, name: str) -> Path:
+    """What the parts of a variant do."""
+    return cfg.run_dir / "parts" / f"{name}.json"
+
+
+def thinned(cfg: AblationConfig, name: str, run: TrainConfig) -> bool:
+    """Whether of a trained and measured variant only its configuration, logs and results are left.
+    ValueError where its folder holds another run."""
+    folder = RunDir(run, writes=False)
+    if cfg.variants[name].weights or folder.state_file.exists():
+        return False
+    if not (folder.config_file.is_file() and results_file(cfg, name).is_file()):
+        return False
+    folder.check()
+    return True
 
 
 def weights_of(cfg: AblationConfig, name: str, run: TrainConfig) -> Path | None:
@@ -308,7 +332,7 @@ def parts_of(cfg: AblationConfig, tasks: dict[str, list[SequenceTask]]) -> dict[
             curves[0].device,
             tuple(dict.fromkeys((task.sequence, task.source) for task in curves)),
             cfg.evaluation.part_frames,
-            cfg.run_dir / "parts" / f"{name}.json",
+            parts_file(cfg, name),
         )
         for name, curves in tasks.items()
     }

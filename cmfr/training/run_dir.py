@@ -12,7 +12,7 @@ log.jsonl, validation.jsonl, events.out.*
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +52,20 @@ _FREE_DATA_KEYS = ("root", "workers", "preload")
 
 
 def fixed_part(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """What must not change when a run is resumed."""
+    """What must not change when a run is resumed. Of weights files to start from, their names:
+    folders may have moved, as those of data may."""
     kept = {key: value for key, value in cfg.items() if key not in _FREE_KEYS}
+    kept["init"] = _names(cfg.get("init", ()))
+    kept["stages"] = [{**stage, "init": _names(stage.get("init", ()))} for stage in cfg["stages"]]
     kept["data"] = {
         name: {key: value for key, value in data.items() if key not in _FREE_DATA_KEYS}
         for name, data in cfg["data"].items()
     }
     return kept
+
+
+def _names(inits: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [{**init, "file": Path(init["file"]).name} for init in inits]
 
 
 def _with_present_keys(theirs: dict[str, Any]) -> dict[str, Any]:
@@ -80,28 +87,32 @@ class RunDir:
 
     def __init__(self, cfg: TrainConfig, writes: bool) -> None:
         self.cfg, self.path, self.writes = cfg, cfg.run_dir, writes
-        self.state_file = self.path / STATE
+        self.state_file, self.config_file = self.path / STATE, self.path / "config.yaml"
 
     def claim(self) -> None:
         """Refuse a directory of another configuration; leave the resolved one.
 
         Raises ValueError that shows the difference.
         """
-        config, mine = self.path / "config.yaml", plain(self.cfg)
-        if config.is_file() and self.state_file.is_file():
-            theirs = _with_present_keys(yaml.safe_load(config.read_text()))
-            differing = differences(fixed_part(theirs), fixed_part(mine))
-            if differing:
-                shown = "; ".join(f"{key}: {a} there, {b} here" for key, a, b in differing[:8])
-                more = f"; and {len(differing) - 8} more" if differing[8:] else ""
-                raise UserError(
-                    f"{self.path} holds a run of another configuration ({shown}{more}); choose "
-                    "another run_dir"
-                )
+        if self.config_file.is_file() and self.state_file.is_file():
+            self.check()
         if self.writes:
             self.path.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self.path)
-            atomic_write_text(config, yaml.safe_dump(mine, sort_keys=False))
+            text = yaml.safe_dump(plain(self.cfg), sort_keys=False)
+            atomic_write_text(self.config_file, text)
+
+    def check(self) -> None:
+        """Compare with the configuration that lies there. Raises as `claim` does."""
+        theirs = _with_present_keys(yaml.safe_load(self.config_file.read_text()))
+        differing = differences(fixed_part(theirs), fixed_part(plain(self.cfg)))
+        if differing:
+            shown = "; ".join(f"{key}: {a} there, {b} here" for key, a, b in differing[:8])
+            more = f"; and {len(differing) - 8} more" if differing[8:] else ""
+            raise UserError(
+                f"{self.path} holds a run of another configuration ({shown}{more}); choose "
+                "another run_dir"
+            )
 
     def save(self, state: dict[str, Any]) -> None:
         """`state` holds "ema", the weights that are written for coding too."""

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -278,6 +279,25 @@ def test_another_configuration_is_refused_and_other_conditions_are_measured(fold
     cfg = load_ablation(SMOKE, [*SHORT, f"run_dir={folder}", "evaluation.frames=2"])
     assert "0 of 4 are measured" in describe(cfg)
     assert all(standing(run) == "finished" for run in resolve(cfg).values())
+
+
+def test_a_variant_thinned_to_its_results_is_done(folder, tmp_path, capsys):
+    """Needs the runs of test_smoke."""
+    kept = tmp_path / "kept"
+    unwanted = shutil.ignore_patterns("*.pt", "*.safetensors", "*.parts", "report", "sequences")
+    shutil.copytree(folder, kept, ignore=unwanted)
+    assert ablate(kept) == 0
+    out = capsys.readouterr().out
+    assert ": trained" not in out and ": measured" not in out and not list(kept.rglob("*.pt"))
+    tables = [plain_text(run / "report" / "bd_rate.md").splitlines() for run in (folder, kept)]
+    added = [f"- {name}: its weights were not kept." for name in ("base", "refiner")]
+    assert [line for line in tables[1] if line not in added] == tables[0]
+    assert set(added) < set(tables[1])
+    assert ablate(kept, "--dry-run") == 0
+    out = capsys.readouterr().out
+    assert out.count("finished, weights not kept") == 2 and "4 of 4 are measured" in out
+    assert ablate(kept, "base.seed=7") == 1
+    assert "holds a run of another configuration (seed: 0 there, 7 here)" in capsys.readouterr().err
 
 
 def test_given_weights_are_taken(tmp_path, capsys):

@@ -129,7 +129,7 @@ def test_a_family_without_motion_is_trained(difference):
     )
     trained = StageModel(model, LossConfig(), stage, bf16=False)
     quality = torch.tensor([20])
-    past = trained.reference(clip[:, 0], quality, 0)
+    past = trained.reference(clip[:, :1], quality, 0)
     result = trained(clip[:, 1:], quality, past, 1.0, 0)
     result.loss.backward()
     assert result.loss.isfinite() and model.inter.difference.log_gain.grad.abs() > 0
