@@ -46,7 +46,7 @@ def write_report(cfg: AblationConfig) -> str:
     Raises ValueError or OSError where the configuration, or a variant's own weights, is wrong.
     """
     runs = resolve(cfg)
-    left = {name for name, run in runs.items() if thinned(cfg, name, run)}
+    left = thinned(cfg, runs)
     # Where nothing is left but results, the sequences need not be there.
     tasks = tasks_of(cfg, runs) if left != runs.keys() else {}
     found = {name: _whole_curves(tasks.get(name, [])) for name in runs}
@@ -58,7 +58,7 @@ def write_report(cfg: AblationConfig) -> str:
         for name in runs
     ]
     codecs.sort(key=lambda codec: codec.name != cfg.variants[cfg.anchor].title)
-    notes = [*_measuring(cfg, found), *_training(cfg, runs)]
+    notes = [*_measuring(cfg, found), *_training(cfg, runs, left)]
     notes += [f"{cfg.variants[n].title} ({n}): {changes}." for n, changes in _changes(cfg, runs)]
     if any(parts.values()):
         notes.append(
@@ -129,7 +129,7 @@ def _measuring(cfg: AblationConfig, found: Mapping[str, Sequence[Record]]) -> li
     ]
 
 
-def _training(cfg: AblationConfig, runs: dict[str, TrainConfig]) -> list[str]:
+def _training(cfg: AblationConfig, runs: dict[str, TrainConfig], left: set[str]) -> list[str]:
     common, trained, versions, intra = common_run(cfg), [], [], {}
     notes = []
     for name, run in runs.items():
@@ -141,7 +141,7 @@ def _training(cfg: AblationConfig, runs: dict[str, TrainConfig]) -> list[str]:
             notes.append(f"{name}: weights taken from {given.name}, trained for {steps} steps.")
             continue
         trained.append(run)
-        if thinned(cfg, name, run):
+        if name in left:
             notes.append(f"{name}: its weights were not kept.")
         elif weights is None:
             notes.append(f"{name}: training is not finished ({standing(run)}).")
@@ -205,6 +205,7 @@ def _intra_codec(weights: Path) -> str:
 def describe(cfg: AblationConfig) -> str:
     """What `cmfr ablate` would do: variants, runs, measurements."""
     runs, common = resolve(cfg), common_run(cfg)
+    left = thinned(cfg, runs)
     lines = ["variants"]
     lines += [f"  {name:<20} {changes}" for name, changes in _changes(cfg, runs)]
     lines.append(f"training runs in {cfg.run_dir}")
@@ -212,7 +213,7 @@ def describe(cfg: AblationConfig) -> str:
         lines.append(f"  {'common':<20} {_steps(common)}: {standing(common)}")
     for name, run in runs.items():
         given = cfg.variants[name].weights
-        stands = "finished, weights not kept" if thinned(cfg, name, run) else standing(run)
+        stands = "finished, weights not kept" if name in left else standing(run)
         what = f"weights from {given}" if given else f"{_steps(run)}: {stands}"
         lines.append(f"  {name:<20} {what}")
     try:
@@ -223,7 +224,7 @@ def describe(cfg: AblationConfig) -> str:
     names = [sequence.name for found in sets for sequence, _ in found.sequences]
     number = len(cfg.evaluation.qualities)
     done = sum(len(_whole_curves(found)) for found in tasks.values()) // number
-    done += sum(len(names) for name, run in runs.items() if thinned(cfg, name, run))
+    done += len(names) * len(left)
     lines.append(
         f"curves: {len(runs)} variants x {len(names)} sequences ({', '.join(names)}), "
         f"{number} qualities each; {done} of {len(runs) * len(names)} are measured"

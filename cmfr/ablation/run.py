@@ -204,11 +204,8 @@ def run(cfg: AblationConfig, tell: Callable[[str], None] = lambda line: None) ->
     that its run_dir was not made with.
     """
     runs, common = resolve(cfg), common_run(cfg)
-    trained = {
-        name: run
-        for name, run in runs.items()
-        if not cfg.variants[name].weights and not thinned(cfg, name, run)
-    }
+    done = {name for name in runs if cfg.variants[name].weights} | thinned(cfg, runs)
+    trained = {name: run for name, run in runs.items() if name not in done}
     for run in (*trained.values(), *([common] if common else [])):
         standing(run)
     tasks_of(cfg, runs, tell)  # a missing video or weights file must not wait for the training
@@ -266,16 +263,17 @@ def parts_file(cfg: AblationConfig, name: str) -> Path:
     return cfg.run_dir / "parts" / f"{name}.json"
 
 
-def thinned(cfg: AblationConfig, name: str, run: TrainConfig) -> bool:
-    """Whether of a trained and measured variant only its configuration, logs and results are left.
-    ValueError where its folder holds another run."""
-    folder = RunDir(run, writes=False)
-    if cfg.variants[name].weights or folder.state_file.exists():
-        return False
-    if not (folder.config_file.is_file() and results_file(cfg, name).is_file()):
-        return False
-    folder.check()
-    return True
+def thinned(cfg: AblationConfig, runs: dict[str, TrainConfig]) -> set[str]:
+    """The trained and measured variants of which only configuration, logs and results are left.
+    Raises ValueError where the folder of one holds another run."""
+    found = set()
+    for name, run in runs.items():
+        folder = RunDir(run, writes=False)
+        trained = not cfg.variants[name].weights and folder.config_file.is_file()
+        if trained and results_file(cfg, name).is_file() and not folder.state_file.exists():
+            folder.check()
+            found.add(name)
+    return found
 
 
 def weights_of(cfg: AblationConfig, name: str, run: TrainConfig) -> Path | None:

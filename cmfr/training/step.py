@@ -66,12 +66,11 @@ class StageStep:
         """
         stage, step = self.stage, progress.step
         lead = clip.shape[1] - stage.frames
-        clips, qualities = (list(x.chunk(stage.accumulate)) for x in (clip, quality))
+        clips, qualities = (x.chunk(stage.accumulate) for x in (clip, quality))
         states: list[ReferenceState | None] = []
         for x, q, offset in zip(clips, qualities, self.offsets, strict=True):
             self.module.set_noise(offset, stage.batch)
             states.append(self.module.reference(x[:, : 1 + lead], q, position))
-        clips = [x[:, lead:] for x in clips]
         for number, frames in enumerate(self.module.updates(stage.frames)):
             seed = seed_of(self.cfg.seed, self.index, step, number)
             weight = rate_weight(stage, step)
@@ -79,7 +78,7 @@ class StageStep:
                 self.module.set_noise(offset, stage.batch)
                 with _no_sync(self.wrapped, i + 1 < stage.accumulate):
                     # The same seed: every part draws the noise of the whole batch.
-                    result = self.run(x[:, frames], q, states[i], weight, position, seed)
+                    result = self.run(x[:, lead:][:, frames], q, states[i], weight, position, seed)
                 states[i] = result.output.state
                 self.means.add(result.scalars)
             self.update(learning_rate(stage, step, progress.clock(self.cfg)), progress.total_steps)

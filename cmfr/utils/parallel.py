@@ -78,8 +78,9 @@ def _side_by_side(
         futures = {pool.submit(_work_here, work, job): job for job in jobs}
         while futures:
             finished, _ = wait(futures, timeout=0.5, return_when=FIRST_COMPLETED)
-            progress(counter.value - told)
-            told = counter.value
+            done = counter.value  # once: the others go on counting
+            progress(done - told)
+            told = done
             for future in finished:
                 result: Result | Exception
                 job = futures.pop(future)

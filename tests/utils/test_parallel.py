@@ -42,6 +42,23 @@ def test_jobs_errors_and_progress(processes):
     assert list(outcomes(work, [], processes)) == []
 
 
+def count_to(job, count):
+    for _ in range(job):
+        time.sleep(0.01)
+        count(1)
+
+
+def test_what_is_counted_while_progress_is_told_is_not_lost():
+    seen = []
+
+    def slow(amount):
+        time.sleep(0.05)
+        seen.append(amount)
+
+    assert dict(outcomes(count_to, [1, 30, 60], 2, 1, slow)) == {1: None, 30: None, 60: None}
+    assert sum(seen) == 91
+
+
 def test_what_is_under_way_is_dropped():
     """When the iterator is closed, as an error or Ctrl-C in the loop over it does."""
     before, began = set(multiprocessing.active_children()), time.monotonic()

@@ -53,7 +53,7 @@ class Sampler:
     ) -> None:
         self.shapes, self.data, self.stage, self.seed = shapes, data, stage, seed
         self.orders = {lead: self._order(stage.frames + lead) for lead in sorted(set(stage.lead))}
-        self._shuffled: dict[int, tuple[int, np.ndarray]] = {}  # epoch and its order, by lead
+        self._shuffled = {lead: (-1, order) for lead, order in self.orders.items()}  # and epochs
 
     def _order(self, frames: int) -> np.ndarray:
         """Clips of so many frames at least, each as often as it has so many times those."""
@@ -75,8 +75,6 @@ class Sampler:
 
     def lead(self, step: int) -> int:
         """How many frames more than the stage's the samples of a step have, before these."""
-        if len(self.orders) == 1:
-            return self.stage.lead[0]
         return int(np.random.default_rng((*self.seed, 2, step)).choice(self.stage.lead))
 
     def batch(self, step: int, share: slice = slice(None)) -> list[Sample]:
@@ -86,7 +84,7 @@ class Sampler:
 
     def _clip(self, number: int, lead: int) -> int:
         epoch, place = divmod(number, len(self.orders[lead]))
-        if lead not in self._shuffled or self._shuffled[lead][0] != epoch:
+        if self._shuffled[lead][0] != epoch:
             rng = np.random.default_rng((*self.seed, 1, epoch))
             self._shuffled[lead] = (epoch, rng.permutation(self.orders[lead]))
         return int(self._shuffled[lead][1][place])
