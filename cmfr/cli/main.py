@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from cmfr import __version__
 from cmfr.cli import coding, convert, data, diagnose, evaluation, measure, report, train
 from cmfr.utils.errors import UserError
+from cmfr.utils.memory import keep_freed_memory
 from cmfr.utils.signals import Terminated, ended_by_signals
 
 # Torch and the codecs are imported inside the commands: `cmfr --help` and argument errors are
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code. Bad input prints one sentence and returns 1."""
     # Spinning OpenMP threads make a busy machine many times slower than waiting ones.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    keep_freed_memory()
     args = parse(arguments)
     run: Callable[[argparse.Namespace], int | None] = args.run
     return guarded(f"cmfr {args.command}", lambda: run(args), getattr(args, "input", None))

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from cmfr.utils.memory import keep_freed_memory
 from cmfr.utils.signals import on_signals
 
 Job = TypeVar("Job")
@@ -105,6 +106,7 @@ def _begin(threads: int | None, counter: Any) -> None:
     _counter = counter
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent ends it
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    keep_freed_memory()
     if threads:
         torch.set_num_threads(threads)
 
