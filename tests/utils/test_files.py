@@ -160,10 +160,12 @@ def test_the_same_file_by_any_name(tmp_path):
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGHUP])
 def test_a_terminated_command_cleans_up(tmp_path, kind):
     code = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from cmfr.cli.main import guarded
 from cmfr.utils.files import output_file
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may be run by nohup
 
 def run():
     with output_file(Path(sys.argv[1])) as file:
