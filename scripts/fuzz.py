@@ -101,7 +101,7 @@ def remembered(decode: Callable[..., FrameOutput]) -> Callable[..., FrameOutput]
 @lru_cache(maxsize=1)
 def seeds() -> list[Seed]:
     """Streams of all versions of the format; those of now with and without intra frames inside."""
-    found = [DATA / f"version{number}.cmfr" for number in (1, 2, 3)]
+    found = [DATA / f"version{number}.cmfr" for number in (1, 2, 3, 4)]
     with tempfile.TemporaryDirectory() as folder:
         for quality, period in ((10, -1), (40, 2), (63, 3)):
             path = Path(folder) / f"{quality}.cmfr"

@@ -1,6 +1,6 @@
 """The `.cmfr` file: header, one packet per frame, index, trailer. docs/bitstream.md has the bytes.
 
-Only this module and header.py know the format. Numbers are little-endian. Every byte is
+Only this module, header.py and packet.py know the format. Numbers are little-endian. Every byte is
 covered by a checksum or compared with what it must be, and no length is believed before it is
 compared with the size of the file.
 """
@@ -14,20 +14,27 @@ from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
 from cmfr.codec.header import CRC, MAGIC, PREFIX, VERSION, VERSIONS, StreamHeader, check_number
+from cmfr.codec.packet import (
+    INDEX,
+    INTRA,
+    MIN_PACKET,
+    QUALITY,
+    SAID,
+    checksum,
+    checksum_size,
+    kind_of,
+    pack,
+    unpack_length,
+)
 from cmfr.nn.payload import padded
 from cmfr.utils.errors import UserError
 
 TRAILER_MAGIC = b"CMFX"
-MAX_PAYLOAD = 2**31 - 1  # bytes
 
 _U32 = 0xFFFFFFFF
-_INTRA, _INDEX, _QUALITY = 0x80, 0x40, 0x3F  # bits of a packet's kind
-_SAID = 0  # first byte of a packet that says its kind
 _INDEX_NUMBER = _U32  # stands for the frame number in the index packet's checksum
 _ENTRY = struct.Struct("<IQ")
 _TRAILER = struct.Struct("<Q4s")
-_MAX_HEAD = 2 + 5 + CRC.size  # bytes in front of a payload, at most
-_MIN_PACKET = 1 + CRC.size + 1  # one without a payload has two bytes more
 
 
 class BitstreamError(UserError):
@@ -48,7 +55,8 @@ class FramePacket:
 
     quality: 0..63.
     offset: bytes from the start of the stream.
-    size: bytes of the whole packet, its 5 to 11 bytes of overhead included.
+    size: bytes of the whole packet, its 3 to 9 bytes of overhead (2 more up to version 4)
+    included.
     """
 
     number: int
@@ -78,14 +86,14 @@ class BitstreamWriter:
         """Append a frame, quality 0..63; returns the size of the packet in bytes. Raises ValueError
         if the writer is closed, the first frame is not intra, or a value is out of range; nothing
         is written then."""
-        check_number("quality", quality, 0, _QUALITY)
+        check_number("quality", quality, 0, QUALITY)
         check_number("number of frames", self._count + 1, 1, _U32 - 1)
         if self._closed or not (intra or self._count):
             raise UserError("the stream is closed" if self._closed else "frame 0 must be intra")
         if intra:
             self._last_intra = self._count
-        expected = _kind(*self._header.expected(self._count, self._count - self._last_intra))
-        at, packet = self._at, _pack(self._count, _kind(intra, quality), expected, payload)
+        expected = kind_of(*self._header.expected(self._count, self._count - self._last_intra))
+        at, packet = self._at, pack(self._count, kind_of(intra, quality), expected, payload)
         self._write(packet)
         if intra:
             self._intra.append((self._count, at))
@@ -100,7 +108,7 @@ class BitstreamWriter:
         self._closed = True
         at = self._at
         entries = b"".join(_ENTRY.pack(*entry) for entry in self._intra)
-        self._write(_pack(_INDEX_NUMBER, _INDEX, None, CRC.pack(len(self._intra)) + entries))
+        self._write(pack(_INDEX_NUMBER, INDEX, None, CRC.pack(len(self._intra)) + entries))
         self._write(_TRAILER.pack(at, TRAILER_MAGIC))
         if self._base is not None:
             self._file.seek(self._base)
@@ -139,7 +147,7 @@ class BitstreamReader:
         self._file, self._base = file, file.tell()
         self._size = file.seek(0, 2) - self._base
         self.header, self.version, self._first = self._read_header()
-        count, room = self.header.frame_count, (self._size - self._first) // _MIN_PACKET
+        count, room = self.header.frame_count, (self._size - self._first) // MIN_PACKET
         self.frame_count = count if count is not None and count <= room else None
         self._move(0, self._first)
         self.index: tuple[tuple[int, int], ...] | None = None
@@ -174,20 +182,20 @@ class BitstreamReader:
             raise BitstreamError(f"{after}: it was cut off, the index is missing")
         try:
             kind, payload, crc, end = self._read_packet(at, number)
-            if crc != _checksum(number, kind, payload):
+            if crc != checksum(number, kind, payload, self.version):
                 raise BitstreamError("checksum does not match")
-            if kind & _INDEX or (self._need_intra and not kind & _INTRA):
+            if kind & INDEX or (self._need_intra and not kind & INTRA):
                 raise BitstreamError(f"a packet of kind {kind:#04x} cannot be here")
         except BitstreamError as error:
             raise DamagedFrame(number, str(error)) from None
-        if kind & _INTRA:
+        if kind & INTRA:
             self._seen.append((number, at))
             self._last_intra = number
         self._at, self._number = end, number + 1
         self._need_intra = self._failed = False
         if self.version == 1:  # has no small payloads
             payload = padded(payload)
-        return FramePacket(number, bool(kind & _INTRA), kind & _QUALITY, payload, at, end - at)
+        return FramePacket(number, bool(kind & INTRA), kind & QUALITY, payload, at, end - at)
 
     def seek_intra(self, frame_number: int) -> int:
         """Go to the last intra frame at or before `frame_number` (from 0); returns its number.
@@ -232,7 +240,7 @@ class BitstreamReader:
             return self._at == self._index_at
         if self._at == self._size or count is not None:
             return self._number == count and self._at < self._size
-        start = bytes([_INDEX]) if self.version == 1 else bytes([_SAID, _INDEX])
+        start = bytes([INDEX]) if self.version == 1 else bytes([SAID, INDEX])
         return self._read(self._at, len(start), "the stream") == start
 
     def _intra_frames(self, number: int, at: int, last: int) -> Iterator[tuple[int, int]]:
@@ -245,7 +253,7 @@ class BitstreamReader:
                 kind, payload, crc, end = self._read_packet(at, number)
             except BitstreamError:
                 return
-            if kind & _INTRA and crc == _checksum(number, kind, payload):
+            if kind & INTRA and crc == checksum(number, kind, payload, self.version):
                 yield number, at
             number, at = number + 1, end
 
@@ -276,26 +284,30 @@ class BitstreamReader:
             raise BitstreamError(f"the header is damaged: {error}") from None
         return header, version, len(data)
 
-    def _read_packet(self, at: int, number: int) -> tuple[int, bytes, int, int]:
+    def _read_packet(self, at: int, number: int) -> tuple[int, bytes, bytes, int]:
         """Kind, payload, checksum as stored, offset of what follows."""
         what = "the index" if number == _INDEX_NUMBER else f"frame {number}"
         # A trailer follows, so the longest head can be read even where the packet is shorter.
-        head = self._read(at, _MAX_HEAD, what)
+        check = checksum_size(self.version)
+        head = self._read(at, 2 + 5 + check, what)
         if self.version == 1:
             kind, used = head[0], 1
-        elif head[0] == _SAID:
+        elif head[0] == SAID:
             kind, used = head[1], 2
         else:
-            kind, used = _kind(*self.header.expected(number, number - self._last_intra)), 0
-        length, size = _unpack_length(head[used : used + 5])
-        (crc,) = CRC.unpack_from(head, used + size)
-        start = at + used + size + CRC.size
+            kind, used = kind_of(*self.header.expected(number, number - self._last_intra)), 0
+        found = unpack_length(head[used : used + 5])
+        if found is None:
+            raise BitstreamError("the length of the packet is not possible")
+        length, size = found
+        crc = head[used + size : used + size + check]
+        start = at + used + size + check
         return kind, self._read(start, length, what), crc, start + length
 
     def _read_index(self, at: int) -> tuple[tuple[tuple[int, int], ...], int]:
         """The index at `at` and the offset of what follows."""
         kind, payload, crc, end = self._read_packet(at, _INDEX_NUMBER)
-        if kind != _INDEX or crc != _checksum(_INDEX_NUMBER, kind, payload):
+        if kind != INDEX or crc != checksum(_INDEX_NUMBER, kind, payload, self.version):
             raise BitstreamError("the index is damaged: checksum does not match")
         if payload[: CRC.size] != CRC.pack(len(payload) // _ENTRY.size) or (
             len(payload) % _ENTRY.size != CRC.size
@@ -318,43 +330,3 @@ class BitstreamReader:
             raise BitstreamError(f"more frames than the header says, {self.header.frame_count}")
         if not set(self._seen) <= set(index) or (self._in_order and tuple(self._seen) != index):
             raise BitstreamError("the index does not match the frames")
-
-
-def _pack_length(length: int) -> bytes:
-    """LEB128: 7 bits per byte, the lowest first; bit 7 is set where another byte follows."""
-    out = bytearray()
-    while length > 0x7F:
-        out.append(length & 0x7F | 0x80)
-        length >>= 7
-    return bytes([*out, length])
-
-
-def _unpack_length(data: bytes) -> tuple[int, int]:
-    """The number at the start of 5 bytes and how many of them it takes."""
-    length = 0
-    for i, byte in enumerate(data):
-        length |= (byte & 0x7F) << 7 * i
-        if byte < 0x80 and length <= MAX_PAYLOAD and (byte or not i):  # one spelling per number
-            return length, i + 1
-        if byte < 0x80:
-            break
-    raise BitstreamError("the length of the packet is not possible")
-
-
-def _checksum(number: int, kind: int, payload: bytes) -> int:
-    """CRC-32 over frame number, kind, length and payload: a moved packet is noticed too."""
-    start = zlib.crc32(CRC.pack(number) + bytes([kind]) + _pack_length(len(payload)))
-    return zlib.crc32(payload, start)
-
-
-def _kind(intra: bool, quality: int) -> int:
-    return quality | (_INTRA if intra else 0)
-
-
-def _pack(number: int, kind: int, expected: int | None, payload: bytes) -> bytes:
-    """A packet; it says its kind where that is not the one expected. (An empty payload does too:
-    its length looks like that.)"""
-    check_number("payload size", len(payload), 0, MAX_PAYLOAD)
-    crc = CRC.pack(_checksum(number, kind, payload))
-    said = bytes([_SAID, kind]) if kind != expected or not payload else b""
-    return said + _pack_length(len(payload)) + crc + payload

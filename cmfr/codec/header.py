@@ -14,8 +14,8 @@ from cmfr.video import h273
 if TYPE_CHECKING:
     from cmfr.video.info import VideoInfo
 
-MAGIC, VERSION = b"CMFR", 4
-VERSIONS = (1, 2, 3, 4)  # that are read
+MAGIC, VERSION = b"CMFR", 5
+VERSIONS = (1, 2, 3, 4, 5)  # that are read
 CHROMA = ("420", "444", "rgb")  # the position is the number in the file, here and below
 RANGES = ("unspecified", "limited", "full")
 ARITHMETICS = ("the encoder's own", "portable")

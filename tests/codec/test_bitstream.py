@@ -98,7 +98,7 @@ def test_stream_at_an_offset_of_the_file_and_closing_twice() -> None:
     file = io.BytesIO()
     file.write(b"before")
     writer = BitstreamWriter(file, HEADER)
-    assert writer.write_frame(True, 0, b"abc") == 10
+    assert writer.write_frame(True, 0, b"abc") == 8
     writer.close()
     writer.close()
     assert file.tell() == len(file.getvalue()) and file.getvalue().startswith(b"beforeCMFR")
@@ -108,7 +108,7 @@ def test_stream_at_an_offset_of_the_file_and_closing_twice() -> None:
         writer.write_frame(True, 0, b"")
 
 
-@pytest.mark.parametrize("size,overhead", [(1, 5), (127, 5), (128, 6), (1000, 6), (20000, 7)])
+@pytest.mark.parametrize("size,overhead", [(1, 3), (127, 3), (128, 4), (1000, 4), (20000, 5)])
 def test_a_packet_has_its_length_and_its_checksum_besides(size: int, overhead: int) -> None:
     """And where its kind is not the one that the header lets expect, two bytes for that."""
     file = io.BytesIO()
@@ -117,7 +117,7 @@ def test_a_packet_has_its_length_and_its_checksum_besides(size: int, overhead: i
     written += [(False, 34, 0), (True, 32, 0)]  # the pattern begins anew at every intra frame
     for intra, of_frame, said in written:
         assert writer.write_frame(intra, of_frame, bytes(size)) == size + overhead + said
-    assert writer.write_frame(False, 34, b"") == 7  # an empty one as well
+    assert writer.write_frame(False, 34, b"") == 5  # an empty one as well
     writer.close()
     file.seek(0)
     *packets, empty = BitstreamReader(file)
@@ -151,7 +151,7 @@ def test_every_truncation_is_noticed(pipe: bool, regular: bool) -> None:
                 for packet in BitstreamReader(io.BytesIO(data[:length])):
                     good.append(packet.payload)
             complete = sum(
-                end <= length for end in [*starts[1:], starts[-1] + (17 if regular else 19)]
+                end <= length for end in [*starts[1:], starts[-1] + (15 if regular else 17)]
             )
             assert good == [payload(i) for i in range(complete)]
 
@@ -163,7 +163,7 @@ def test_messages() -> None:
         (b"", "not a .cmfr file"),
         (b"RIFF" + data, "not a .cmfr file"),
         (data[:30], "file ends within the header"),
-        (flip(data, 4, 8), "version 12 is newer than this program reads"),
+        (flip(data, 4, 8), "version 13 is newer than this program reads"),
         (flip(data, 9), "the header is damaged: checksum"),
         (flip(data, starts[2] + 8), "frame 2 is damaged: checksum does not match"),
         (data[: starts[2] + 8], "file ends within frame 2"),
@@ -184,6 +184,20 @@ def test_version_3_is_read_as_before() -> None:
     reader = BitstreamReader(io.BytesIO((VERSION_1.parent / "version3.cmfr").read_bytes()))
     assert reader.version == 3 and not reader.header.portable
     assert reader.header.producer.startswith("torch 2.15") and len(list(reader)) == 6
+
+
+def test_version_4_is_read_as_before() -> None:
+    """The checksums of its packets have 32 bits."""
+    data = (VERSION_1.parent / "version4.cmfr").read_bytes()
+    reader = BitstreamReader(io.BytesIO(data))
+    packets = list(reader)
+    assert reader.version == 4 and reader.header.portable and reader.header.quality == 40
+    assert [p.intra for p in packets] == [True, False, False, False, True, False]
+    starts = [p.offset for p in packets]
+    assert all(p.size == len(p.payload) + 5 for p in packets)  # lengths of one byte
+    for at in range(starts[0], len(data)):
+        with pytest.raises(BitstreamError):
+            read_all(flip(data, at))
 
 
 @pytest.mark.parametrize("portable", [False, True])
