@@ -17,6 +17,7 @@ QUALITIES = 64  # quality indices 0 (smallest file) .. 63 (best), in one set of 
 # Of a picture to decode, unless more are allowed: what a stream says of itself is easily forged.
 MAX_PIXELS = 8192 * 4320
 MAX_STRIDE = 16  # of any latent and level of a model
+MAX_REFINE_STEPS = 10_000  # of an encoder on the motion of a frame
 
 
 # A configuration may come from a weights file of anyone: no number in it makes a model that cannot
@@ -65,6 +66,7 @@ class EstimationLevel(Strict):
     widths: tuple[Width, ...] = Field((32, 64, 32, 16), max_length=16)
 
 
+Positive = Annotated[float, Field(gt=0)]
 _Offset = Annotated[int, Field(gt=-QUALITIES, lt=QUALITIES)]
 _Adaptor = Annotated[int, Field(ge=0, lt=16)]
 
@@ -130,6 +132,8 @@ class CodecConfig(Strict):
 
     color: what the network sees, YCbCr 4:4:4 or RGB.
     refresh_period: frames between temporal feature refreshes; 0 = never.
+    lambda_range: what a squared error (samples in [0, 1]) weighs against a bit per pixel at quality
+    0 and 63 of P-frames, for encoders that search. Training has its own.
     """
 
     name: str = Field(min_length=1, max_length=63)
@@ -137,6 +141,7 @@ class CodecConfig(Strict):
     color: Literal["ycbcr", "rgb"] = "ycbcr"
     hierarchy: HierarchyConfig = HierarchyConfig()
     refresh_period: int = Field(32, ge=0, le=65535)
+    lambda_range: tuple[Positive, Positive] = (48.0, 24576.0)
 
     @property
     def frame_multiple(self) -> int:

@@ -38,7 +38,8 @@ def run_encode(args: argparse.Namespace) -> None:
     # Before seconds are spent on loading.
     read = (args.input, *weights_files(args.model, args.weights))
     check_distinct(args.output, *read)
-    check_request(args.input, args.output, args.quality, args.intra_period, args.refresh_period)
+    periods = args.intra_period, args.refresh_period
+    check_request(args.input, args.output, args.quality, *periods, args.refine)
     targets = (args.target_bitrate, args.target_psnr)
     aim = Target(*targets) if any(target is not None for target in targets) else None
     check_resume(args.output, aim, args.resume)
@@ -58,6 +59,7 @@ def run_encode(args: argparse.Namespace) -> None:
         "aim": aim,
         "resume": args.resume,
         "portable": args.portable,
+        "refine": args.refine,
         **options,
     }
     with _Progress("encode", info.frame_count, info.width * info.height, args.quiet) as progress:

@@ -23,6 +23,7 @@ from cmfr.cli.parser import (
     add_color,
     add_device,
     add_intra_period,
+    add_refine,
     add_refresh_period,
     add_weights,
     frame_size,
@@ -62,6 +63,7 @@ def _add_evaluate(commands: Commands) -> None:
     )
     add_conditions(evaluate)
     add_refresh_period(evaluate)
+    add_refine(evaluate)
     evaluate.add_argument("--processes", type=int, default=1, help="side by side (1)")
     evaluate.add_argument("--threads", type=int, help="CPU threads of each process")
     add_device(evaluate)

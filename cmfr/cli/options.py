@@ -74,9 +74,11 @@ def add_conditions(parser: argparse.ArgumentParser) -> None:
 
 
 def conditions(args: argparse.Namespace) -> CodingConditions:
-    """What these options ask for, and --refresh-period where there is one. Raises UserError."""
-    names = ("color", "matrix", "range", "round_8bit", "frames", "intra_period", "refresh_period")
-    return CodingConditions.asked(**{n: getattr(args, n) for n in names if n in args})
+    """What these options ask for, and --refresh-period and --refine where they are. Raises
+    UserError."""
+    measured = ("color", "matrix", "range", "round_8bit")
+    coded = ("frames", "intra_period", "refresh_period", "refine")
+    return CodingConditions.asked(**{n: getattr(args, n) for n in measured + coded if n in args})
 
 
 def add_stated(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:

@@ -50,6 +50,7 @@ def add_encode(commands: Commands, run: Run) -> None:
         action="store_true",
         help="the stream decodes alike on every machine, CPU or GPU; slower on both sides",
     )
+    add_refine(encode)
     add_source(encode)
     encode.add_argument(
         "--reconstruction",
@@ -158,6 +159,17 @@ def add_refresh_period(parser: argparse.ArgumentParser) -> None:
         "--refresh-period",
         type=int,
         help="frames between temporal feature refreshes, 0 = never (default: the model's)",
+    )
+
+
+def add_refine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--refine",
+        type=int,
+        default=0,
+        metavar="STEPS",
+        help="refine each P-frame's motion by so many gradient steps: fewer bits, each step as "
+        "slow as coding the frame four times; decoding stays as it is (0)",
     )
 
 

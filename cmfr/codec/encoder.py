@@ -52,6 +52,7 @@ class Encoder(LoadedModel):
         aim: Target | None = None,
         resume: bool = False,
         portable: bool = False,
+        refine: int = 0,
         **source_options: Any,
     ) -> CodingReport:
         """Code a video file, raw .yuv or folder of PNGs into a `.cmfr` file.
@@ -66,6 +67,7 @@ class Encoder(LoadedModel):
         resume: what is interrupted is kept, and gone on with from its last intra frame; the file is
         that of an uninterrupted call, byte by byte.
         portable: the stream decodes alike on every machine (slower).
+        refine: gradient steps on the motion latents of every P-frame: fewer bits, slower encoding.
         source_options: as for `reader.open_video`.
 
         The file appears under its name when it is complete; devices and pipes are written into.
@@ -73,7 +75,7 @@ class Encoder(LoadedModel):
         Raises ValueError or OSError with one sentence.
         """
         target = Path(target)
-        check_request(source, target, quality, intra_period, refresh_period)
+        check_request(source, target, quality, intra_period, refresh_period, refine)
         check_resume(target, aim, resume)
         with open_video(source, start=start, frames=frames, **source_options) as reader:
             info = reader.info
@@ -87,7 +89,9 @@ class Encoder(LoadedModel):
             control = None
             if aim is not None:
                 control = RateControl(aim, header, info.frame_count)
-                quality = control.start(lambda tried: self._first_two(reader, header, tried))
+                quality = control.start(
+                    lambda tried: self._first_two(reader, header, tried, refine)
+                )
                 header = replace(header, quality=quality)
             with self._going_on(target, reader, header, report, resume) as (old, left):
                 with output_file(target, kept=resume) as file:
@@ -97,7 +101,15 @@ class Encoder(LoadedModel):
                     beside = self.device.type == "cuda" and control is None
                     with closing(ahead(left)) as pictures:
                         for coded in self.encode_frames(
-                            pictures, info, header, writer, estimate, control, report.kept, beside
+                            pictures,
+                            info,
+                            header,
+                            writer,
+                            estimate,
+                            control,
+                            report.kept,
+                            beside,
+                            refine,
                         ):
                             report.frames = coded.number + 1
                             if on_frame is not None:
@@ -111,12 +123,12 @@ class Encoder(LoadedModel):
         return report
 
     def _first_two(
-        self, frames: Iterable[Frame], header: StreamHeader, quality: int
+        self, frames: Iterable[Frame], header: StreamHeader, quality: int, refine: int
     ) -> list[tuple[int, float]]:
         """Bits and PSNR of the first two frames at a quality, written nowhere."""
         info, header = header.info(), replace(header, quality=quality)
         writer = BitstreamWriter(io.BytesIO(), header)
-        both = self.encode_frames(islice(frames, 2), info, header, writer)
+        both = self.encode_frames(islice(frames, 2), info, header, writer, refine=refine)
         return [(coded.bits, _psnr(coded, info)) for coded in both]
 
     @contextmanager
@@ -182,6 +194,7 @@ class Encoder(LoadedModel):
         control: RateControl | None = None,
         first: int = 0,
         beside: bool = False,
+        refine: int = 0,
     ) -> Iterator[CodedFrame]:
         """Code `frames` of a video one by one into an open stream, as its header says; see
         `encode_video`.
@@ -199,7 +212,7 @@ class Encoder(LoadedModel):
                 asked = header
                 if control is not None:
                     asked = replace(header, quality=control.quality())
-                begun, quality, shown = self._begin(frame, info, asked, past, estimate)
+                begun, quality, shown = self._begin(frame, info, asked, past, estimate, refine)
                 intra, past = past is None, begun.output.state
                 coded = CodedFrame(number, intra, quality, 0, shown, source=frame)
                 finish = partial(_finish, begun, writer, coded)
@@ -222,13 +235,14 @@ class Encoder(LoadedModel):
         header: StreamHeader,
         past: ReferenceState | None,
         estimate: bool = False,
+        refine: int = 0,
     ) -> tuple[BegunFrame, int, Frame]:
         """A frame but for its entropy coding, its own quality, its picture."""
         x = planes_to_tensor(frame, info, self.model.cfg.color, self.device)
         with self._arithmetic(header):
             picture = Picture(info, self.model.cfg.color)
             begun, quality = self.model.begin_frame(
-                x, header.quality, past, header.refresh_period, picture, estimate
+                x, header.quality, past, header.refresh_period, picture, estimate, refine
             )
             return begun, quality, picture.of(begun.output.x_hat)
 

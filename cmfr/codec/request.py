@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cmfr.codec.header import check_periods
+from cmfr.codec.header import check_number, check_periods
 from cmfr.codec.rate_control import Target
-from cmfr.config import QUALITIES
+from cmfr.config import MAX_REFINE_STEPS, QUALITIES
 from cmfr.utils.errors import UserError
 from cmfr.utils.files import check_distinct, is_stream
 from cmfr.video.reader import VIDEO_SUFFIXES
@@ -18,11 +18,13 @@ def check_request(
     quality: int,
     intra_period: int,
     refresh_period: int | None,
+    refine: int = 0,
 ) -> None:
     """What `Codec.encode_video` checks before it opens anything. Raises UserError or OSError."""
     target = Path(target)
     if not 0 <= quality < QUALITIES:
         raise UserError(f"quality {quality} is not in 0..{QUALITIES - 1}")
+    check_number("the steps that refine motion", refine, 0, MAX_REFINE_STEPS)
     check_periods(intra_period, refresh_period)
     if target.suffix.lower() in VIDEO_SUFFIXES or target.suffix.lower() == ".png":
         raise UserError(f"{target}: what is written is a .cmfr file, not a video; name it so")

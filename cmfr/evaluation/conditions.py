@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from cmfr.codec.header import check_periods
+from cmfr.codec.header import check_number, check_periods
+from cmfr.config import MAX_REFINE_STEPS
 from cmfr.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class CodingConditions:
     state is the same for all it compares.
     refresh_period: frames between temporal feature refreshes, 0: never. It is a codec's own affair,
     and not compared.
+    refine: steps by which motion latents were refined. Not compared either.
     """
 
     color: Color = _condition("color of the measurement", "quality measured on", True, "yuv420")
@@ -79,6 +81,7 @@ class CodingConditions:
     )
     publication: str | None = None
     refresh_period: int | None = None
+    refine: int = 0
 
     @classmethod
     def asked(
@@ -90,6 +93,7 @@ class CodingConditions:
         frames: int | None = None,
         intra_period: int = -1,
         refresh_period: int | None = None,
+        refine: int = 0,
     ) -> CodingConditions:
         """Conditions to code and measure under, as commands and configurations take them: matrix
         and range bt709 and full unless given, RGB rounded only with `round_8bit`. Raises UserError.
@@ -101,10 +105,17 @@ class CodingConditions:
         if frames is not None and frames < 1:
             raise UserError(f"frames must be 1 or more, not {frames}")
         check_periods(intra_period, refresh_period)
+        check_number("the steps that refine motion", refine, 0, MAX_REFINE_STEPS)
         matrix, range = matrix or "bt709", range or "full"
         if color != "rgb" and (matrix, range, round_8bit) != ("bt709", "full", False):
             raise UserError("--matrix, --range and --round-8bit are for --color rgb")
-        asked = cls(color, frames=frames, intra_period=intra_period, refresh_period=refresh_period)
+        asked = cls(
+            color,
+            frames=frames,
+            intra_period=intra_period,
+            refresh_period=refresh_period,
+            refine=refine,
+        )
         if color != "rgb":
             return asked
         rounding = "8bit" if round_8bit else "float"

@@ -216,10 +216,11 @@ def _refresh_period(codec: Codec, task: SequenceTask) -> int:
 
 
 def _codec_name(codec: Codec, task: SequenceTask) -> str:
-    """The model's name, and the refresh period where it is not the model's."""
+    """The model's name, the refresh period where it is not the model's, steps of refinement."""
     period = _refresh_period(codec, task)
     same = period == codec.model.cfg.refresh_period
-    return codec.name if same else f"{codec.name}-refresh{period}"
+    name = codec.name if same else f"{codec.name}-refresh{period}"
+    return f"{name}-refine{steps}" if (steps := task.conditions.refine) else name
 
 
 def _encode(
@@ -233,7 +234,11 @@ def _encode(
         header = codec.header(reader.info, task.quality, intra_period or -1, refresh_period)
         writer = BitstreamWriter(stream, header)
         frames = clock.reading(islice(reader, task.frames))
-        for frame in codec.encode_frames(frames, reader.info, header, writer, estimate=True):
+        refine = task.conditions.refine
+        coding = codec.encode_frames(
+            frames, reader.info, header, writer, estimate=True, refine=refine
+        )
+        for frame in coding:
             clock.hold()
             assert frame.output is not None
             clock.entropy += frame.output.coder_seconds

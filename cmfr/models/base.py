@@ -29,6 +29,7 @@ from cmfr.models.state import (
 from cmfr.nn.bit_estimator import BitEstimator, EntropyCoder
 from cmfr.nn.entropy_coder import BitReader, BitWriter
 from cmfr.nn.latent_coder import LatentCoder
+from cmfr.nn.moved_latents import MovedLatents
 
 Past = TypeVar("Past", FrameSize, ReferenceState)
 Shown = Callable[[Tensor], bytes]
@@ -90,14 +91,20 @@ class FrameCodec(nn.Module, ABC, Generic[Past]):
         return sum(latent.symbols(*size) for latent in latents)
 
     def forward(
-        self, x: Tensor, quality: Tensor, past: Past, coder: BitEstimator | None = None
+        self,
+        x: Tensor,
+        quality: Tensor,
+        past: Past,
+        coder: BitEstimator | None = None,
+        moves: list[Tensor] | None = None,
     ) -> FrameOutput:
         """x [B, 3, H, W] in [0, 1], quality [B] integers -> output with bits per sample.
 
         coder: counts the bits; by default as training does, or coding in eval mode.
+        moves: of the motion latents, see `MovedLatents`.
         """
         coder = coder or BitEstimator(self.training)
-        output = self._code(coder, x, quality, past)
+        output = self._code(_moving(coder, moves), x, quality, past)
         output.bits.update(coder.bits)
         output.bit_maps.update(coder.maps)
         return output
@@ -122,16 +129,18 @@ class FrameCodec(nn.Module, ABC, Generic[Past]):
         past: Past,
         shown: Shown | None = None,
         estimate: bool = False,
+        moves: list[Tensor] | None = None,
     ) -> BegunFrame:
         """x [1, 3, H, W], quality [1] -> what the decoder will have, and the rest of the encoding.
 
         shown: the picture that is made of x_hat, as bytes; the payload's checksum covers it.
         estimate: estimate the bits too, beside the bytes.
+        moves: of the motion latents, see `MovedLatents`.
         """
         assert not self.training, "encode needs eval()"
         estimator = TimedEstimator(x.device) if estimate else None
         coder = BitWriter(estimator)
-        output = self._code(coder, x, quality, past)
+        output = self._code(_moving(coder, moves), x, quality, past)
         if estimator:
             output.bits.update(estimator.bits)
             output.bit_maps.update(estimator.maps)
@@ -162,6 +171,10 @@ class FrameCodec(nn.Module, ABC, Generic[Past]):
         """
         x = x.float()
         return x if self.training else x.clamp(0, 1).nan_to_num(0)
+
+
+def _moving(coder: EntropyCoder, moves: list[Tensor] | None) -> EntropyCoder:
+    return coder if moves is None else MovedLatents(coder, "motion", moves)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -12,13 +13,22 @@ T = TypeVar("T")
 
 def detached(value: T) -> T:
     """The same value without gradient history: tensors, dataclasses and dicts of them."""
+    return _changed(value, Tensor.detach)
+
+
+def without_history(value: T) -> T:
+    """A copy that gradients can go through, of what inference made too."""
+    return _changed(value, lambda tensor: tensor.detach().clone())
+
+
+def _changed(value: T, change: Callable[[Tensor], Tensor]) -> T:
     result: Any = value
     if isinstance(value, Tensor):
-        result = value.detach()
+        result = change(value)
     elif isinstance(value, dict):
-        result = {key: detached(item) for key, item in value.items()}
+        result = {key: _changed(item, change) for key, item in value.items()}
     elif is_dataclass(value) and not isinstance(value, type):
-        parts = {part.name: detached(getattr(value, part.name)) for part in fields(value)}
+        parts = {part.name: _changed(getattr(value, part.name), change) for part in fields(value)}
         result = type(value)(**parts)
     return result
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cmfr.config import QUALITIES, CodecConfig
 from cmfr.models.base import BegunFrame, FrameCodec, FrameSize, InterCodec, Shown
+from cmfr.models.refinement import refined_motion
 from cmfr.models.registry import FAMILIES
 from cmfr.models.state import FrameOutput, ReferenceState
 from cmfr.nn.bit_estimator import BitEstimator
@@ -113,6 +114,7 @@ class VideoModel(nn.Module):
         refresh_period: int | None = None,
         shown: Shown | None = None,
         estimate: bool = False,
+        refine: int = 0,
     ) -> tuple[BegunFrame, int]:
         """x [1, 3, h, w] of any size, stream quality -> the frame but for its entropy coding, and
         the frame's own quality.
@@ -120,6 +122,7 @@ class VideoModel(nn.Module):
         past: None makes an I-frame.
         refresh_period: as of `refreshed`.
         shown, estimate: as of `FrameCodec.begin`.
+        refine: gradient steps on the motion latents of a P-frame, see refinement.py.
         """
         x, index = self.padded(x), torch.tensor([quality])
         if past is None:
@@ -127,7 +130,10 @@ class VideoModel(nn.Module):
             return self.intra.begin(x, index.to(x.device), size, shown, estimate), quality
         index = self.frame_quality_index(index, past.position + 1)
         past = self.refreshed(past, refresh_period)
-        begun = self.inter.begin(x, index.to(x.device), past, shown, estimate)
+        moves = None
+        if refine:
+            moves = refined_motion(self.inter, x, index, past, self.cfg, refine)
+        begun = self.inter.begin(x, index.to(x.device), past, shown, estimate, moves)
         return begun, int(index)  # of a tensor on the host: nobody waits
 
     def decode_frame(

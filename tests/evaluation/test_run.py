@@ -146,7 +146,7 @@ CLIPS = ("carphone_qcif_176x144", "davis_parkour_416x240", "vid4_foliage_704x480
 class Identity:
     """In place of an RGB network's frames: the 8-bit picture that it gets, and gives."""
 
-    def begin_frame(self, x, quality, past, refresh_period=None, shown=None, estimate=False):
+    def begin_frame(self, x, quality, past, period=None, shown=None, estimate=False, refine=0):
         payload = (x * 255).round().to(torch.uint8).numpy().tobytes()
         output = FrameOutput(x, ReferenceState(x))
         return SimpleNamespace(output=output, finish=lambda: (payload, output)), quality
