@@ -24,7 +24,7 @@ def check_request(
     target = Path(target)
     if not 0 <= quality < QUALITIES:
         raise UserError(f"quality {quality} is not in 0..{QUALITIES - 1}")
-    check_number("the steps that refine motion", refine, 0, MAX_REFINE_STEPS)
+    check_number("the number of refining steps", refine, 0, MAX_REFINE_STEPS)
     check_periods(intra_period, refresh_period)
     if target.suffix.lower() in VIDEO_SUFFIXES or target.suffix.lower() == ".png":
         raise UserError(f"{target}: what is written is a .cmfr file, not a video; name it so")

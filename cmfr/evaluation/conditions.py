@@ -105,7 +105,7 @@ class CodingConditions:
         if frames is not None and frames < 1:
             raise UserError(f"frames must be 1 or more, not {frames}")
         check_periods(intra_period, refresh_period)
-        check_number("the steps that refine motion", refine, 0, MAX_REFINE_STEPS)
+        check_number("the number of refining steps", refine, 0, MAX_REFINE_STEPS)
         matrix, range = matrix or "bt709", range or "full"
         if color != "rgb" and (matrix, range, round_8bit) != ("bt709", "full", False):
             raise UserError("--matrix, --range and --round-8bit are for --color rgb")

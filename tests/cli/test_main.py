@@ -124,6 +124,7 @@ def test_bad_input_to_encode(tmp_path, yuv_file, weights, capsys):
         ((yuv_file, tmp_path / "out.Y4M"), "what is written is a .cmfr file"),
         ((yuv_file, target, "--refresh-period", "-1"), "refresh period -1"),
         ((yuv_file, target, "--frames", "0"), "frames"),
+        ((yuv_file, target, "--refine", "-1"), "number of refining steps"),
     ):
         assert expected in failing(capsys, "encode", *arguments, *model)
         assert not list(tmp_path.glob("*out*")), arguments

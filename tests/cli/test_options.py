@@ -68,6 +68,9 @@ def test_what_is_measured_on():
     words = ("--color", "rgb", "--matrix", "bt601", "--range", "limited", "--round-8bit")
     assert chosen(*words) == CodingConditions("rgb", "bt601", "limited", -1, None, "8bit")
     assert chosen("--refresh-period", "8").refresh_period == 8
+    assert chosen("--refine", "3").refine == 3
+    with pytest.raises(ValueError, match="number of refining steps"):
+        chosen("--refine", "-1")
     with pytest.raises(ValueError, match="are for --color rgb"):
         chosen("--matrix", "bt601")
     assert isinstance(parse("anchor", *words), argparse.Namespace)

@@ -97,6 +97,6 @@ def test_moves_go_to_the_latents_they_are_made_for():
 
 
 def test_steps_are_checked(codec, tmp_path):
-    with pytest.raises(UserError, match="steps that refine motion"):
+    with pytest.raises(UserError, match="number of refining steps"):
         codec.encode_video(VIDEO, tmp_path / "a.cmfr", refine=-1)
     assert not list(tmp_path.iterdir())
