@@ -420,14 +420,16 @@ def test_peak_memory_is_of_the_record(place, tmp_path):
     cpu = torch.device("cpu")
     if peak_memory(cpu) is None:
         pytest.skip("this system does not tell the peak memory of a while")
+    codec = load_codec(place / "nano.safetensors", "cpu")
+    sequence = TestSequence.model_validate(yaml.safe_load(
+        (place / "made.yaml").read_text())["sequences"][0])  # fmt: skip
+    task = sequence_task(place / "small.yuv", sequence, tmp_path)
+    evaluate_sequence(codec, task)  # what libraries make once and keep is there before
     reset_peak_memory(cpu)
     ballast = np.ones(2**27, np.uint8)  # 128 MiB
     before = peak_memory(cpu)
     del ballast
-    codec = load_codec(place / "nano.safetensors", "cpu")
-    sequence = TestSequence.model_validate(yaml.safe_load(
-        (place / "made.yaml").read_text())["sequences"][0])  # fmt: skip
-    record = evaluate_sequence(codec, sequence_task(place / "small.yuv", sequence, tmp_path))
+    record = evaluate_sequence(codec, task)
     assert 2**24 < record.peak_memory < before - 2**26
 
 
