@@ -17,7 +17,6 @@ QUALITIES = 64  # quality indices 0 (smallest file) .. 63 (best), in one set of 
 # Of a picture to decode, unless more are allowed: what a stream says of itself is easily forged.
 MAX_PIXELS = 8192 * 4320
 MAX_STRIDE = 16  # of any latent and level of a model
-MAX_REFINE_STEPS = 10_000  # of an encoder on the motion of a frame
 
 
 # A configuration may come from a weights file of anyone: no number in it makes a model that cannot
@@ -25,6 +24,12 @@ MAX_REFINE_STEPS = 10_000  # of an encoder on the motion of a frame
 Width = Annotated[int, Field(ge=1, le=4096)]
 Depth = Annotated[int, Field(ge=0, le=64)]
 Stride = Annotated[int, Field(ge=1, le=MAX_STRIDE)]
+
+
+def by_quality(low: float, high: float, quality: Any) -> Any:
+    """What is `low` at quality 0 and `high` at 63 and runs geometrically between; quality: a number
+    or a tensor."""
+    return low * (high / low) ** (quality / (QUALITIES - 1))
 
 
 class Strict(BaseModel):

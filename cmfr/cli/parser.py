@@ -168,8 +168,8 @@ def add_refine(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="STEPS",
-        help="refine each P-frame's motion by so many gradient steps: fewer bits, each step as "
-        "slow as coding the frame four times; decoding stays as it is (0)",
+        help="refine each P-frame's motion by so many gradient steps: fewer bits, encoding about "
+        "ten times as slow with three of them; decoding stays as it is (0)",
     )
 
 

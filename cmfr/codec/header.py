@@ -43,6 +43,11 @@ def check_periods(intra_period: int, refresh_period: int | None) -> None:
         check_number("the refresh period", refresh_period, 0, 65535)
 
 
+def check_refine(steps: int) -> None:
+    """Raise UserError for steps on a frame's motion that no encoder takes."""
+    check_number("the number of refining steps", steps, 0, 10_000)
+
+
 @dataclass(frozen=True)
 class StreamHeader:
     """What a stream says about itself. Values outside of their ranges raise ValueError.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cmfr.codec.header import check_number, check_periods
+from cmfr.codec.header import check_periods, check_refine
 from cmfr.codec.rate_control import Target
-from cmfr.config import MAX_REFINE_STEPS, QUALITIES
+from cmfr.config import QUALITIES
 from cmfr.utils.errors import UserError
 from cmfr.utils.files import check_distinct, is_stream
 from cmfr.video.reader import VIDEO_SUFFIXES
@@ -24,7 +24,7 @@ def check_request(
     target = Path(target)
     if not 0 <= quality < QUALITIES:
         raise UserError(f"quality {quality} is not in 0..{QUALITIES - 1}")
-    check_number("the number of refining steps", refine, 0, MAX_REFINE_STEPS)
+    check_refine(refine)
     check_periods(intra_period, refresh_period)
     if target.suffix.lower() in VIDEO_SUFFIXES or target.suffix.lower() == ".png":
         raise UserError(f"{target}: what is written is a .cmfr file, not a video; name it so")

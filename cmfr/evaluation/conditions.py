@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from cmfr.codec.header import check_number, check_periods
-from cmfr.config import MAX_REFINE_STEPS
+from cmfr.codec.header import check_periods, check_refine
 from cmfr.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ class CodingConditions:
         if frames is not None and frames < 1:
             raise UserError(f"frames must be 1 or more, not {frames}")
         check_periods(intra_period, refresh_period)
-        check_number("the number of refining steps", refine, 0, MAX_REFINE_STEPS)
+        check_refine(refine)
         matrix, range = matrix or "bt709", range or "full"
         if color != "rgb" and (matrix, range, round_8bit) != ("bt709", "full", False):
             raise UserError("--matrix, --range and --round-8bit are for --color rgb")

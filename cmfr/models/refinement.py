@@ -5,7 +5,8 @@ rate + lambda * distortion through the whole codec, find motion that costs fewer
 better; decoders do as always, and need not know (after Lu et al., "Content adaptive and error
 propagation aware deep video compression", ECCV 2020, and Tang et al., "Offline and online optical
 flow enhancement for deep video compression", AAAI 2024, which refine the encoder and the flow).
-Residual and I-frame latents gain little in as many steps (measured: docs/performance.md).
+Residual and I-frame latents gain little in as many steps (measured: checkpoints/TRAINING_LOG.md,
+session 14).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cmfr.config import QUALITIES, CodecConfig
+from cmfr.config import CodecConfig, by_quality
 from cmfr.models.base import InterCodec
 from cmfr.models.state import FrameOutput, ReferenceState, without_history
 from cmfr.nn.bit_estimator import BitEstimator, TrainingNoise
@@ -36,16 +37,15 @@ def refined_motion(
     past: ReferenceState,
     cfg: CodecConfig,
     steps: int,
-) -> list[Tensor]:
-    """What to add to a frame's motion latents, for `FrameCodec.begin`; nothing where that would
+) -> list[Tensor] | None:
+    """What to add to a frame's motion latents, for `FrameCodec.begin`; None where that would
     not help.
 
     x: [1, 3, H, W].
     quality: [1] on the host, the frame's own.
-    steps: at least 1; each takes about as long as coding the frame four times.
+    steps: at least 1; three take about as long as coding the frame ten times.
     """
-    low, high = cfg.lambda_range
-    weight = low * (high / low) ** (int(quality) / (QUALITIES - 1))
+    weight = by_quality(*cfg.lambda_range, int(quality))
 
     def cost(output: FrameOutput) -> Tensor:
         distortion = (output.x_hat - x).square().mean()
@@ -63,11 +63,9 @@ def refined_motion(
                 optimizer.param_groups[0]["lr"] = STEP * min(1.0, 2 * (1 - step / steps))
                 optimizer.zero_grad()
                 estimator = BitEstimator(True, Rounding())
-                loss = cost(codec(x, index, past, estimator, moves))
-                for move, gradient in zip(moves, torch.autograd.grad(loss, moves), strict=True):
-                    move.grad = gradient
+                cost(codec(x, index, past, estimator, moves)).backward(inputs=moves)
                 optimizer.step()
         moves = [move.detach() for move in moves]
         with torch.no_grad():
             after = cost(codec(x, index, past, BitEstimator(False), moves))
-        return moves if after < before else []
+        return moves if after < before else None

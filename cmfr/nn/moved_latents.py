@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from cmfr.nn.bit_estimator import EntropyCoder
-from cmfr.nn.densities import Density, HyperDensity
 
 
 class MovedLatents(EntropyCoder):
@@ -31,18 +32,8 @@ class MovedLatents(EntropyCoder):
         self._next += 1
         return values + move
 
-    def code_latent(
-        self, name: str, values: Tensor | None, mean: Tensor, scale: Tensor,
-        density: Density, skip: float, rdoq: float = 0.0,
-    ) -> Tensor:  # fmt: skip
-        moved = self._moved(name, values)
-        return self.coder.code_latent(name, moved, mean, scale, density, skip, rdoq)
+    def code_latent(self, name: str, values: Tensor | None, *rest: Any) -> Tensor:
+        return self.coder.code_latent(name, self._moved(name, values), *rest)
 
-    def code_factorized(
-        self,
-        name: str,
-        values: Tensor | None,
-        model: HyperDensity,
-        shape: tuple[int, int, int, int],
-    ) -> Tensor:
-        return self.coder.code_factorized(name, self._moved(name, values), model, shape)
+    def code_factorized(self, name: str, values: Tensor | None, *rest: Any) -> Tensor:
+        return self.coder.code_factorized(name, self._moved(name, values), *rest)

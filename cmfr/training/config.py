@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from cmfr.config import QUALITIES, CodecConfig, Strict
+from cmfr.config import QUALITIES, CodecConfig, Strict, by_quality
 from cmfr.models.presets import PRESETS
 from cmfr.models.registry import ModelConfig
 from cmfr.training.data.config import DataConfig
@@ -68,7 +68,7 @@ class LossConfig(Strict):
             if intra
             else (self.lambda_min, self.lambda_max)
         )
-        return low * (high / low) ** (quality / (QUALITIES - 1))
+        return by_quality(low, high, quality)
 
 
 class InitConfig(Strict):
