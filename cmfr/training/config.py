@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 from cmfr.config import QUALITIES, CodecConfig, Strict, by_quality
 from cmfr.models.presets import PRESETS
 from cmfr.models.registry import ModelConfig
-from cmfr.training.data.config import DataConfig
+from cmfr.training.data.config import DataConfig, with_likenesses
 from cmfr.utils.config_files import find_config
 from cmfr.utils.errors import UserError, unknown
 from cmfr.utils.yaml_config import faults, merged, read_tree
@@ -72,7 +72,11 @@ class LossConfig(Strict):
 
 
 class InitConfig(Strict):
-    """A weights file, and the name prefixes of the modules taken from it (all by default)."""
+    """Weights to start from.
+
+    file: a weights file, or the name of a model whose weights are shipped (``cmfr-s``).
+    modules: name prefixes of the modules taken from it (all by default).
+    """
 
     file: Path
     modules: tuple[str, ...] = ("",)
@@ -256,9 +260,12 @@ class TrainConfig(Strict):
     @model_validator(mode="before")
     @classmethod
     def _preset(cls, values: Any) -> Any:
-        """`model: cmfr-s` names a preset; `model: {preset: cmfr-s, fusion: concat}` changes it."""
+        """`model: cmfr-s` names a preset; `model: {preset: cmfr-s, fusion: concat}` changes it.
+        `data: {held_out: {like: clips, ...}}`: `with_likenesses`."""
         if isinstance(values, dict) and "model" in values:
             values = {**values, "model": model_config(values["model"])}
+        if isinstance(values, dict) and isinstance(values.get("data"), dict):
+            values = {**values, "data": with_likenesses(values["data"])}
         return values
 
     @model_validator(mode="after")

@@ -65,7 +65,7 @@ def fixed_part(cfg: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _names(inits: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return [{**init, "file": Path(init["file"]).name} for init in inits]
+    return [{**init, "file": Path(init["file"]).stem} for init in inits]
 
 
 def _with_present_keys(theirs: dict[str, Any]) -> dict[str, Any]:

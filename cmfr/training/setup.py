@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from cmfr.codec.checkpoint import load_weights, read_weights
+from cmfr.codec.model_files import find_weights
 from cmfr.models.video_model import VideoModel
 from cmfr.nn.densities import weights_of
 from cmfr.training.config import InitConfig, StageConfig, TrainConfig
@@ -60,7 +61,7 @@ def _bfloat16(device: torch.device, cpuinfo: Path) -> tuple[bool, str]:
 def init_from(model: VideoModel, inits: tuple[InitConfig, ...]) -> None:
     """Take modules from weights files."""
     for init in inits:
-        _, weights, _ = read_weights(init.file)
+        _, weights, _ = read_weights(find_weights(init.file))
         chosen = {k: v for k, v in weights.items() if k.startswith(init.modules)}
         if not all(any(k.startswith(m) for k in chosen) for m in init.modules):
             raise UserError(f"init: {init.file} has no modules called {init.modules}")
@@ -84,7 +85,7 @@ def check_stages(cfg: TrainConfig, model: VideoModel, processes: int) -> None:
                 f"{processes} processes x {stage.accumulate} accumulation steps"
             )
         for init in stage.init:
-            read_weights(init.file)
+            read_weights(find_weights(init.file))
 
 
 def _left_out(model: torch.nn.Module, name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import signal
 import sys
 import threading
@@ -42,6 +43,23 @@ def end_with_parent() -> None:
     only; elsewhere it goes on to its end."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def heed_parent_alone(*_: object) -> None:
+    """In a process that works for another: SIGTERM from anyone but its parent, and Ctrl-C, are not
+    heard. Clusters, `timeout` and terminals signal all processes of a command; what its helpers
+    are to do then is the command's to say. Elsewhere than on Linux only Ctrl-C is not heard."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @contextlib.contextmanager

@@ -58,7 +58,7 @@ def leaves(tree, where=""):
 def test_variants_differ_from_the_anchor_by_the_intended_keys_only(path):
     cfg = load_ablation(path)
     runs = resolve(cfg)
-    base = load_train_config(cfg.base)
+    base = load_train_config(cfg.base, list(cfg.overrides))
     anchor = plain(runs[cfg.anchor])
     assert list(runs) == list(cfg.variants)
     assert {k: anchor["model"][k] for k in SWITCHES} == SWITCHES

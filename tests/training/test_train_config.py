@@ -33,6 +33,17 @@ def test_every_shipped_configuration_loads(path):
     assert load_train_config(path, ["seed=3"]).seed == 3
 
 
+def test_a_data_set_like_another_has_its_keys_but_for_its_own(path):
+    changes = [
+        "data.more={like: train, count: 3, augmentation: {halved: 0.5}}",
+        "data.train.gaps=[2]",
+    ]
+    cfg = load_train_config(path, changes)
+    train, more = cfg.data["train"], cfg.data["more"]
+    assert more.count == 3 and more.augmentation.halved == 0.5
+    assert more.gaps == train.gaps == (2,) and more.size == train.size
+
+
 def test_mistakes_in_a_configuration_are_named(path):
     for override, expected in (
         ("learning_rate=1", "learning_rate: no key is called 'learning_rate'; there are model"),
@@ -58,6 +69,13 @@ def test_mistakes_in_a_configuration_are_named(path):
         ("loss.distortion={mse_yuv: 0}", "every weight is zero"),
         ("loss.distortion={ms_ssim_rgb: 1}", "MS-SSIM needs a crop of 176 at least, not 48"),
         ("model.motion.estimation=[{stride: 8}, {stride: 3}]", "each a divisor of the one before"),
+        (
+            "data.more={like: vimeo}",
+            "data.more.like: no data set is called 'vimeo'; there are train",
+        ),
+        ("data.more={like: more}", "data.more.like: no data set is called 'more'"),
+        ("data.train.held_out=true", "held_out: true needs hold_out"),
+        ("data.train.hold_out=1", "data.train.hold_out"),
     ):
         with pytest.raises(ValueError, match=expected.replace(".", r"\.")):
             load_train_config(path, [override])

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -170,6 +171,30 @@ def test_terminated_and_resumed_training_equals_uninterrupted(
     assert str(tmp_path / "run" / "state.pt") in told and "The same command goes on" in told
     train(cfg)
     assert_same_run(tmp_path / "run", uninterrupted)
+
+
+def test_a_signal_to_all_processes_of_a_run_saves_too(tmp_path, clips):
+    """As `timeout`, clusters and terminals send it: to the workers that read ahead, too."""
+    data = {"train": {"root": str(clips), "workers": 2}}
+    path = config(tmp_path, clips, steps=100_000, stages=STAGES[:1], data=data, validation=None)
+    for kind in (signal.SIGTERM, signal.SIGINT):
+        log = tmp_path / "run" / "log.jsonl"
+        before = log.stat().st_size if log.is_file() else 0
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cmfr", "train", str(path)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+        try:
+            deadline = time.monotonic() + 120
+            while not (log.is_file() and log.stat().st_size > before):
+                assert process.poll() is None and time.monotonic() < deadline
+                time.sleep(0.05)
+            os.killpg(process.pid, kind)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+        assert process.returncode == 0, err
+        assert "stopped after step" in out and "(asked to)" in out
 
 
 def test_what_a_save_left_that_was_killed_at_its_end_is_removed(tmp_path, clips):

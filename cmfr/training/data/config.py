@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cmfr.config import Strict
-from cmfr.utils.yaml_config import one_of
+from cmfr.utils.errors import UserError, unknown
+from cmfr.utils.yaml_config import merged, one_of
 
 Gap = Annotated[int, Field(ge=1)]
 
@@ -53,15 +54,28 @@ class _Moving(_DataSet):
     reversal: bool = True
 
 
-class _Chosen(_DataSet):
-    """include, exclude: glob patterns of names (relative to the root), so that training and
-    validation can share one set."""
+class SelectionConfig(_DataSet):
+    """A data set of which a part is chosen, so that training and validation can share a folder.
+
+    include, exclude: glob patterns of names (relative to the root).
+    hold_out: share of these, 0..1, that is left out: the last in the order of names, at least one
+    (pieces of one video are neighbours, so few scenes are in both parts).
+    held_out: take what `hold_out` leaves out, and nothing else.
+    """
 
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
+    hold_out: float = Field(0.0, ge=0, lt=1)
+    held_out: bool = False
+
+    @model_validator(mode="after")
+    def _something_held_out(self) -> SelectionConfig:
+        if self.held_out and not self.hold_out:
+            raise UserError("held_out: true needs hold_out, the share that is left out")
+        return self
 
 
-class ClipsConfig(_Moving, _Chosen):
+class ClipsConfig(_Moving, SelectionConfig):
     """A folder of video files, or of folders of numbered frames."""
 
     kind: Literal["clips"] = "clips"
@@ -80,7 +94,7 @@ class SeptupletsConfig(_Moving):
     list_file: str = "sep_trainlist.txt"
 
 
-class ImagesConfig(_Chosen):
+class ImagesConfig(SelectionConfig):
     """A folder of pictures, for the intra codec: clips of one frame."""
 
     kind: Literal["images"] = "images"
@@ -89,7 +103,7 @@ class ImagesConfig(_Chosen):
     reversal: ClassVar[bool] = True  # draws as the others do
 
 
-class GeneratedConfig(_Moving, _Chosen):
+class GeneratedConfig(_Moving, SelectionConfig):
     """Rendered moving scenes, for smoke tests: `count` of so many frames.
 
     size: width, height.
@@ -111,3 +125,19 @@ if TYPE_CHECKING:
     DataConfig = ClipsConfig | SeptupletsConfig | ImagesConfig | GeneratedConfig
 else:
     DataConfig = one_of(DATA_KINDS, "kind", default="clips")
+
+
+def with_likenesses(sets: dict[str, Any]) -> dict[str, Any]:
+    """Data sets as they are written -> in full: one that is `like` another has its keys, but for
+    those that it has itself. Raises UserError where there is no such other."""
+    return {name: _in_full(name, keys, sets) for name, keys in sets.items()}
+
+
+def _in_full(name: str, keys: Any, sets: dict[str, Any]) -> Any:
+    if not isinstance(keys, dict) or "like" not in keys:
+        return keys
+    other, own = keys["like"], {key: value for key, value in keys.items() if key != "like"}
+    if not isinstance(sets.get(other), dict) or "like" in sets[other]:
+        there = [n for n, v in sets.items() if n != name and "like" not in v]
+        raise UserError(unknown(f"data.{name}.like: no data set is called", str(other), there))
+    return merged(sets[other], own)

@@ -6,6 +6,7 @@ that nothing is converted twice and a whole set fits into memory.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cmfr.training.data.config import DataConfig, GeneratedConfig, ImagesConfig, SeptupletsConfig
+from cmfr.training.data.config import (
+    DataConfig,
+    GeneratedConfig,
+    ImagesConfig,
+    SelectionConfig,
+    SeptupletsConfig,
+)
 from cmfr.training.data.generated import generated_clip
 from cmfr.utils.errors import UserError
 from cmfr.utils.files import inner_name, inside
@@ -134,14 +141,14 @@ class Vimeo90kSeptuplet(ClipSet):
 class ClipFolder(ClipSet):
     """A folder of 8-bit 4:2:0 video files, or of folders of numbered frames (pictures)."""
 
-    def __init__(self, root: Path, include: Sequence[str], exclude: Sequence[str]) -> None:
+    def __init__(self, root: Path, selection: SelectionConfig) -> None:
         self.root = root
         entries = [
             path
             for path in sorted(root.iterdir())
             if path.suffix.lower() in VIDEO_SUFFIXES or (path.is_dir() and _pictures_in(path))
         ]
-        self.names = _chosen([path.name for path in entries], include, exclude)
+        self.names = _selected([path.name for path in entries], selection)
         kinds = {(root / name).is_dir() for name in self.names}
         if len(kinds) > 1:
             raise UserError(f"{root} holds both videos and folders of frames; make two data sets")
@@ -187,11 +194,11 @@ def read_video_clip(path: Path, frames: Sequence[int] | None = None) -> Clip:
 class ImageFolder(ClipSet):
     """A folder of pictures, folders within it too: clips of one frame, for the intra codec."""
 
-    def __init__(self, root: Path, include: Sequence[str], exclude: Sequence[str]) -> None:
+    def __init__(self, root: Path, selection: SelectionConfig) -> None:
         self.root = root
         found = (p for p in root.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
         names = sorted(path.relative_to(root).as_posix() for path in found)
-        self.names = _chosen(names, include, exclude)
+        self.names = _selected(names, selection)
 
     def shape(self, index: int) -> tuple[int, int, int]:
         return (1, *_picture_size(self.root / self.names[index]))
@@ -205,7 +212,7 @@ class GeneratedClips(ClipSet):
 
     def __init__(self, cfg: GeneratedConfig) -> None:
         self.cfg = cfg
-        self.names = _chosen([f"scene{i:04d}" for i in range(cfg.count)], cfg.include, cfg.exclude)
+        self.names = _selected([f"scene{i:04d}" for i in range(cfg.count)], cfg)
 
     def shape(self, index: int) -> tuple[int, int, int]:
         return (self.cfg.frames, self.cfg.size[1], self.cfg.size[0])
@@ -251,18 +258,23 @@ def open_data(cfg: DataConfig) -> ClipSet:
     elif isinstance(cfg, SeptupletsConfig):
         data = Vimeo90kSeptuplet(cfg.root, cfg.list_file)
     elif isinstance(cfg, ImagesConfig):
-        data = ImageFolder(cfg.root, cfg.include, cfg.exclude)
+        data = ImageFolder(cfg.root, cfg)
     else:
-        data = ClipFolder(cfg.root, cfg.include, cfg.exclude)
+        data = ClipFolder(cfg.root, cfg)
     if not data.names:
-        raise UserError(f"data: {root or 'the generated set'} holds no {cfg.kind} to train on")
+        beside = " beside those held out" if getattr(cfg, "hold_out", 0) else ""
+        where = root or "the generated set"
+        raise UserError(f"data: {where} holds no {cfg.kind} to train on{beside}")
     return data
 
 
-def _chosen(names: list[str], include: Sequence[str], exclude: Sequence[str]) -> list[str]:
-    """Names that match a pattern of `include` and none of `exclude`."""
+def _selected(names: list[str], cfg: SelectionConfig) -> list[str]:
+    """Names that match a pattern of `include` and none of `exclude`, less those held out, or those
+    alone."""
 
     def matches(name: str, patterns: Sequence[str]) -> bool:
         return any(fnmatch(name, pattern) for pattern in patterns)
 
-    return [n for n in names if matches(n, include) and not matches(n, exclude)]
+    fit = [n for n in names if matches(n, cfg.include) and not matches(n, cfg.exclude)]
+    kept = len(fit) - math.ceil(len(fit) * cfg.hold_out)
+    return fit[kept:] if cfg.held_out else fit[:kept]

@@ -22,6 +22,7 @@ from cmfr.training.data.config import DataConfig
 from cmfr.training.data.datasets import Clip, ClipSet, Preloaded
 from cmfr.training.distributed import Team
 from cmfr.utils.errors import UserError
+from cmfr.utils.signals import heed_parent_alone
 from cmfr.video.color import rgb_to_ycbcr, upsample_chroma, ycbcr_to_rgb
 
 
@@ -191,6 +192,7 @@ def batches(
         num_workers=workers,
         pin_memory=on_gpu and workers > 0,
         prefetch_factor=4 if workers else None,
+        worker_init_fn=heed_parent_alone,
     )
     for first, chroma, quality in loader:
         if on_gpu and not workers:

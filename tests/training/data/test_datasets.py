@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 from fractions import Fraction
 
@@ -7,7 +8,7 @@ import torch
 from conftest import SHARED, moving_clip
 from PIL import Image
 
-from cmfr.training.data.config import ClipsConfig, ImagesConfig, SeptupletsConfig
+from cmfr.training.data.config import ClipsConfig, GeneratedConfig, ImagesConfig, SeptupletsConfig
 from cmfr.training.data.datasets import Preloaded, Vimeo90kSeptuplet, open_data
 from cmfr.training.data.generated import generated_clip
 from cmfr.video.info import ColorInfo, Frame, VideoInfo
@@ -116,6 +117,23 @@ def test_a_folder_of_videos(tmp_path):
     assert torch.equal(part.chroma, clip.chroma[[1, 3]])
     held_out = open_data(ClipsConfig(root=tmp_path, include=("1*",)))
     assert held_out.names == ["1.mkv"]
+
+
+@pytest.mark.parametrize("share", [0.01, 0.25, 0.5, 0.8])
+def test_what_is_held_out_and_the_rest_are_the_whole(share):
+    sets = [
+        open_data(GeneratedConfig(count=10, exclude=("*0002",), hold_out=share, held_out=held_out))
+        for held_out in (False, True)
+    ]
+    names = [name for data in sets for name in data.names]
+    assert names == [f"scene{i:04d}" for i in range(10) if i != 2]
+    assert len(sets[-1].names) == math.ceil(share * 9)
+
+
+def test_a_set_of_which_all_is_held_out_is_named(tmp_path):
+    write_video(tmp_path / "0.mkv")
+    with pytest.raises(ValueError, match="holds no clips to train on beside those held out"):
+        open_data(ClipsConfig(root=tmp_path, hold_out=0.02))
 
 
 def test_a_folder_of_frame_folders(tmp_path):
