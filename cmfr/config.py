@@ -138,7 +138,8 @@ class CodecConfig(Strict):
     color: what the network sees, YCbCr 4:4:4 or RGB.
     refresh_period: frames between temporal feature refreshes; 0 = never.
     lambda_range: what a squared error (samples in [0, 1]) weighs against a bit per pixel at quality
-    0 and 63 of P-frames, for encoders that search. Training has its own.
+    0 and 63 of P-frames, for encoders that search. Training goes by its loss, and writes its own
+    here where D is a squared error.
     """
 
     name: str = Field(min_length=1, max_length=63)

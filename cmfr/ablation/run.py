@@ -282,7 +282,9 @@ def weights_of(cfg: AblationConfig, name: str, run: TrainConfig) -> Path | None:
     if given is None:
         return run.run_dir / "weights.safetensors" if standing(run) == FINISHED else None
     model, _, _ = read_weights(given)
-    differing = [d for d in differences(plain(run.model), plain(model)) if d[0] != "name"]
+    free = ("name", "lambda_range")  # what decides nothing of the network
+    found = differences(plain(run.model), plain(model))
+    differing = [d for d in found if d[0].split(".")[0] not in free]
     if differing:
         key, wanted, there = differing[0]
         raise UserError(f"variant {name}: {key} is {wanted}, but {there} in {given}")

@@ -228,6 +228,20 @@ class BitstreamReader:
                 return number
         return None
 
+    def count(self) -> int | None:
+        """How many frames the stream has. Where the header does not say: by the lengths of the
+        packets from the next one on, None where these do not lead to the index."""
+        if self.frame_count is not None or self._index_at is None:
+            return self.frame_count
+        number, at = self._number, self._at
+        while at < self._index_at:
+            try:
+                *_, at = self._read_packet(at, number)
+            except BitstreamError:
+                return None
+            number += 1
+        return number if at == self._index_at else None
+
     def _move(self, number: int, at: int) -> None:
         self._number, self._at = number, at
         self._last_intra = number

@@ -95,8 +95,10 @@ class Decoder(LoadedModel):
                     raise
                 past = None
                 resumed = reader.resume_after_damage()
-                end = resumed if resumed is not None else reader.frame_count
-                lost = range(damage.number, damage.number + 1 if end is None else end)
+                end = resumed if resumed is not None else reader.count()
+                if end is None and report.fault is None:
+                    report.fault = f"how many frames follow frame {damage.number} is not known"
+                lost = range(damage.number, max(damage.number + 1, end or 0))
                 report.damaged += lost
                 if last is None:
                     waiting += lost

@@ -76,7 +76,7 @@ class Encoder(LoadedModel):
         """
         target = Path(target)
         check_request(source, target, quality, intra_period, refresh_period, refine)
-        check_resume(target, aim, resume)
+        check_resume(target, aim, resume, bool(refine) and self.device.type != "cpu")
         with open_video(source, start=start, frames=frames, **source_options) as reader:
             info = reader.info
             if not all(MIN_SIDE <= side <= MAX_SIDE for side in (info.width, info.height)):
@@ -85,7 +85,7 @@ class Encoder(LoadedModel):
                     f"{MAX_SIDE} pixels can be coded"
                 )
             report, began = CodingReport(info), time.perf_counter()
-            header = self.header(info, quality, intra_period, refresh_period, portable)
+            header = self.header(info, quality, intra_period, refresh_period, portable, refine)
             control = None
             if aim is not None:
                 control = RateControl(aim, header, info.frame_count)
@@ -169,8 +169,10 @@ class Encoder(LoadedModel):
         intra_period: int,
         refresh_period: int | None = None,
         portable: bool = False,
+        refine: int = 0,
     ) -> StreamHeader:
-        """The header of a stream that this codec writes; refresh_period None: the model's."""
+        """The header of a stream that this codec writes; refresh_period None: the model's. It says
+        how motion is refined: nothing else of a stream does, and `--resume` must know."""
         period = self.model.cfg.refresh_period if refresh_period is None else refresh_period
         return StreamHeader.of(
             info,
@@ -180,7 +182,7 @@ class Encoder(LoadedModel):
             model=self.name,
             weights=self.weights_id,
             quality_offsets=self.model.cfg.hierarchy.quality_offsets,
-            producer=arithmetic(self.device),
+            producer=arithmetic(self.device) + (f", refine {refine}" if refine else ""),
             portable=portable,
         )
 

@@ -64,7 +64,7 @@ class StreamHeader:
     quality_offsets: what P-frames add to the quality, in turn, from position 0 (the I-frame's) on.
     matrix_code, primaries, transfer: H.273 code points, 2 = unspecified.
     range: "unspecified", "limited" or "full".
-    producer: versions and device of the encoder.
+    producer: versions and device of the encoder, how it refined motion.
     frame_count: None = not known (the stream was written to a pipe or cut off).
     portable: in the arithmetic that is the same everywhere (cmfr/nn/portable.py).
     """

@@ -36,8 +36,18 @@ def check_request(
     check_distinct(target, source)
 
 
-def check_resume(target: str | Path, aim: Target | None, resume: bool) -> None:
-    """Raises UserError for what cannot be gone on with."""
+def check_resume(
+    target: str | Path, aim: Target | None, resume: bool, varies: bool = False
+) -> None:
+    """Raises UserError for what cannot be gone on with.
+
+    varies: refined motion is not the same each time (backward passes on a GPU add in any order).
+    """
+    if resume and varies:
+        raise UserError(
+            "resuming does not go with refined motion on a GPU, where that is not the same each "
+            "time; use the CPU, or one of the two alone"
+        )
     if resume and is_stream(Path(target)):
         raise UserError(f"{target} is a pipe or a device: nothing can go on there; give a file")
     if resume and aim is not None and aim.psnr is not None:

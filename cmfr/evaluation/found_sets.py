@@ -77,6 +77,8 @@ def set_of_files(paths: Sequence[Path], frames: int | None = None) -> FoundSet:
         with open_video(path) as reader:
             info = reader.info
         count = count_frames(path, info)
+        if not count:
+            raise UserError(f"{path} holds no frames")
         sequence = TestSequence(
             name=name,
             width=info.width,

@@ -231,10 +231,12 @@ def _encode(
     coded = []
     with open_pictures(codec, task) as reader:
         intra_period, refresh_period = task.conditions.intra_period, _refresh_period(codec, task)
-        header = codec.header(reader.info, task.quality, intra_period or -1, refresh_period)
+        refine = task.conditions.refine
+        header = codec.header(
+            reader.info, task.quality, intra_period or -1, refresh_period, refine=refine
+        )
         writer = BitstreamWriter(stream, header)
         frames = clock.reading(islice(reader, task.frames))
-        refine = task.conditions.refine
         coding = codec.encode_frames(
             frames, reader.info, header, writer, estimate=True, refine=refine
         )
@@ -338,11 +340,14 @@ def _complexity(codec: Codec) -> dict[str, float]:
 
 
 def _metadata(codec: Codec, task: SequenceTask) -> dict[str, object]:
+    complexity = dict(_complexity(codec))
+    if task.conditions.refine:  # which no count of ours has
+        complexity.pop("encode_kmac_per_pixel", None)
     return {
         "weights_sha256": _file_hash(task.weights, _changed(task.weights)),
         "weights_id": codec.weights_id.hex(),
         "model": codec.model.cfg.model_dump(mode="json"),
         "device": str(codec.device),
-        **_complexity(codec),
+        **complexity,
         **versions(),
     }

@@ -67,7 +67,6 @@ def _dcvc_dc(name: str, **changes: Any) -> DCVCConfig:
         color="rgb",
         hierarchy=_DC_HIERARCHY,
         refresh_period=0,
-        lambda_range=(85, 840),
         **widths,
     )
 
@@ -81,7 +80,6 @@ def _dcvc_fm(name: str, **changes: Any) -> DCVCConfig:
         generation="fm",
         hierarchy=_FM_HIERARCHY,
         refresh_period=32,
-        lambda_range=(1, 768),
         **widths,
     )
 

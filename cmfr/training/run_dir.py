@@ -26,7 +26,7 @@ from cmfr.codec.checkpoint import (
     save_training_state,
     save_weights,
 )
-from cmfr.models.registry import with_present_names
+from cmfr.models.registry import ModelConfig, with_present_names
 from cmfr.training.config import TrainConfig
 from cmfr.training.data.config import DATA_KINDS
 from cmfr.utils.errors import UserError
@@ -80,6 +80,17 @@ def _with_present_keys(theirs: dict[str, Any]) -> dict[str, Any]:
         return plain(TrainConfig.model_validate(theirs))
     except ValidationError:  # it has keys that are no more
         return theirs
+
+
+def _trained(cfg: TrainConfig) -> ModelConfig:
+    """The model's configuration with the lambdas that its weights are trained for; as it is where
+    these do not weigh squared errors."""
+    loss, d = cfg.loss, cfg.loss.distortion
+    if d.needs_ms_ssim:
+        return cfg.model
+    weight = d.mse_yuv + d.mse_rgb
+    lambdas = (weight * loss.lambda_min, weight * loss.lambda_max)
+    return cfg.model.model_copy(update={"lambda_range": lambdas})
 
 
 class RunDir:
@@ -137,7 +148,7 @@ class RunDir:
     def save_weights(self, name: str, weights: dict[str, Tensor], steps: int) -> None:
         """Weights for coding, with the number of training steps in the metadata."""
         if self.writes:
-            save_weights(self.path / name, weights, self.cfg.model, {"steps": str(steps)})
+            save_weights(self.path / name, weights, _trained(self.cfg), {"steps": str(steps)})
 
     def load(self) -> dict[str, Any] | None:
         """The state to resume from, on the CPU, or None at the start of a run. Its "optimizer" is

@@ -70,6 +70,7 @@ class StageStep:
         states: list[ReferenceState | None] = []
         for x, q, offset in zip(clips, qualities, self.offsets, strict=True):
             self.module.set_noise(offset, stage.batch)
+            torch.manual_seed(seed_of(self.cfg.seed, self.index, step))
             states.append(self.module.reference(x[:, : 1 + lead], q, position))
         for number, frames in enumerate(self.module.updates(stage.frames)):
             seed = seed_of(self.cfg.seed, self.index, step, number)

@@ -54,7 +54,7 @@ class Part:
     def _make(self, path: Path, folder: bool) -> None:
         kind = "kept" if self._kept else "part"
         name = f"{_head(self._target)}{_machine()}-{secrets.token_hex(4)}.{kind}"
-        self.temporary = self._target.with_name(name + ("" if folder else path.suffix))
+        self.temporary = self._target.with_name(name + ("" if folder else self._target.suffix))
         if folder:
             self.temporary.mkdir()
             try:
@@ -191,7 +191,8 @@ def _parts_of(target: Path) -> dict[Path, Path]:
     found = {}
     for path in target.parent.iterdir():
         name = _PART.fullmatch(path.name)
-        if name and name[1] == _head(target) and name[2] == _machine() and path.is_file():
+        whose = name and (name[1], name[2], name[4] or "")
+        if name and whose == (_head(target), _machine(), target.suffix) and path.is_file():
             start, end = name.span(3)
             found[path] = path.with_name(f"{path.name[:start]}kept{path.name[end:]}")
     return found

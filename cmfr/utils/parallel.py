@@ -57,7 +57,11 @@ def _one_by_one(
             result: Result | Exception
             try:
                 result = work(job, progress)
-            except (ValueError, OSError, torch.cuda.OutOfMemoryError) as error:
+            except (ValueError, OSError, MemoryError, torch.cuda.OutOfMemoryError) as error:
+                result = error
+            except RuntimeError as error:
+                if "allocate memory" not in str(error):  # PyTorch's words where a CPU has no more
+                    raise
                 result = error
             yield job, result
     finally:

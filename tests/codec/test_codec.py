@@ -326,6 +326,24 @@ def test_keep_going_fills_frames_lost_at_the_start(codec, tmp_path, yuv_file):
     assert len(frames) == 6 and same(frames[:3], [frames[3]] * 3)
 
 
+@pytest.mark.parametrize("index", ["intact", "lost"])
+def test_keep_going_names_what_is_lost_where_the_header_has_no_count(
+    codec, tmp_path, yuv_file, index
+):
+    """As of a stream that was written into a pipe."""
+    path = forged(codec, tmp_path, yuv_file, frame_count=None)
+    with path.open("rb") as file:
+        packet = list(BitstreamReader(file))[2]
+    data = bytearray(path.read_bytes())
+    data[packet.offset + packet.size // 2] ^= 1
+    path.write_bytes(data if index == "intact" else data[:-1])
+    report = codec.decode_video(path, tmp_path / "b_80x48.yuv", keep_going=True)
+    if index == "intact":
+        assert (report.damaged, report.frames, report.fault) == ([2, 3, 4, 5], 6, None)
+    else:
+        assert report.damaged == [2] and "index or the trailer" in report.fault
+
+
 @pytest.mark.parametrize("size", [1026, 4098, 1000002])
 def test_a_hostile_payload_is_a_damaged_frame(codec, tmp_path, yuv_file, size):
     """All checksums of the file are right; the payload is one that no encoder writes."""

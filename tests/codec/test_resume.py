@@ -8,6 +8,7 @@ from conftest import write_yuv
 
 from cmfr.codec.codec import load_codec
 from cmfr.codec.rate_control import Target
+from cmfr.codec.request import check_resume
 from cmfr.utils import files
 from cmfr.utils.errors import UserError
 from cmfr.utils.signals import Terminated
@@ -51,7 +52,13 @@ def resumed(codec, source, target, **options):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"aim": Target(bitrate=10e3)}, {"start": 1, "frames": 9}, {"refresh_period": 2}],
+    [
+        {},
+        {"aim": Target(bitrate=10e3)},
+        {"start": 1, "frames": 9},
+        {"refresh_period": 2},
+        {"refine": 2},
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("after", [1, 3, 4, 6, 9])
@@ -113,6 +120,7 @@ def test_what_a_killed_encoder_without_resume_left_will_do(codec, source, tmp_pa
         ({"frame_rate": 50}, "its frame rate is '25 "),
         ({"frames": 5}, "it has 7 frames or more, this source has fewer"),
         ({"start": 1}, "frame 0 of this source gives other bytes"),
+        ({"refine": 3}, "its producer is '.*', this is '.*, refine 3'"),
         ({"aim": Target(bitrate=25e3)}, "(its quality is|its target is another)"),
     ],
 )  # fmt: skip
@@ -128,6 +136,11 @@ def test_other_settings_are_refused(codec, source, tmp_path, changes, why):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == left
     codec.encode_video(source, out, **{**options, **changes})
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_refined_motion_on_a_gpu_is_not_resumed(tmp_path):
+    with pytest.raises(UserError, match="refined motion on a GPU, where that is not the same each"):
+        check_resume(tmp_path / "a.cmfr", None, True, varies=True)
 
 
 def test_another_source_is_refused(codec, source, tmp_path):

@@ -372,11 +372,13 @@ def test_files_that_are_no_test_set(tmp_path):
     (tmp_path / "set").mkdir()
     write_yuv(tmp_path / "set" / "a_32x16.yuv", 2, 16, 32)
     (tmp_path / "bad.mp4").write_bytes(b"no video")
+    (tmp_path / "still.y4m").write_bytes(b"YUV4MPEG2 W32 H16 F25:1 C420jpeg\n")
     for paths, reason in (
         (["x.mp4"], "x.mp4 does not exist"),
         (["empty"], "empty holds no videos"),
         (["set/a_32x16.yuv", "set"], "two videos are called a_32x16"),
         (["bad.mp4"], "bad.mp4"),
+        (["still.y4m"], "still.y4m holds no frames"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=reason):
             set_of_files([tmp_path / path for path in paths])

@@ -74,6 +74,8 @@ def test_mistakes_in_a_configuration_are_named(path):
             "data.more.like: no data set is called 'vimeo'; there are train",
         ),
         ("data.more={like: more}", "data.more.like: no data set is called 'more'"),
+        ("data={a: , b: {like: a}}", "data.b.like: no data set is called 'a'"),
+        ("data.more={like: [train]}", "data.more.like: no data set is called"),
         ("data.train.held_out=true", "held_out: true needs hold_out"),
         ("data.train.hold_out=1", "data.train.hold_out"),
     ):

@@ -42,7 +42,7 @@ STAGES = [
      "trainable": ["inter.motion_codec", "inter.motion_refiner", "inter.motion_estimation"],
      "warp_weight": 0.5, "prediction_weight": 0.5},
     {"name": "inter", "objective": "inter", "trainable": ["inter"], "frames": 3,
-     "lead": [0, 2], "prediction_weight": 0.1, "random_position": True},
+     "lead": [0, 2], "prediction_weight": 0.1, "random_position": True, "quantization": "noise"},
     {"name": "joint", "objective": "inter", "trainable": ["intra", "inter"], "frames": 3,
      "cascaded": True, "accumulate": 2, "quantization": "noise"},
 ]  # fmt: skip
@@ -294,6 +294,19 @@ def test_a_run_that_goes_by_the_clock_ends_its_schedule_and_resumes_exactly(tmp_
     trainer = Trainer(longer, clock=StepClock())
     trainer.run()
     assert trainer.progress.total_steps == 12
+
+
+@pytest.mark.parametrize(
+    ("distortion", "lambdas"),
+    [({"mse_yuv": 1}, (4, 2048)), ({"mse_rgb": 0.5}, (2, 1024)), ({"ms_ssim_y": 1}, (48, 24576))],
+)
+def test_weights_say_what_a_squared_error_weighed(tmp_path, clips, distortion, lambdas):
+    """What `encode --refine` goes by; where none was trained for, it stays the preset's."""
+    stages = [{**STAGES[0], "crop": 176}]
+    data = {"train": {"kind": "generated", "count": 1, "frames": 1, "size": [192, 192]}}
+    path = config(tmp_path, clips, 1, stages, loss={"distortion": distortion}, data=data)
+    train(load_train_config(path, ["validation=null", "stages.0.crop=176"]))
+    assert read_weights(tmp_path / "run" / "weights.safetensors")[0].lambda_range == lambdas
 
 
 def test_a_run_from_before_there_were_new_keys_is_resumed(tmp_path, clips):

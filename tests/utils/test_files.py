@@ -239,6 +239,24 @@ def test_what_is_kept_is_found_until_the_file_is_complete(tmp_path):
         assert found is None
 
 
+def test_parts_of_a_file_with_another_suffix_are_not_its_own(tmp_path):
+    """What a killed decoder left beside what an encoder keeps."""
+    stream, video = Part(tmp_path / "a.cmfr", kept=True), Part(tmp_path / "a.mp4")
+    stream.temporary.write_bytes(b"x")
+    video.temporary.write_bytes(b"longer")
+    stream.leave()
+    video.leave()
+    with unfinished(tmp_path / "a.cmfr") as found:
+        assert found.read_bytes() == b"x"
+    remove_unfinished(tmp_path / "a.cmfr")
+    assert list(tmp_path.iterdir()) == [video.temporary]
+    (tmp_path / "link").symlink_to(tmp_path / "b.cmfr")
+    part = Part(tmp_path / "link", kept=True)
+    part.leave()
+    with unfinished(tmp_path / "link") as found:
+        assert found == part.temporary
+
+
 def test_a_new_part_that_is_taken_for_a_leftover_is_made_again(tmp_path, monkeypatch):
     """A folder is not locked in the moment that it is made; another process may clear then."""
     made = []

@@ -24,6 +24,16 @@ def work(job, count):
     return job * job, os.getpid(), torch.get_num_threads()
 
 
+def too_large(job, count):
+    return torch.empty(2**62 if job else 1, dtype=torch.uint8).numel()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_job_that_is_too_large_for_memory_ends_alone(processes):
+    found = dict(outcomes(too_large, [1, 0], processes))
+    assert found[0] == 1 and isinstance(found[1], RuntimeError)
+
+
 def wait(job, count):
     time.sleep(job)
     return job

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,6 +10,7 @@ from cmfr.config import CodecConfig, EstimationLevel, Width, check_strides
 from cmfr.utils.errors import UserError
 
 LATENT_STRIDE = 16  # of all of DCVC's latents
+_LAMBDAS = {"dc": (85.0, 840.0), "fm": (1.0, 768.0)}  # as published, of the P-frames
 
 
 class DCVCConfig(CodecConfig):
@@ -41,6 +42,14 @@ class DCVCConfig(CodecConfig):
     intra_channels: tuple[Width, Width, Width] = (128, 192, 256)
     intra_hyper: Width
     intra_refine: Width = 16
+
+    @model_validator(mode="before")
+    @classmethod
+    def _published_lambdas(cls, values: Any) -> Any:
+        """Also of weights files that do not say them yet."""
+        if isinstance(values, dict) and (given := _LAMBDAS.get(values.get("generation", ""))):
+            values = {"lambda_range": given, **values}
+        return values
 
     @model_validator(mode="after")
     def _consistent(self) -> DCVCConfig:

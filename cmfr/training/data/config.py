@@ -137,7 +137,7 @@ def _in_full(name: str, keys: Any, sets: dict[str, Any]) -> Any:
     if not isinstance(keys, dict) or "like" not in keys:
         return keys
     other, own = keys["like"], {key: value for key, value in keys.items() if key != "like"}
-    if not isinstance(sets.get(other), dict) or "like" in sets[other]:
-        there = [n for n, v in sets.items() if n != name and "like" not in v]
-        raise UserError(unknown(f"data.{name}.like: no data set is called", str(other), there))
-    return merged(sets[other], own)
+    full = {n: v for n, v in sets.items() if isinstance(v, dict) and "like" not in v}
+    if not isinstance(other, str) or other not in full:
+        raise UserError(unknown(f"data.{name}.like: no data set is called", str(other), full))
+    return merged(full[other], own)

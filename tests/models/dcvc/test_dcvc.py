@@ -116,6 +116,16 @@ def test_a_file_is_decoded_as_it_was_shown(name, tmp_path):
             assert all(np.array_equal(a, b) for a, b in zip(sent, frame.planes, strict=True))
 
 
+@pytest.mark.parametrize(("name", "lambdas"), [("dcvc-dc", (85, 840)), ("dcvc-fm", (1, 768))])
+def test_weights_files_of_before_have_the_published_lambdas(name, lambdas):
+    tree = PRESETS[name].model_dump()
+    del tree["lambda_range"]
+    assert DCVCConfig.model_validate(tree) == PRESETS[name]
+    assert PRESETS[name].lambda_range == lambdas
+    own = DCVCConfig.model_validate({**tree, "lambda_range": (2, 3)})
+    assert own.lambda_range == (2, 3)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
