@@ -32,6 +32,14 @@ def commands(path: Path) -> list[str]:
     return [line for line in lines if re.match(starts, line)]
 
 
+def arguments(line: str) -> list[str] | None:
+    """What a line gives to `cmfr`, as which the script of torchrun counts; None of other lines."""
+    program, *words = shlex.split(line)
+    if "scripts/train.py" in words:
+        return ["train", *words[words.index("scripts/train.py") + 1 :]]
+    return words if program.endswith("cmfr") else None
+
+
 def test_there_are_commands_to_check():
     assert sum(len(commands(path)) for path in FILES) > 30
 
@@ -39,18 +47,14 @@ def test_there_are_commands_to_check():
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_commands_work_as_they_are_written(path, capsys):
     for line in commands(path):
-        words = [word for word in shlex.split(line) if word != "..."]
-        program, *arguments = words
-        for word in words:
+        for word in shlex.split(line):
             if re.match(r"(configs|scripts|checkpoints)/[\w/.-]+$", word):
                 assert (ROOT / word).exists(), line
-        assert not program.startswith("scripts/"), f"not executable: {line}"
-        if "scripts/train.py" in arguments:
-            arguments = ["train", *arguments[arguments.index("scripts/train.py") + 1 :]]
-        elif not program.endswith("cmfr"):
+        assert not line.startswith("scripts/"), f"not executable: {line}"
+        if (words := arguments(line)) is None:
             continue
         try:
-            args, rest = build_parser().parse_known_args(arguments)
+            args, rest = build_parser().parse_known_args([w for w in words if w != "..."])
         except SystemExit:
             pytest.fail(f"{line}\n{capsys.readouterr().err}")
         assert all("=" in word for word in rest), line

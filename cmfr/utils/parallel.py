@@ -91,7 +91,7 @@ def _side_by_side(
                 job = futures.pop(future)
                 try:
                     result = future.result()
-                except (ValueError, OSError, RuntimeError) as error:
+                except (ValueError, OSError, MemoryError, RuntimeError) as error:
                     result = error
                 yield job, result
     except BaseException:

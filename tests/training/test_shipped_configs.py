@@ -4,14 +4,13 @@ Data sets are as small as their layouts allow: flat pictures of the size that th
 """
 
 import re
-import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_docs import FILES, ROOT, commands
+from test_docs import FILES, ROOT, arguments, commands
 
 from cmfr.codec.model_files import find_weights
 from cmfr.training.config import load_train_config
@@ -45,11 +44,9 @@ def training_commands():
     found = {}
     for path in FILES:
         for line in commands(path):
-            words = shlex.split(line)
-            if "scripts/train.py" in words:
-                words = ["cmfr", "train", *words[words.index("scripts/train.py") + 1 :]]
-            if words[0].endswith("cmfr") and words[1] == "train" and "--dry-run" not in words:
-                found[f"{path.relative_to(ROOT)}: {line}"] = words[2:]
+            words = arguments(line)
+            if words and words[0] == "train" and "--dry-run" not in words:
+                found[f"{path.relative_to(ROOT)}: {line}"] = words[1:]
     return found
 
 
