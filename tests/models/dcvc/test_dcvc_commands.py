@@ -133,9 +133,10 @@ def test_the_trainer_trains_it(tmp_path, name):
     """All objectives, in few steps; the loss falls and weights come out."""
     scene = {"kind": "generated", "count": 4, "frames": 4, "size": [96, 64], "preload": True}
     common = {"crop": 64, "batch": 4, "lr": 2e-3, "warmup": 2}
+    loss = {"lambda_min": 8.0, "lambda_max": 1024.0}
     tree = {
         "model": name, "run_dir": str(tmp_path / "run"), "device": "cpu", "threads": 1,
-        "bf16": False, "log_every": 1, "data": {"train": scene},
+        "bf16": False, "log_every": 1, "data": {"train": scene}, "loss": loss,
         "stages": [
             {"name": "intra", "objective": "intra", "trainable": ["intra"], "frames": 1,
              "steps": 30, **common},
@@ -155,4 +156,5 @@ def test_the_trainer_trains_it(tmp_path, name):
     assert sum(intra[-5:]) < 0.8 * sum(intra[:5])
     assert all(line["skipped"] == 0 for line in lines)
     cfg, _, _ = read_weights(tmp_path / "run/weights.safetensors")
-    assert cfg == PRESETS[name]
+    # The run's lambdas in place of the published ones.
+    assert cfg == PRESETS[name].model_copy(update={"lambda_range": tuple(loss.values())})
