@@ -44,10 +44,10 @@ class ReferenceAccumulator(nn.Module):
         """
         with torch.no_grad():  # how to move it is learned from predictions
             moved = warp(gathered, resize_flow(flow, 2 * self.stride), cubic=True)
-        change = moved - samples
+        change = moved.sub_(samples)  # in place: these pictures are the largest there are
         difference = F.avg_pool2d(change.detach()[:, :1].square(), 4)
         tolerance = (2 * self.log_tolerance).exp()
         odds = self.log_odds[position % len(self.log_odds)]
         share = odds.sigmoid() * tolerance / (tolerance + difference)
         share = F.interpolate(share, scale_factor=4, mode="bilinear", align_corners=False)
-        return samples + share * change
+        return (share * change).add_(samples)

@@ -48,6 +48,22 @@ class CMFRMotion(CodedMotion):
     sources: tuple[Tensor, Tensor] | None = None
 
 
+@dataclass(frozen=True)
+class CMFRResidual:
+    """What the residual makes of the prediction.
+
+    frame: not yet clamped, [B, 3, H, W].
+    feature: f_r + m * f_p, [B, C0, H/s, W/s].
+    latent: decoded, of the residual.
+    mask: m, where there is one.
+    """
+
+    frame: Tensor
+    feature: Tensor
+    latent: Tensor
+    mask: Tensor | None
+
+
 class CMFR(MotionInterCodec):
     """Conditional masked feature residual codec.
 
@@ -78,38 +94,19 @@ class CMFR(MotionInterCodec):
     def _code(
         self, coder: EntropyCoder, x: Tensor | None, quality: Tensor, past: ReferenceState
     ) -> FrameOutput:
-        previous = past.latents or self._no_latents(past.frame)
         motion = self._code_motion(coder, x, quality, past)
-        contexts = self.temporal_context(motion.reference, motion.blended)
-        # f_p with its mask, or what the `residual` switch puts in its place
-        predicted = self.residual_mode(motion.pictures.prediction, contexts[0])
-
-        residual = None  # r = f_x - m * f_p
-        if x is not None:
-            target = x if predicted.pixels is None else x - predicted.pixels
-            residual = self.feature_extractor(target)
-            if predicted.features is not None:
-                residual = residual - predicted.features
-        reconstructed, residual_latent = self.residual_codec(
-            coder, residual, contexts, quality, previous.residual
-        )
-        if predicted.features is not None:
-            reconstructed = reconstructed + predicted.features
-        frame = self.frame_generator(reconstructed, contexts[0])
-        if predicted.pixels is not None:
-            frame = frame + predicted.pixels
-
-        x_hat, position = self._clamped(frame), past.position + 1
+        residual = self._code_residual(coder, x, quality, past, motion)
+        x_hat, position = self._clamped(residual.frame), past.position + 1
         flow, samples, older_share = motion.pictures.refined, None, None
         if self.accumulator is not None:
             samples = self.accumulator(half_samples(x_hat), motion.samples, flow, position)
         if motion.sources is not None:
             older_share = best_older_share(x_hat, *motion.sources)
         latents = LatentReference(
-            residual_latent, motion.latent, motion.feature, flow, older_share, samples, motion.older
+            residual.latent, motion.latent, motion.feature, flow, older_share, samples, motion.older
         )
-        state = ReferenceState(x_hat, reconstructed, latents, position)
-        return FrameOutput(x_hat, state, motion=replace(motion.pictures, mask=predicted.mask))
+        state = ReferenceState(x_hat, residual.feature, latents, position)
+        return FrameOutput(x_hat, state, motion=replace(motion.pictures, mask=residual.mask))
 
     def _code_motion(
         self, coder: EntropyCoder, x: Tensor | None, quality: Tensor, past: ReferenceState
@@ -144,6 +141,36 @@ class CMFR(MotionInterCodec):
             samples=samples,
             sources=sources,
         )
+
+    def _code_residual(
+        self,
+        coder: EntropyCoder,
+        x: Tensor | None,
+        quality: Tensor,
+        past: ReferenceState,
+        motion: CMFRMotion,
+    ) -> CMFRResidual:
+        """Contexts, prediction in features and its mask, residual, and the frame they make."""
+        previous = past.latents or self._no_latents(past.frame)
+        contexts = self.temporal_context(motion.reference, motion.blended)
+        # f_p with its mask, or what the `residual` switch puts in its place
+        predicted = self.residual_mode(motion.pictures.prediction, contexts[0])
+
+        residual = None  # r = f_x - m * f_p
+        if x is not None:
+            target = x if predicted.pixels is None else x - predicted.pixels
+            residual = self.feature_extractor(target)
+            if predicted.features is not None:
+                residual = residual - predicted.features
+        reconstructed, latent = self.residual_codec(
+            coder, residual, contexts, quality, previous.residual
+        )
+        if predicted.features is not None:
+            reconstructed = reconstructed + predicted.features
+        frame = self.frame_generator(reconstructed, contexts[0])
+        if predicted.pixels is not None:
+            frame = frame + predicted.pixels
+        return CMFRResidual(frame, reconstructed, latent, predicted.mask)
 
     def _no_latents(self, frame: Tensor) -> LatentReference:
         motion, residual = self.cfg.motion, self.cfg.residual_codec
