@@ -224,12 +224,16 @@ def drift(sequences: Sequence[DiagnosedSequence], coded: Results) -> Table:
     for sequence in sequences:
         row = []
         for quality in levels:
-            psnr = [frame.psnr for frame in coded[sequence.name, quality]]
-            quarter = len(psnr) // 4
-            row.append(_mean(psnr[-quarter:]) - _mean(psnr[quarter : 2 * quarter]))
+            row.append(drift_of([frame.psnr for frame in coded[sequence.name, quality]]))
         rows[sequence.name] = tuple(row)
     title = "drift: mean PSNR-YUV of the last quarter less that of the second"
     return Table(title, tuple(f"q{quality}" for quality in levels), rows)
+
+
+def drift_of(psnr: Sequence[float]) -> float:
+    """Mean of the last quarter of the frames less that of the second, dB; nan below four frames."""
+    quarter = len(psnr) // 4
+    return _mean(psnr[len(psnr) - quarter :]) - _mean(psnr[quarter : 2 * quarter])
 
 
 def bits(sequences: Sequence[DiagnosedSequence], coded: Results) -> Table:
