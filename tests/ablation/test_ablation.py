@@ -337,7 +337,7 @@ def test_an_interrupted_ablation_saves(tmp_path, capsys):
         assert main(["ablate", str(SMOKE), *options]) == 1
         assert "is used by another ablation" in capsys.readouterr().err
         os.kill(process.pid, signal.SIGTERM)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=1500)
     finally:
         process.kill()
     assert process.returncode == 130 and err == "cmfr ablate: interrupted\n"

@@ -311,7 +311,7 @@ def test_help_is_complete():
 @pytest.mark.parametrize("arguments", [["--help"], ["encode", "--help"], ["--version"]])
 def test_python_m_cmfr(arguments):
     done = subprocess.run(
-        [sys.executable, "-m", "cmfr", *arguments], capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "cmfr", *arguments], capture_output=True, text=True, timeout=1500
     )
     assert done.returncode == 0 and "cmfr" in done.stdout and not done.stderr
 

@@ -46,7 +46,7 @@ def torchrun(*arguments):
         str(ROOT / "scripts" / "train.py"), *map(str, arguments),
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1500)
 
 
 def records(folder, name):

@@ -190,7 +190,7 @@ def test_a_signal_to_all_processes_of_a_run_saves_too(tmp_path, clips):
                 assert process.poll() is None and time.monotonic() < deadline
                 time.sleep(0.05)
             os.killpg(process.pid, kind)
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=1500)
         finally:
             process.kill()
         assert process.returncode == 0, err

@@ -180,7 +180,7 @@ sys.exit(guarded("cmfr test", run))
     )  # fmt: skip
     assert process.stdout.readline() == "writing\n"
     process.send_signal(kind)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=1500)
     assert process.returncode == 128 + kind and said == f"cmfr test: ended by {kind.name}\n"
     assert list(tmp_path.iterdir()) == []
 
