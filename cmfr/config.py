@@ -57,20 +57,6 @@ def _is_list(kind: Any) -> bool:
     return get_origin(kind) is tuple or any(get_origin(part) is tuple for part in get_args(kind))
 
 
-class EstimationLevel(Strict):
-    """One level of DCVC's motion estimation (SpyNet). The defaults are SpyNet's.
-
-    stride: the level works on frames reduced by this factor.
-    kernel: size of its convolutions.
-    widths: of its convolutions, ``len(widths) + 1`` of them, the last giving the two flow
-    components.
-    """
-
-    stride: Stride
-    kernel: int = Field(7, ge=1, le=15)
-    widths: tuple[Width, ...] = Field((32, 64, 32, 16), max_length=16)
-
-
 Positive = Annotated[float, Field(gt=0)]
 _Offset = Annotated[int, Field(gt=-QUALITIES, lt=QUALITIES)]
 _Adaptor = Annotated[int, Field(ge=0, lt=16)]

@@ -15,7 +15,7 @@ class CodedFrame:
 
     bits: of its packet, header included (0 for a frame filled in after damage).
     reconstruction: the picture as it is written to a file.
-    output: the network's view, padded to multiples of 16.
+    output: the network's view, padded to multiples of the model's `frame_multiple`.
     """
 
     number: int

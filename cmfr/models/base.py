@@ -1,8 +1,11 @@
 """The contract of a frame codec: three symmetric methods over one network path.
 
     forward(x, quality, past)        -> FrameOutput             estimated bits; trains
-    encode(x, quality, past)         -> bytes, FrameOutput
+    encode(x, quality, past)         -> bytes, FrameOutput      begin(...).finish()
     decode(payload, quality, past)   -> FrameOutput             never sees the source
+
+`begin` is `encode` up to the entropy coding, which another thread may do beside the next frame.
+Here `quality` is the frame's own; `VideoModel` makes it of the stream's.
 
 All three run `_code`; only the entropy coder handed to it differs. In eval mode they give the
 same reconstruction bit for bit, on one machine.
@@ -10,11 +13,10 @@ same reconstruction bit for bit, on one machine.
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,39 +28,14 @@ from cmfr.models.state import (
     MotionPictures,
     ReferenceState,
 )
-from cmfr.nn.bit_estimator import BitEstimator, EntropyCoder
+from cmfr.nn.bit_estimator import BitEstimator, TimedEstimator
+from cmfr.nn.coder import EntropyCoder
 from cmfr.nn.entropy_coder import BitReader, BitWriter
 from cmfr.nn.latent_coder import LatentCoder
 from cmfr.nn.moved_latents import MovedLatents
 
 Past = TypeVar("Past", FrameSize, ReferenceState)
-Shown = Callable[[Tensor], bytes]
-
-
-class TimedEstimator(BitEstimator):
-    """Counts bits beside a `BitWriter`; seconds: that took, which is no part of encoding."""
-
-    def __init__(self, device: torch.device) -> None:
-        super().__init__(training=False)
-        self.device, self.seconds = device, 0.0
-
-    def code_latent(self, *latent: Any) -> Tensor:
-        began = self._now()
-        coded = super().code_latent(*latent)
-        self.seconds += self._now() - began
-        return coded
-
-    def code_factorized(self, *latent: Any) -> Tensor:
-        began = self._now()
-        coded = super().code_factorized(*latent)
-        self.seconds += self._now() - began
-        return coded
-
-    def _now(self) -> float:
-        """When all that was asked of the device before is done."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
+PictureBytes = Callable[[Tensor], bytes]
 
 
 @dataclass(frozen=True)
@@ -86,7 +63,10 @@ class FrameCodec(nn.Module, ABC, Generic[Past]):
         """One frame through the codec; `x` is None when decoding."""
 
     def symbols(self, size: FrameSize) -> int:
-        """Upper bound on the coded symbols of a frame (see BitReader)."""
+        """Upper bound on the coded symbols of a frame (see BitReader).
+
+        A codec that codes anything but by a `LatentCoder` says its own.
+        """
         latents = (part for part in self.modules() if isinstance(part, LatentCoder))
         return sum(latent.symbols(*size) for latent in latents)
 
@@ -115,11 +95,11 @@ class FrameCodec(nn.Module, ABC, Generic[Past]):
         x: Tensor,
         quality: Tensor,
         past: Past,
-        shown: Shown | None = None,
+        picture_bytes: PictureBytes | None = None,
         estimate: bool = False,
     ) -> tuple[bytes, FrameOutput]:
         """x [1, 3, H, W], quality [1] -> payload and what the decoder will have; see `begin`."""
-        return self.begin(x, quality, past, shown, estimate).finish()
+        return self.begin(x, quality, past, picture_bytes, estimate).finish()
 
     @torch.no_grad()
     def begin(
@@ -127,13 +107,13 @@ class FrameCodec(nn.Module, ABC, Generic[Past]):
         x: Tensor,
         quality: Tensor,
         past: Past,
-        shown: Shown | None = None,
+        picture_bytes: PictureBytes | None = None,
         estimate: bool = False,
         moves: list[Tensor] | None = None,
     ) -> BegunFrame:
         """x [1, 3, H, W], quality [1] -> what the decoder will have, and the rest of the encoding.
 
-        shown: the picture that is made of x_hat, as bytes; the payload's checksum covers it.
+        picture_bytes: makes the picture of x_hat, as bytes; the payload's checksum covers it.
         estimate: estimate the bits too, beside the bytes.
         moves: of the motion latents, see `MovedLatents`.
         """
@@ -141,27 +121,29 @@ class FrameCodec(nn.Module, ABC, Generic[Past]):
         estimator = TimedEstimator(x.device) if estimate else None
         coder = BitWriter(estimator)
         output = self._code(_moving(coder, moves), x, quality, past)
+        most = self.symbols(past.size)
+        assert coder.symbols <= most, f"{type(self).__name__}.symbols says {most}: too few"
         if estimator:
             output.bits.update(estimator.bits)
             output.bit_maps.update(estimator.maps)
             output = replace(output, estimate_seconds=estimator.seconds)
         coder.fetch()
-        return BegunFrame(output, coder, shown(output.x_hat) if shown else b"")
+        return BegunFrame(output, coder, picture_bytes(output.x_hat) if picture_bytes else b"")
 
     @torch.no_grad()
     def decode(
-        self, payload: bytes, quality: Tensor, past: Past, shown: Shown | None = None
+        self, payload: bytes, quality: Tensor, past: Past, picture_bytes: PictureBytes | None = None
     ) -> FrameOutput:
         """Payload -> frame and next state.
 
-        shown: as of `begin`.
+        picture_bytes: as of `begin`.
 
         Raises BadPayload where they are not the encoder's.
         """
         assert not self.training, "decode needs eval()"
         coder = BitReader(payload, self.symbols(past.size), quality.device)
         output = self._code(coder, None, quality, past)
-        coder.finish(shown(output.x_hat) if shown else b"")
+        coder.finish(picture_bytes(output.x_hat) if picture_bytes else b"")
         return replace(output, coder_seconds=coder.seconds)
 
     def _clamped(self, x: Tensor) -> Tensor:
@@ -182,16 +164,16 @@ class CodedMotion:
     """The motion half of a P-frame: its pictures, and what it leaves for the next one.
 
     latent [B, Cm, H/S, W/S], S its stride.
-    feature [B, C, H/4, W/4].
-    reference: the feature that contexts are mined from, [B, C0, H/s, W/s].
-    older: the reference as the next frame looks back at it, see `LatentReference`.
+    motion_feature [B, C, H/4, W/4], see `LatentReference`.
+    reference_feature: what contexts are mined from, [B, C0, H/s, W/s].
+    older_samples: the reference as the next frame looks back at it, see `LatentReference`.
     """
 
     pictures: MotionPictures
     latent: Tensor
-    feature: Tensor
-    reference: Tensor
-    older: Tensor | None = None
+    motion_feature: Tensor
+    reference_feature: Tensor
+    older_samples: Tensor | None = None
 
 
 class InterCodec(FrameCodec[ReferenceState]):
@@ -211,6 +193,10 @@ class MotionInterCodec(InterCodec):
     def _no_latents(self, frame: Tensor) -> LatentReference:
         """Zeros where there was no P-frame yet."""
 
+    def _previous(self, past: ReferenceState) -> LatentReference:
+        """What the previous P-frame left, or zeros."""
+        return past.latents or self._no_latents(past.frame)
+
     def estimate_motion(
         self, x: Tensor, quality: Tensor, past: ReferenceState, coder: BitEstimator | None = None
     ) -> FrameOutput:
@@ -220,15 +206,15 @@ class MotionInterCodec(InterCodec):
         coder: as of `forward`.
         """
         coder = coder or BitEstimator(self.training)
-        previous = past.latents or self._no_latents(past.frame)
+        previous = self._previous(past)
         motion = self._code_motion(coder, x, quality, past)
         pictures = motion.pictures
         latents = LatentReference(
             previous.residual,
             motion.latent,
-            motion.feature,
+            motion.motion_feature,
             pictures.refined,
-            older=motion.older,
+            older_samples=motion.older_samples,
         )
         state = ReferenceState(pictures.prediction, None, latents, past.position + 1)
         return FrameOutput(pictures.prediction, state, coder.bits, coder.maps, pictures)

@@ -1,13 +1,13 @@
 """The models by name: one table of numbers.
 
-CMFR's three sizes are ours; the widths of DCVC-DC and DCVC-FM are those that were published.
+CMFR's four sizes are ours; the widths of DCVC-DC and DCVC-FM are those that were published.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from cmfr.config import EstimationLevel, HierarchyConfig
+from cmfr.config import HierarchyConfig
 from cmfr.models.cmfr.config import (
     CMFRConfig,
     IntraConfig,
@@ -16,7 +16,7 @@ from cmfr.models.cmfr.config import (
     RefinerConfig,
     ResidualConfig,
 )
-from cmfr.models.dcvc.config import DCVCConfig
+from cmfr.models.dcvc.config import DCVCConfig, EstimationLevel
 
 
 def _levels(*strides: int) -> tuple[EstimationLevel, ...]:

@@ -57,6 +57,8 @@ def refined_motion(
         x, past, index = x.clone(), without_history(past), quality.to(x.device)
         with torch.no_grad():
             before = cost(codec(x, index, past, BitEstimator(False), moves))
+        if not moves:  # a codec without motion
+            return None
         optimizer = torch.optim.Adam(moves, STEP)
         with torch.enable_grad():
             for step in range(steps):

@@ -48,7 +48,8 @@ class FrameSize(NamedTuple):
 
 @dataclass(frozen=True)
 class LatentReference:
-    """What the previous P-frame left for the entropy models, the motion codec and the refiner.
+    """What the previous P-frame left for the entropy models, the motion codec and the refiner, and
+    the pictures that frames are predicted from.
 
     residual [B, Cy, H/S, W/S], motion [B, Cm, H/S, W/S]: quantized latents, S the stride of each.
     motion_feature [B, C, H/4, W/4]: decoder-side feature of the motion codec.
@@ -57,7 +58,7 @@ class LatentReference:
     counted in its prediction; None where that is not known.
     samples [B, 3, 2H, 2W]: the frame at half samples with what earlier ones add to them; None where
     they add nothing.
-    older: the same of the frame before; None where that is not looked at.
+    older_samples: the same of the frame before; None where that is not looked at.
     """
 
     residual: Tensor
@@ -66,7 +67,7 @@ class LatentReference:
     flow: Tensor
     older_share: Tensor | None = None
     samples: Tensor | None = None
-    older: Tensor | None = None
+    older_samples: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ class ReferenceState:
 
 @dataclass(frozen=True)
 class MotionPictures:
-    """Intermediate pictures of a P-frame, for losses and for the eye.
+    """Flows and predictions of a P-frame, for its residual codec, for the next frame, and for
+    losses and `inspect`.
 
     decoded, refined [B, 2, h, w]: flow before and after the Motion Refiner (the mean of its
     hypotheses), in pixels of its own resolution.
@@ -117,6 +119,7 @@ class FrameOutput:
     bits: name ("motion_y", "motion_z", "residual_y", "residual_z", "intra_y", "intra_z") ->
     bits per sample [B], empty when real bytes were written or read (unless the codec `estimates`).
     bit_maps: the same per latent position [B, h, w], outside training.
+    motion: of a P-frame that codes motion.
     coder_seconds: spent in the rANS coder.
     estimate_seconds: spent on estimates beside real bytes.
     """

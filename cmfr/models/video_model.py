@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cmfr.config import QUALITIES, CodecConfig
-from cmfr.models.base import BegunFrame, FrameCodec, FrameSize, InterCodec, Shown
+from cmfr.models.base import BegunFrame, FrameCodec, FrameSize, InterCodec, PictureBytes
 from cmfr.models.refinement import refined_motion
 from cmfr.models.registry import FAMILIES
 from cmfr.models.state import FrameOutput, ReferenceState
@@ -49,7 +49,7 @@ class VideoModel(nn.Module):
 
     def refreshed(self, past: ReferenceState, period: int | None = None) -> ReferenceState:
         """`past`, without its feature where the next frame is a temporal feature refresh: its
-        contexts then come from the frame alone (design: DCVC-FM's). The latents stay.
+        contexts then come from the frame alone (design: DCVC-FM's). All else stays.
 
         period: frames between refreshes, 0 = never; by default the model's. Training and coding
         both call it.
@@ -95,13 +95,13 @@ class VideoModel(nn.Module):
         quality: int,
         past: ReferenceState | None,
         refresh_period: int | None = None,
-        shown: Shown | None = None,
+        picture_bytes: PictureBytes | None = None,
         estimate: bool = False,
     ) -> tuple[bytes, int, FrameOutput]:
         """x [1, 3, h, w] of any size, stream quality -> payload, the frame's own quality, output;
         see `begin_frame`."""
         begun, frame_quality_index = self.begin_frame(
-            x, quality, past, refresh_period, shown, estimate
+            x, quality, past, refresh_period, picture_bytes, estimate
         )
         payload, output = begun.finish()
         return payload, frame_quality_index, output
@@ -112,46 +112,48 @@ class VideoModel(nn.Module):
         quality: int,
         past: ReferenceState | None,
         refresh_period: int | None = None,
-        shown: Shown | None = None,
+        picture_bytes: PictureBytes | None = None,
         estimate: bool = False,
         refine: int = 0,
     ) -> tuple[BegunFrame, int]:
         """x [1, 3, h, w] of any size, stream quality -> the frame but for its entropy coding, and
         the frame's own quality.
 
-        past: None makes an I-frame.
+        past: None makes an I-frame (`decode_frame`, which has no x, needs its size instead).
         refresh_period: as of `refreshed`.
-        shown, estimate: as of `FrameCodec.begin`.
+        picture_bytes, estimate: as of `FrameCodec.begin`.
         refine: gradient steps on the motion latents of a P-frame, see refinement.py.
         """
         x, index = self.padded(x), torch.tensor([quality])
         if past is None:
             size = FrameSize(x.shape[2], x.shape[3])
-            return self.intra.begin(x, index.to(x.device), size, shown, estimate), quality
+            return self.intra.begin(x, index.to(x.device), size, picture_bytes, estimate), quality
         index = self.frame_quality_index(index, past.position + 1)
         past = self.refreshed(past, refresh_period)
         moves = None
         if refine:
             moves = refined_motion(self.inter, x, index, past, self.cfg, refine)
-        begun = self.inter.begin(x, index.to(x.device), past, shown, estimate, moves)
+        begun = self.inter.begin(x, index.to(x.device), past, picture_bytes, estimate, moves)
         return begun, int(index)  # of a tensor on the host: nobody waits
 
     def decode_frame(
         self,
         payload: bytes,
-        quality: int,
+        frame_quality: int,
         past: ReferenceState | FrameSize,
         refresh_period: int | None = None,
-        shown: Shown | None = None,
+        picture_bytes: PictureBytes | None = None,
     ) -> FrameOutput:
         """Payload and the frame's own quality -> output, padded.
 
         past: the frame's size, padded or not, makes an I-frame.
         refresh_period: as of `refreshed`.
-        shown: as of `FrameCodec.begin`.
+        picture_bytes: as of `FrameCodec.begin`.
         """
         device = next(self.parameters()).device
-        index = torch.tensor([quality], device=device)
+        index = torch.tensor([frame_quality], device=device)
         if isinstance(past, FrameSize):
-            return self.intra.decode(payload, index, self.padded_size(*past), shown)
-        return self.inter.decode(payload, index, self.refreshed(past, refresh_period), shown)
+            return self.intra.decode(payload, index, self.padded_size(*past), picture_bytes)
+        return self.inter.decode(
+            payload, index, self.refreshed(past, refresh_period), picture_bytes
+        )

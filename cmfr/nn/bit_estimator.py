@@ -1,63 +1,20 @@
-"""What all entropy coders have in common, and the one that only counts: in training, and where bits
-are estimated. Noise for the rate, straight-through rounding for values. Everything is float32.
+"""The coders that only count: in training, and where bits are estimated.
+
+In training noise for the rate, straight-through rounding for values. Everything is float32.
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from cmfr.nn.coder import EntropyCoder, quantized
 from cmfr.nn.densities import Density, HyperDensity
 from cmfr.nn.layers import round_ste
-from cmfr.nn.portable import encoder_only
-
-
-@torch.no_grad()
-@encoder_only()
-def quantized(distance: Tensor, scale: Tensor, density: Density, rdoq: float) -> Tensor:
-    """Whole symbols for distances from the mean, same shape.
-
-    rdoq: 0 = rounding. Otherwise rate-distortion optimized quantization, which decoders need not
-    know of: a symbol is one nearer to 0 where that costs less, in bits + rdoq * squared error.
-    """
-    symbols = distance.round()
-    if rdoq:
-        lower = symbols - symbols.sign()
-        saved = density.coded_bits(symbols, scale) - density.coded_bits(lower, scale)
-        added = (distance - lower).square() - (distance - symbols).square()
-        symbols = torch.where(rdoq * added < saved, lower, symbols)
-    return symbols
-
-
-class EntropyCoder:
-    """What the three coders share: `code_latent` and `code_factorized`.
-
-    In both, `values` is the latent (None when decoding) and the result is its quantized form.
-    `name` says under which heading the bits are counted.
-    """
-
-    def code_latent(
-        self, name: str, values: Tensor | None, mean: Tensor, scale: Tensor,
-        density: Density, skip: float, rdoq: float = 0.0,
-    ) -> Tensor:  # fmt: skip
-        """Latent values [B, C, H, W] under a density of `mean` and `scale` -> quantized values.
-
-        The whole-numbered symbol is the distance from the mean as `quantized` chooses it; where the
-        scale is below `skip` nothing is coded and the value is the mean.
-        """
-        raise NotImplementedError
-
-    def code_factorized(
-        self,
-        name: str,
-        values: Tensor | None,
-        model: HyperDensity,
-        shape: tuple[int, int, int, int],
-    ) -> Tensor:
-        """Hyper-latent [B, C, H, W] under its factorized density -> whole numbers."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -133,6 +90,32 @@ class BitEstimator(EntropyCoder):
         symbols = values.round()
         self._count(name, model.bits(symbols))
         return symbols
+
+
+class TimedEstimator(BitEstimator):
+    """Counts bits beside a `BitWriter`; seconds: that took, which is no part of encoding."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(training=False)
+        self.device, self.seconds = device, 0.0
+
+    def code_latent(self, *latent: Any) -> Tensor:
+        began = self._now()
+        coded = super().code_latent(*latent)
+        self.seconds += self._now() - began
+        return coded
+
+    def code_factorized(self, *latent: Any) -> Tensor:
+        began = self._now()
+        coded = super().code_factorized(*latent)
+        self.seconds += self._now() - began
+        return coded
+
+    def _now(self) -> float:
+        """When all that was asked of the device before is done."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
 
 
 class Unquantized(BitEstimator):

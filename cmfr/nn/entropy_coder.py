@@ -1,7 +1,7 @@
 """Entropy coding: the only module that imports CompressAI's rANS coder.
 
-A latent reaches its bits through one of three coders with the same two methods, so that training
-estimate, encoder and decoder run the very same network code (`LatentCoder` in latent_coder.py):
+A latent reaches its bits through an `EntropyCoder` (coder.py), so that training estimate, encoder
+and decoder run the very same network code (`LatentCoder` in latent_coder.py):
 
     BitEstimator   forward: counts bits (bit_estimator.py)
     BitWriter      encode:  collects symbols, `finish()` gives the bytes
@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cmfr.nn.bit_estimator import BitEstimator, EntropyCoder, quantized
+from cmfr.nn.bit_estimator import BitEstimator
+from cmfr.nn.coder import EntropyCoder, quantized
 from cmfr.nn.densities import CdfTables, Density, HyperDensity
 from cmfr.nn.payload import SMALL, SmallDecoder, SmallEncoder, least_bits, padded
 from cmfr.nn.portable import encoder_only
@@ -93,6 +94,11 @@ class BitWriter(EntropyCoder):
         tables = model.tables or model.make_tables()
         self._chunks.append((_packed(symbols, 0), _channel_index(shape), tables))
         return symbols
+
+    @property
+    def symbols(self) -> int:
+        """How many there are so far, those that are not coded among them."""
+        return sum(len(packed) for packed, _, _ in self._chunks)
 
     def fetch(self) -> None:
         """Wait for the symbols; `finish` then asks nothing of the device."""

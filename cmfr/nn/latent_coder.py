@@ -21,7 +21,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from cmfr.nn.bit_estimator import EntropyCoder
+from cmfr.nn.coder import EntropyCoder
 from cmfr.nn.densities import GAUSSIAN, Density, HyperDensity
 from cmfr.nn.layers import pad_to_multiple
 from cmfr.nn.portable import encoder_only
@@ -76,7 +76,7 @@ class LatentCoder(nn.Module, ABC):
     hyper: channels of its hyper-latent.
     skip: below it a predicted scale means that the value is not coded.
     stride: pixels per position.
-    rdoq: how symbols are chosen, see `entropy_coder.quantized`.
+    rdoq: how symbols are chosen, see `coder.quantized`.
     """
 
     density: Density = GAUSSIAN
@@ -119,7 +119,8 @@ class LatentCoder(nn.Module, ABC):
     def refine(self, k: int, known: Tensor, prediction: Prediction) -> tuple[Tensor, Tensor]:
         """(scale, mean) of the symbols of step k >= 1.
 
-        known: symbols so far, 0 elsewhere.
+        known: decoded values so far [B, C, H, W], in quantization steps (mean + symbol; the mean
+        where nothing is coded), 0 elsewhere.
         """
 
     def scale_activation(self, scale: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cmfr.models.cmfr.motion_estimation import SpyNet
+from cmfr.models.dcvc.spynet import SpyNet
 from cmfr.models.video_model import VideoModel
 from cmfr.utils.errors import UserError
 from cmfr.video.color import ycbcr_to_rgb

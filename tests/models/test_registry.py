@@ -15,6 +15,7 @@ from cmfr.models.base import FrameCodec, FrameSize, InterCodec
 from cmfr.models.cmfr.config import CMFRConfig
 from cmfr.models.cmfr.residual_modes import RESIDUAL_MODES, FeatureResidual, Subtrahend
 from cmfr.models.presets import PRESETS
+from cmfr.models.refinement import refined_motion
 from cmfr.models.registry import FAMILIES, Family, parse_model, with_present_names
 from cmfr.models.state import FrameOutput, ReferenceState
 from cmfr.models.video_model import VideoModel
@@ -88,6 +89,21 @@ def difference(monkeypatch):
     family = Family(DifferenceConfig, DifferenceIntra, DifferenceInter)
     monkeypatch.setitem(FAMILIES, "difference", family)
     return parse_model({"family": "difference", "name": "difference"})
+
+
+def test_a_family_that_says_too_few_symbols_cannot_encode(difference, monkeypatch):
+    """Rather than give streams that cannot be decoded."""
+    monkeypatch.delattr(DifferenceIntra, "symbols")
+    model = VideoModel(difference).eval()
+    with pytest.raises(AssertionError, match="DifferenceIntra.symbols says 0: too few"):
+        model.encode_frame(torch.rand(1, 3, 16, 16), 30, None)
+
+
+def test_refining_does_nothing_where_no_motion_is_coded(difference):
+    model = VideoModel(difference).eval()
+    x, index = torch.rand(1, 3, 16, 16), torch.tensor([30])
+    past = model.code_intra(x, index).state
+    assert refined_motion(model.inter, x, index, past, model.cfg, 1) is None
 
 
 def through_files(model, tmp_path):

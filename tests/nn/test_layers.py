@@ -1,14 +1,7 @@
 import pytest
 import torch
 
-from cmfr.nn.layers import (
-    QualityScaler,
-    half_samples,
-    pad_to_multiple,
-    resize_flow,
-    round_ste,
-    warp,
-)
+from cmfr.nn.layers import half_samples, pad_to_multiple, resize_flow, round_ste, warp
 
 
 def test_warp_by_whole_pixels_shifts():
@@ -42,15 +35,6 @@ def test_resized_flow_keeps_its_meaning(factor):
     resized = resize_flow(flow, factor)
     assert resized.shape[-1] == 16 * factor
     assert torch.allclose(resized, torch.tensor(3.0 * factor))
-
-
-def test_quality_scaler_is_monotone_between_its_ends_and_per_sample():
-    scaler = QualityScaler(5, (0.25, 4.0))
-    x = torch.ones(64, 5, 1, 1)
-    gains = scaler(x, torch.arange(64))[:, :, 0, 0]
-    assert torch.allclose(gains[0], torch.tensor(0.25))
-    assert torch.allclose(gains[-1], torch.tensor(4.0))
-    assert (gains.diff(dim=0) > 0).all()
 
 
 def test_padding_replicates_and_only_when_needed():

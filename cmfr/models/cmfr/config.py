@@ -25,8 +25,12 @@ class MatchingLevel(Strict):
 
 
 class IntraConfig(LatentConfig):
-    """I-frame codec: widths at 1/2, 1/4, 1/8 resolution and blocks per level."""
+    """I-frame codec: widths at 1/2, 1/4, 1/8 resolution and blocks per level.
 
+    hyper: at least 1: an I-frame has no other prior.
+    """
+
+    hyper: int = Field(ge=1, le=4096)
     channels: tuple[Width, Width, Width]
     blocks: tuple[Depth, Depth, Depth]
 

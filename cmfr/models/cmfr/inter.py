@@ -17,7 +17,7 @@ from cmfr.models.cmfr.motion_estimation import MotionEstimation
 from cmfr.models.cmfr.residual import FrameGenerator, ResidualCodec
 from cmfr.models.cmfr.residual_modes import RESIDUAL_MODES
 from cmfr.models.state import FrameOutput, LatentReference, MotionPictures, ReferenceState
-from cmfr.nn.bit_estimator import EntropyCoder
+from cmfr.nn.coder import EntropyCoder
 from cmfr.nn.layers import half_samples
 from cmfr.utils.errors import UserError, unknown
 
@@ -39,6 +39,7 @@ def checked_switches(cfg: CMFRConfig) -> CMFRConfig:
 class CMFRMotion(CodedMotion):
     """blended: the refined motion to the reference, which contexts follow.
 
+    samples: of the reference, what it was predicted from, [B, 3, 2H, 2W].
     sources: what was predicted from the reference, and from the frame before it, [B, 3, H, W] each;
     None where that one is not looked at.
     """
@@ -103,7 +104,13 @@ class CMFR(MotionInterCodec):
         if motion.sources is not None:
             older_share = best_older_share(x_hat, *motion.sources)
         latents = LatentReference(
-            residual.latent, motion.latent, motion.feature, flow, older_share, samples, motion.older
+            residual.latent,
+            motion.latent,
+            motion.motion_feature,
+            flow,
+            older_share,
+            samples,
+            motion.older_samples,
         )
         state = ReferenceState(x_hat, residual.feature, latents, position)
         return FrameOutput(x_hat, state, motion=replace(motion.pictures, mask=residual.mask))
@@ -111,32 +118,33 @@ class CMFR(MotionInterCodec):
     def _code_motion(
         self, coder: EntropyCoder, x: Tensor | None, quality: Tensor, past: ReferenceState
     ) -> CMFRMotion:
-        """Estimated, decoded and refined motion (v, v_hat, v_bar)."""
-        previous = past.latents or self._no_latents(past.frame)
-        reference, feature = past.frame, self.adaptor(past, past.position + 1)
+        """Estimated, decoded and refined motion (v, v_hat, v_bar), and the prediction."""
+        previous, reference = self._previous(past), past.frame
         flow = None if x is None else self.motion_estimation(x, reference)
         decoded, latent, motion_feature = self.motion_codec(
             coder, flow, quality, previous.motion, previous.motion_feature
         )
+        reference_feature = self.adaptor(past, past.position + 1)
         samples = half_samples(reference) if previous.samples is None else previous.samples
-        blended = BlendedMotion(decoded[:, None])
-        warped = prediction = blended.resized(self.stride).warp(samples, 2)
-        older = sources = None
+        refined = BlendedMotion(decoded[:, None])
+        warped = prediction = refined.resized(self.stride).warp(samples, 2)
+        older_samples = sources = None
         if self.motion_refiner is not None:
-            if self.motion_refiner.older:  # the first P-frame has only its reference
-                older = samples if previous.older is None else previous.older
-            blended = self.motion_refiner(decoded, previous, (reference, warped), older, feature)
-            finer, blended = blended.resized(self.stride), blended.to_reference
-            prediction = finer.to_reference.warp(samples, 2)
-            if older is not None:
-                sources = prediction, finer.to_older.warp(older, 2)
-                prediction = sources[0] + (sources[1] - sources[0]) * finer.older_share
+            if self.motion_refiner.older_flows:  # the first P-frame has only its reference
+                older_samples = (
+                    samples if previous.older_samples is None else previous.older_samples
+                )
+            refined = self.motion_refiner(
+                decoded, previous, (reference, warped), older_samples, reference_feature
+            )
+            prediction, sources = refined.resized(self.stride).predict(samples, older_samples)
+        blended = refined.to_reference
         return CMFRMotion(
             pictures=MotionPictures(decoded, blended.mean, warped, prediction),
             latent=latent,
-            feature=motion_feature,
-            reference=feature,
-            older=None if older is None else samples,
+            motion_feature=motion_feature,
+            reference_feature=reference_feature,
+            older_samples=None if older_samples is None else samples,
             blended=blended,
             samples=samples,
             sources=sources,
@@ -151,26 +159,25 @@ class CMFR(MotionInterCodec):
         motion: CMFRMotion,
     ) -> CMFRResidual:
         """Contexts, prediction in features and its mask, residual, and the frame they make."""
-        previous = past.latents or self._no_latents(past.frame)
-        contexts = self.temporal_context(motion.reference, motion.blended)
+        contexts = self.temporal_context(motion.reference_feature, motion.blended)
         # f_p with its mask, or what the `residual` switch puts in its place
-        predicted = self.residual_mode(motion.pictures.prediction, contexts[0])
+        subtrahend = self.residual_mode(motion.pictures.prediction, contexts[0])
 
         residual = None  # r = f_x - m * f_p
         if x is not None:
-            target = x if predicted.pixels is None else x - predicted.pixels
+            target = x if subtrahend.pixels is None else x - subtrahend.pixels
             residual = self.feature_extractor(target)
-            if predicted.features is not None:
-                residual = residual - predicted.features
+            if subtrahend.features is not None:
+                residual = residual - subtrahend.features
         reconstructed, latent = self.residual_codec(
-            coder, residual, contexts, quality, previous.residual
+            coder, residual, contexts, quality, self._previous(past).residual
         )
-        if predicted.features is not None:
-            reconstructed = reconstructed + predicted.features
+        if subtrahend.features is not None:
+            reconstructed = reconstructed + subtrahend.features
         frame = self.frame_generator(reconstructed, contexts[0])
-        if predicted.pixels is not None:
-            frame = frame + predicted.pixels
-        return CMFRResidual(frame, reconstructed, latent, predicted.mask)
+        if subtrahend.pixels is not None:
+            frame = frame + subtrahend.pixels
+        return CMFRResidual(frame, reconstructed, latent, subtrahend.mask)
 
     def _no_latents(self, frame: Tensor) -> LatentReference:
         motion, residual = self.cfg.motion, self.cfg.residual_codec

@@ -10,7 +10,7 @@ from cmfr.models.cmfr.blocks import block
 from cmfr.models.cmfr.config import CMFRConfig
 from cmfr.models.cmfr.latent import CMFRLatentCoder
 from cmfr.models.state import FrameOutput, ReferenceState
-from cmfr.nn.bit_estimator import EntropyCoder
+from cmfr.nn.coder import EntropyCoder
 from cmfr.nn.init import (
     analysis_start,
     identity_start,
@@ -19,8 +19,9 @@ from cmfr.nn.init import (
     pyramid_bands,
     synthesis_start,
 )
-from cmfr.nn.layers import INTRA_GAINS, conv, upsample
+from cmfr.nn.layers import conv, upsample
 from cmfr.nn.portable import encoder_only
+from cmfr.nn.quality import INTRA_GAINS
 
 
 class IntraCodec(FrameCodec[FrameSize]):

@@ -14,7 +14,8 @@ from cmfr.models.cmfr.config import CMFRConfig
 from cmfr.nn.densities import FactorizedDensity, HyperDensity
 from cmfr.nn.init import SMALL_GAIN
 from cmfr.nn.latent_coder import LatentCoder, Prediction
-from cmfr.nn.layers import LATENT_GAINS, QualityScaler, conv, upsample
+from cmfr.nn.layers import conv, upsample
+from cmfr.nn.quality import LATENT_GAINS, QualityScaler
 
 
 class CMFRLatentCoder(LatentCoder):
@@ -23,7 +24,7 @@ class CMFRLatentCoder(LatentCoder):
     Latents are in the units of the signal, and so are the predictions of the networks: a gain that
     the quality index chooses turns both into symbols, so that one prediction serves all qualities.
 
-        symbol = round((y - mean) * gain(quality) / step)     scale of the symbols alike
+        symbol = round((y - mean) * gain(quality) / s), s = 2^tanh(.)     its scale alike
 
     `spread` [C] is what a latent's values are like before anything is known of them; networks see
     and predict values relative to it, and `calibrate` measures it before training.

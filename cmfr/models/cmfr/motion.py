@@ -14,7 +14,7 @@ from cmfr.models.cmfr.blocks import block
 from cmfr.models.cmfr.config import CMFRConfig
 from cmfr.models.cmfr.latent import CMFRLatentCoder
 from cmfr.models.state import LatentReference
-from cmfr.nn.bit_estimator import EntropyCoder
+from cmfr.nn.coder import EntropyCoder
 from cmfr.nn.encoder_network import encoder_network
 from cmfr.nn.init import SMALL_GAIN, analysis_start, haar_bands, identity_start, synthesis_start
 from cmfr.nn.layers import conv, resize_flow, upsample, warp
@@ -97,17 +97,17 @@ class BlendedMotion:
 
     flows [B, K, 2, h, w] in pixels of their resolution; logits [B, K, h, w] of the softmax weights
     (None where K is 1).
-    older: how many of them, the last, point to the frame before the reference.
+    older_flows: how many of them, the last, point to the frame before the reference.
     """
 
     flows: Tensor
     logits: Tensor | None = None
-    older: int = 0
+    older_flows: int = 0
 
     @cached_property
     def to_reference(self) -> BlendedMotion:
         """Those that point to the reference, as if there were no others."""
-        return self._part(slice(None, self._nearer)) if self.older else self
+        return self._part(slice(None, self._nearer)) if self.older_flows else self
 
     @cached_property
     def to_older(self) -> BlendedMotion:
@@ -116,7 +116,7 @@ class BlendedMotion:
 
     @property
     def _nearer(self) -> int:
-        return self.flows.shape[1] - self.older
+        return self.flows.shape[1] - self.older_flows
 
     def _part(self, part: slice) -> BlendedMotion:
         assert self.logits is not None
@@ -150,7 +150,22 @@ class BlendedMotion:
             logits = F.interpolate(
                 logits.float(), scale_factor=factor, mode="bilinear", align_corners=False
             )
-        return BlendedMotion(flows, logits, self.older)
+        return BlendedMotion(flows, logits, self.older_flows)
+
+    def predict(
+        self, samples: Tensor, older_samples: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """The predicted frame [B, 3, h, w]; and what each of the two frames it was predicted from
+        says alone, [B, 3, h, w] each, None where there is but one.
+
+        samples, older_samples: `half_samples` of the reference, and of the frame before it (None:
+        not looked at), [B, 3, 2h, 2w].
+        """
+        prediction = self.to_reference.warp(samples, 2)
+        if older_samples is None:
+            return prediction, None
+        older = self.to_older.warp(older_samples, 2)
+        return prediction + (older - prediction) * self.older_share, (prediction, older)
 
     def warp(self, x: Tensor, finer: int = 1) -> Tensor:
         """x [B, C, finer h, finer w] moved by every flow, blended -> [B, C, h, w] of x's type."""
@@ -206,10 +221,10 @@ class MotionRefiner(nn.Module):
     def __init__(self, cfg: CMFRConfig) -> None:
         super().__init__()
         refiner, stride = cfg.motion.refiner, cfg.feature_stride
-        width, self.older, self.stride = refiner.width, refiner.older, stride
+        width, self.older_flows, self.stride = refiner.width, refiner.older, stride
         self.count = refiner.hypotheses + refiner.older
         inputs = 4 + 6 * stride * stride + cfg.context_channels[0]
-        if self.older:
+        if self.older_flows:
             inputs += 3 * stride * stride + 1
         self.head = conv(inputs, width, stride=2)
         self.body = nn.Sequential(*(block(cfg, width) for _ in range(refiner.blocks)))
@@ -220,8 +235,9 @@ class MotionRefiner(nn.Module):
         if self.count > 1:  # equal hypotheses would stay equal
             bias = torch.zeros(3 * self.count, 4)
             bias[: 2 * self.count] = torch.randn(2 * self.count, 1) * 0.05
-            if self.older:
-                bias[3 * self.count - self.older :] = log(refiner.hypotheses / self.older)
+            if self.older_flows:
+                share = log(refiner.hypotheses / self.older_flows)
+                bias[3 * self.count - self.older_flows :] = share
             with torch.no_grad():
                 last.bias.copy_(bias.flatten())
 
@@ -230,28 +246,29 @@ class MotionRefiner(nn.Module):
         flow: Tensor,
         previous: LatentReference,
         frames: tuple[Tensor, ...],
-        older: Tensor | None,
-        feature: Tensor,
+        older_samples: Tensor | None,
+        reference_feature: Tensor,
     ) -> BlendedMotion:
         """Flows around the decoded one, and how much each counts.
 
         flow: decoded, [B, 2, h, w].
         previous: of the previous P-frame.
         frames: the reference, and what the decoded flow makes of it, [B, 3, H, W] each.
-        older: the frame before the reference, `half_samples` of it, or None where it has no flows.
-        feature: [B, C0, h, w].
+        older_samples: `half_samples` of the frame before the reference, [B, 3, 2H, 2W], or None
+        where it has no flows.
+        reference_feature: [B, C0, h, w].
         """
         moved = warp(previous.flow, flow)
-        bases, share = [flow] * (self.count - self.older), None
-        if older is not None:
+        bases, share = [flow] * (self.count - self.older_flows), None
+        if older_samples is not None:
             on = flow + moved  # to the frame before the reference
-            bases += [on] * self.older
-            frames = (*frames, warp(older, resize_flow(on, self.stride), 2))
+            bases += [on] * self.older_flows
+            frames = (*frames, warp(older_samples, resize_flow(on, self.stride), 2))
             share = self._moved_share(previous.older_share, flow)
         pixels = torch.cat(frames, 1) - 0.5
         if self.stride > 1:
             pixels = F.pixel_unshuffle(pixels, self.stride)
-        seen = [flow, moved - flow, pixels, feature]
+        seen = [flow, moved - flow, pixels, reference_feature]
         if share is not None:
             seen.append(share)
         out = self.tail(self.body(self.head(torch.cat(seen, 1)))).float()
@@ -260,10 +277,10 @@ class MotionRefiner(nn.Module):
         if self.count == 1:
             return BlendedMotion(flows)
         if share is not None:
-            nearer, farther = logits.split([self.count - self.older, self.older], 1)
+            nearer, farther = logits.split([self.count - self.older_flows, self.older_flows], 1)
             share = share.clamp(0.02, 0.98)
             logits = torch.cat([nearer, farther + torch.log(share / (1 - share))], 1)
-        return BlendedMotion(flows, logits, self.older)
+        return BlendedMotion(flows, logits, self.older_flows)
 
     def _moved_share(self, share: Tensor | None, flow: Tensor) -> Tensor:
         """The previous frame's, at the flow's resolution [B, 1, h, w] and moved along with it."""

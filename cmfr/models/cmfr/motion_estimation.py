@@ -9,53 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmfr.config import EstimationLevel
 from cmfr.models.cmfr.config import MatchingLevel
 from cmfr.nn.encoder_network import encoder_network
 from cmfr.nn.layers import conv, resize_flow, warp
-from cmfr.nn.portable import encoder_only
-
-
-class EstimationNetwork(nn.Sequential):
-    """Plain convolutions of one pyramid level: [B, 8, h, w] -> flow correction [B, 2, h, w]."""
-
-    def __init__(self, level: EstimationLevel) -> None:
-        widths = (8, *level.widths, 2)
-        layers: list[nn.Module] = []
-        for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
-            layers += [conv(inputs, outputs, level.kernel), nn.ReLU()]
-        super().__init__(*layers[:-1])
-        with torch.no_grad():
-            layers[-2].weight.mul_(0.1)  # type: ignore[operator]  # near no motion
-
-
-class SpyNet(nn.Module):
-    """SpyNet (CVPR 2017): DCVC's motion estimation.
-
-    Each level sees the target, the reference warped with the flow so far, and that flow. The
-    finest level need not be full resolution: the result is resized to `output_stride`.
-    """
-
-    def __init__(self, levels: tuple[EstimationLevel, ...], output_stride: int = 1) -> None:
-        super().__init__()
-        self.strides = [level.stride for level in levels]
-        self.levels = nn.ModuleList(EstimationNetwork(level) for level in levels)
-        self.output_stride = output_stride
-
-    @encoder_only()
-    def forward(self, x: Tensor, reference: Tensor) -> Tensor:
-        """x, reference [B, 3, H, W] -> flow [B, 2, H/s, W/s] that warps the reference to x."""
-        first = self.strides[0]
-        flow = x.new_zeros(len(x), 2, x.shape[2] // first, x.shape[3] // first)
-        previous = first
-        pictures = zip(pyramid(x, self.strides), pyramid(reference, self.strides), strict=True)
-        for stride, level, (target, source) in zip(
-            self.strides, self.levels, pictures, strict=True
-        ):
-            flow = resize_flow(flow, previous / stride)
-            correction = level(torch.cat([target, warp(source, flow), flow], 1))
-            flow, previous = flow + correction.float(), stride
-        return resize_flow(flow, previous / self.output_stride)
 
 
 def pyramid(x: Tensor, strides: list[int]) -> list[Tensor]:

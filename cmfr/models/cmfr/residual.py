@@ -12,7 +12,7 @@ from cmfr.models.cmfr.blocks import block
 from cmfr.models.cmfr.config import CMFRConfig
 from cmfr.models.cmfr.features import fusion
 from cmfr.models.cmfr.latent import CMFRLatentCoder
-from cmfr.nn.bit_estimator import EntropyCoder
+from cmfr.nn.coder import EntropyCoder
 from cmfr.nn.encoder_network import encoder_network
 from cmfr.nn.init import (
     Bands,
@@ -22,7 +22,8 @@ from cmfr.nn.init import (
     pyramid_bands,
     synthesis_start,
 )
-from cmfr.nn.layers import QualityScaler, conv, upsample
+from cmfr.nn.layers import conv, upsample
+from cmfr.nn.quality import QualityScaler
 
 Contexts = tuple[Tensor, Tensor, Tensor]
 

@@ -74,7 +74,7 @@ class FeatureResidual(ResidualMode):
 
 
 class MaskedFeatureResidual(FeatureResidual):
-    """f_x - m * f_p (paper: claim 1)."""
+    """f_x - m * f_p (paper: claim 2)."""
 
     def __init__(self, cfg: CMFRConfig) -> None:
         super().__init__(cfg)

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmfr.models.dcvc.config import DCVCConfig
-from cmfr.nn.layers import DepthwiseBlock, QualityScaler, QualityTable, conv, upsample
+from cmfr.nn.layers import DepthwiseBlock, conv, upsample
+from cmfr.nn.quality import QualityScaler, QualityTable
 
 Kind = Literal["plain", "gated", "sum", "product"]
 

@@ -6,11 +6,25 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from cmfr.config import CodecConfig, EstimationLevel, Width, check_strides
+from cmfr.config import CodecConfig, Strict, Stride, Width, check_strides
 from cmfr.utils.errors import UserError
 
 LATENT_STRIDE = 16  # of all of DCVC's latents
 _LAMBDAS = {"dc": (85.0, 840.0), "fm": (1.0, 768.0)}  # as published, of the P-frames
+
+
+class EstimationLevel(Strict):
+    """One level of motion estimation (SpyNet). The defaults are SpyNet's.
+
+    stride: the level works on frames reduced by this factor.
+    kernel: size of its convolutions.
+    widths: of its convolutions, ``len(widths) + 1`` of them, the last giving the two flow
+    components.
+    """
+
+    stride: Stride
+    kernel: int = Field(7, ge=1, le=15)
+    widths: tuple[Width, ...] = Field((32, 64, 32, 16), max_length=16)
 
 
 class DCVCConfig(CodecConfig):

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from cmfr.models.base import CodedMotion, MotionInterCodec
 from cmfr.models.cmfr.context import FeatureAdaptor
 from cmfr.models.cmfr.features import FrameStem
-from cmfr.models.cmfr.motion_estimation import SpyNet
 from cmfr.models.dcvc.blocks import (
     DECODER_GAINS,
     ENCODER_GAINS,
@@ -25,8 +24,9 @@ from cmfr.models.dcvc.blocks import (
 from cmfr.models.dcvc.config import LATENT_STRIDE, DCVCConfig
 from cmfr.models.dcvc.latent import InterLatentCoder
 from cmfr.models.dcvc.motion import AlignedContext, Contexts, DCVCMotionCodec
+from cmfr.models.dcvc.spynet import SpyNet
 from cmfr.models.state import FrameOutput, LatentReference, MotionPictures, ReferenceState
-from cmfr.nn.bit_estimator import EntropyCoder
+from cmfr.nn.coder import EntropyCoder
 from cmfr.nn.layers import ResidualBlock, conv, upsample, warp
 from cmfr.nn.portable import encoder_only
 
@@ -157,13 +157,15 @@ class DCVC(MotionInterCodec):
     ) -> FrameOutput:
         motion = self._code_motion(coder, x, quality, past)
         pictures = motion.pictures
-        contexts = self.temporal_context(motion.reference, pictures.warped, pictures.decoded)
+        contexts = self.temporal_context(
+            motion.reference_feature, pictures.warped, pictures.decoded
+        )
         decoded, latent = self.residual_codec(
             coder, x, contexts, quality, past.latents, self._latent_size(past.frame)
         )
         feature, frame = self.frame_generator(decoded, contexts[0])
         x_hat = self._clamped(frame)
-        latents = LatentReference(latent, motion.latent, motion.feature, pictures.refined)
+        latents = LatentReference(latent, motion.latent, motion.motion_feature, pictures.refined)
         state = ReferenceState(x_hat, feature, latents, past.position + 1)
         return FrameOutput(x_hat, state, motion=pictures)
 

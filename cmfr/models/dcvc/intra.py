@@ -20,7 +20,7 @@ from cmfr.models.dcvc.blocks import (
 from cmfr.models.dcvc.config import LATENT_STRIDE, DCVCConfig
 from cmfr.models.dcvc.latent import IntraLatentCoder
 from cmfr.models.state import FrameOutput, ReferenceState
-from cmfr.nn.bit_estimator import EntropyCoder
+from cmfr.nn.coder import EntropyCoder
 from cmfr.nn.layers import conv
 from cmfr.nn.portable import encoder_only
 

@@ -18,7 +18,7 @@ from cmfr.models.dcvc.blocks import (
 from cmfr.models.dcvc.config import DCVCConfig
 from cmfr.models.dcvc.latent import InterLatentCoder
 from cmfr.models.state import LatentReference
-from cmfr.nn.bit_estimator import EntropyCoder
+from cmfr.nn.coder import EntropyCoder
 from cmfr.nn.layers import ResidualBlock, conv, resize_flow, upsample, warp
 from cmfr.nn.portable import encoder_only
 

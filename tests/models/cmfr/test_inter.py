@@ -166,10 +166,10 @@ def test_the_frame_before_the_reference_counts_where_flows_point_to_it(older):
         before = half_samples(second.frame)
         assert second.latents.samples is None
         if older:
-            assert torch.equal(second.latents.older, half_samples(first.frame))
-            assert torch.equal(third.latents.older, before)
+            assert torch.equal(second.latents.older_samples, half_samples(first.frame))
+            assert torch.equal(third.latents.older_samples, before)
         given = model.code_inter(clip[:, 3], quality, third)
-        latents = replace(third.latents, older=1 - before)
+        latents = replace(third.latents, older_samples=1 - before)
         other = model.code_inter(clip[:, 3], quality, replace(third, latents=latents))
     assert torch.equal(given.motion.prediction, other.motion.prediction) == (older == 0)
     assert torch.equal(given.motion.warped, other.motion.warped)

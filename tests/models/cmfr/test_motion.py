@@ -35,14 +35,14 @@ def test_the_last_flows_move_the_older_frame():
     torch.manual_seed(0)
     x, older, flows = torch.rand(2, 3, 8, 10), torch.rand(2, 3, 8, 10), torch.randn(2, 3, 2, 8, 10)
     logits = torch.randn(2, 3, 8, 10)
-    motion = BlendedMotion(flows, logits, older=1)
+    motion = BlendedMotion(flows, logits, older_flows=1)
     weights = logits.softmax(1)
     sources = (x, x, older)
     expected = sum(warp(sources[k], flows[:, k]) * weights[:, k : k + 1] for k in range(3))
     share = motion.older_share
     blended = torch.lerp(motion.to_reference.warp(x), motion.to_older.warp(older), share)
     assert torch.allclose(blended, expected, atol=1e-6)
-    assert motion.resized(2).older == 1
+    assert motion.resized(2).older_flows == 1
     nearer = motion.to_reference
     alone = BlendedMotion(flows[:, :2], logits[:, :2])
     assert torch.equal(nearer.warp(x), alone.warp(x))
@@ -64,7 +64,7 @@ def test_the_refiner_leads_on_to_the_older_frame():
     previous = LatentReference(*[torch.empty(0)] * 3, carried)
     with torch.no_grad():
         motion = refiner(flow, previous, (frame, frame), half_samples(frame), feature)
-    assert motion.older == cfg.motion.refiner.older == 1
+    assert motion.older_flows == cfg.motion.refiner.older == 1
     assert torch.allclose(motion.flows[:, :-1, 0], torch.tensor(3.0), atol=0.3)
     # at column 8 the flow leads to column 11, at column 9 across the edge
     assert torch.allclose(motion.flows[:, -1, 0, :, :9], torch.tensor(4.0), atol=0.3)
