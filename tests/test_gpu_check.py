@@ -11,6 +11,7 @@ from cmfr.codec.checkpoint import save_weights
 from cmfr.models.presets import PRESETS
 from cmfr.nn.densities import weights_of
 from cmfr.training.config import load_train_config
+from cmfr.training.setup import open_data_sets, stage_samplers
 
 CPU = torch.device("cpu")
 
@@ -67,3 +68,11 @@ def test_what_it_measures_on_a_gpu_runs(script, monkeypatch):
         for side in ("encode", "decode")
     ]
     assert all("fps; ms: " in result and "rANS" in result for result in speeds.values())
+
+
+def test_its_training_finds_clips_that_are_long_enough(script):
+    cfg, stage = script.training()
+    assert stage.frames == 7 and stage.crop == 256
+    cfg = cfg.model_copy(update={"stages": (stage,), "validation": None})
+    (sampler,) = stage_samplers(cfg, open_data_sets(cfg, CPU))
+    assert len(sampler.batch(0)) == stage.batch

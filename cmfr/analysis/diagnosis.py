@@ -65,6 +65,11 @@ def motion_estimation(model: VideoModel, sequences: Sequence[DiagnosedSequence])
     return Table(title, ("no motion", "estimated flow"), rows)
 
 
+def _index(sequence: DiagnosedSequence, quality: int) -> Tensor:
+    """A quality as the networks take it [1], where the frames are."""
+    return torch.full((1,), quality, device=sequence.frames[0].device)
+
+
 def _predict(model: VideoModel, x: Tensor, reference: Tensor) -> Tensor:
     """The reference warped with the estimated flow."""
     flow = model.inter.motion_estimation(x, reference)  # type: ignore[operator]
@@ -74,9 +79,8 @@ def _predict(model: VideoModel, x: Tensor, reference: Tensor) -> Tensor:
 def transforms(model: VideoModel, sequences: Sequence[DiagnosedSequence]) -> Table:
     """The quality that remains when nothing is quantized, of I-frames and of P-frames after it."""
     rows = {}
-    top = torch.tensor([QUALITIES - 1])
     for sequence in sequences:
-        first = sequence.frames[0]
+        first, top = sequence.frames[0], _index(sequence, QUALITIES - 1)
         size = FrameSize(first.shape[2], first.shape[3])
         output = model.intra(first, top, size, Unquantized())
         intra = sequence.psnr(output.x_hat, first)[1]
@@ -102,7 +106,7 @@ class _Coded:
 
 def _code(model: VideoModel, sequence: DiagnosedSequence, quality: int) -> list[_Coded]:
     """All frames of a sequence after one I-frame."""
-    index = torch.tensor([quality])
+    index = _index(sequence, quality)
     coded: list[_Coded] = []
     past: ReferenceState | None = None
     for x in sequence.frames:
@@ -257,7 +261,7 @@ def counted_bits(model: VideoModel, sequences: Sequence[DiagnosedSequence]) -> T
     for sequence in sequences:
         row = []
         for quality in levels:
-            index, past = torch.tensor([quality]), None
+            index, past = _index(sequence, quality), None
             counted = written = 0.0
             for x in sequence.frames[:8]:
                 trained = BitEstimator(training=True)
@@ -287,7 +291,7 @@ def untrained(model: VideoModel, sequences: Sequence[DiagnosedSequence]) -> Tabl
     estimation = model.inter.motion_estimation
     assert isinstance(estimation, torch.nn.Module) and isinstance(fresh.inter, CMFR)
     fresh.inter.motion_estimation.load_state_dict(estimation.state_dict())
-    quality = torch.tensor([42])
+    quality = _index(sequences[0], 42)
 
     def run() -> None:
         for sequence in sequences:

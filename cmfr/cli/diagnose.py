@@ -25,7 +25,9 @@ def add_commands(commands: Commands) -> None:
     )
     diagnose.add_argument("--root", type=Path, required=True, help="folder of its sequences")
     add_list(diagnose, "--sequences", str, "names", help="only these (default: all)")
-    diagnose.add_argument("--frames", type=int, help="the first so many (default: all listed)")
+    diagnose.add_argument(
+        "--frames", type=int, help="the first so many, all in memory (default: all listed)"
+    )
     add_device(diagnose)
     diagnose.set_defaults(run=run_diagnose)
 

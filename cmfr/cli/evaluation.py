@@ -18,7 +18,7 @@ from cmfr.cli.options import (
 )
 from cmfr.cli.parser import frame_size
 from cmfr.utils.errors import UserError
-from cmfr.utils.files import atomic_write_text, check_distinct
+from cmfr.utils.files import atomic_write_text, check_distinct, check_output
 
 if TYPE_CHECKING:
     from cmfr.cli.parser import Commands
@@ -91,8 +91,7 @@ def run_anchor(args: argparse.Namespace) -> None:
     check_sources(args)
     if bool(args.crfs) == bool(args.qps):
         raise UserError("give either --crfs or --qps")
-    if not args.output.parent.is_dir():
-        raise FileNotFoundError(f"no folder {args.output.parent} to write {args.output.name} to")
+    check_output(args.output)
     reference = args.codec in REFERENCE_CODECS
     if reference and not (args.binary and args.cfg and args.qps):
         raise UserError(f"{args.codec} needs --binary, --cfg and --qps")
@@ -107,7 +106,7 @@ def run_anchor(args: argparse.Namespace) -> None:
     sources = (
         base.test_sources(args.test, args.root, args.frames, tell)
         if args.test
-        else base.video_sources(args.videos)
+        else base.video_sources(args.videos, args.frames)
     )
     if reference:
         qps = tuple(int(qp) for qp in args.qps)

@@ -8,7 +8,7 @@ from cmfr.codec.header import check_periods, check_refine
 from cmfr.codec.rate_control import Target
 from cmfr.config import QUALITIES
 from cmfr.utils.errors import UserError
-from cmfr.utils.files import check_distinct, is_stream
+from cmfr.utils.files import check_distinct, check_output, is_stream
 from cmfr.video.reader import VIDEO_SUFFIXES
 
 
@@ -28,10 +28,7 @@ def check_request(
     check_periods(intra_period, refresh_period)
     if target.suffix.lower() in VIDEO_SUFFIXES or target.suffix.lower() == ".png":
         raise UserError(f"{target}: what is written is a .cmfr file, not a video; name it so")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"no folder {target.parent} to write {target.name} to")
-    if target.is_dir():
-        raise UserError(f"{target} is a folder; give a file")
+    check_output(target)
     is_stream(target)
     check_distinct(target, source)
 

@@ -86,11 +86,13 @@ def bd_quality(
     anchor: Sequence[Point], test: Sequence[Point], method: Method = "pchip"
 ) -> float | None:
     """Mean difference of quality at equal rate (BD-PSNR in dB) of two curves that have a BD-rate;
-    None where no rate is common."""
+    None where less than `MIN_OVERLAP` of the shorter one's rates, as logarithms, are common."""
     from bjontegaard import bd_psnr
 
     one, two = sorted(anchor), sorted(test)
-    if max(one[0][0], two[0][0]) >= min(one[-1][0], two[-1][0]):
+    low, high = max(one[0][0], two[0][0]), min(one[-1][0], two[-1][0])
+    shorter = min(math.log(curve[-1][0] / curve[0][0]) for curve in (one, two))
+    if math.log(high / low) < MIN_OVERLAP * shorter:
         return None
     columns = [list(column) for side in (one, two) for column in zip(*side, strict=True)]
     return float(bd_psnr(*columns, method=method, require_matching_points=False, min_overlap=0))

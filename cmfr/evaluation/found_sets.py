@@ -67,7 +67,7 @@ def set_of_files(paths: Sequence[Path], frames: int | None = None) -> FoundSet:
 
     A sequence is called as its file without suffix, and has all the file's frames, or the first
     `frames`. Raises FileNotFoundError for a path that is not there, ValueError for a folder without
-    videos, for what is no video, and for two of one name.
+    videos, for what is no video or too short, and for two of one name.
     """
     found: dict[str, tuple[TestSequence, Path]] = {}
     for path in chain.from_iterable(map(_videos_of, paths)):
@@ -79,12 +79,14 @@ def set_of_files(paths: Sequence[Path], frames: int | None = None) -> FoundSet:
         count = count_frames(path, info)
         if not count:
             raise UserError(f"{path} holds no frames")
+        if count < (frames or count):
+            raise UserError(f"{path} has {count} frames, not {frames}")
         sequence = TestSequence(
             name=name,
             width=info.width,
             height=info.height,
             frame_rate=info.frame_rate,
-            frames=min(count, frames or count),
+            frames=frames or count,
             bit_depth=info.bit_depth,
             chroma=info.chroma,
             may_be_longer=True,

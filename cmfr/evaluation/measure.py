@@ -98,8 +98,11 @@ class SequenceTask:
         """
         record = self.finished()
         if record is None:
+            key = self.key()
             codec = _codec(self.weights, _changed(self.weights), self.device)
             record = evaluate_sequence(codec, self, on_frame)
+            if self.key() != key:
+                raise UserError(f"{self.weights} changed while this was measured")
             if path := self.part():
                 keep(path, record)
         return record

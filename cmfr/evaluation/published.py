@@ -279,7 +279,10 @@ def _compressai(
 def _csv(path: Path, codec: str, dataset: str | None) -> list[Record]:
     if not path.is_file():
         raise FileNotFoundError(f"no results file {path}")
-    with malformed(path, "no table of results"), path.open(newline="", encoding="utf-8") as file:
+    with (
+        malformed(path, "no table of results"),
+        path.open(newline="", encoding="utf-8-sig") as file,
+    ):
         reader = csv.DictReader(file)
         header = reader.fieldnames or []
         metrics = [name for name in header if name.startswith(("psnr", "ms_ssim"))]

@@ -12,8 +12,10 @@ from tqdm import tqdm
 from cmfr.evaluation.conditions import CodingConditions
 from cmfr.evaluation.found_sets import FoundSet
 from cmfr.evaluation.kept import kept_beside
-from cmfr.evaluation.measure import SequenceTask
+from cmfr.evaluation.measure import SequenceTask, weights_identity
 from cmfr.evaluation.records import Record, write_results
+from cmfr.utils.errors import UserError
+from cmfr.utils.files import check_output
 from cmfr.utils.parallel import Count, outcomes
 
 Outcome = Record | Exception  # of a task: its record, or the error that prevented it
@@ -65,10 +67,14 @@ def evaluate(
     Finished measurements lie in OUTPUT.parts; the same command goes on. Returns why measurements
     failed, by name; `output` is written only when none did, so that no table has holes.
     """
-    if not output.parent.is_dir():
-        raise FileNotFoundError(f"no folder {output.parent} to write {output.name} to")
-    tasks = run.tasks(devices, output)
+    check_output(output)
+    tasks, identity = run.tasks(devices, output), weights_identity(run.weights)
     measured = measure(tasks, processes, threads)
+    if weights_identity(run.weights) != identity:
+        raise UserError(
+            f"{run.weights} changed while it was measured; the same command measures what the "
+            "present weights lack"
+        )
     records = [outcome for outcome in measured if isinstance(outcome, Record)]
     if len(records) == len(tasks):
         write_results(output, records)

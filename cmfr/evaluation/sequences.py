@@ -13,8 +13,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
 
-import av
-import av.error
 from pydantic import (
     AfterValidator,
     Field,
@@ -30,6 +28,7 @@ from cmfr.utils.config_files import find_config
 from cmfr.utils.errors import UserError, unknown
 from cmfr.utils.files import inner_name, inside
 from cmfr.utils.yaml_config import faults, read_tree
+from cmfr.video.containers import count_shown
 from cmfr.video.info import RAW_FORMATS, ColorInfo, VideoInfo, parse_frame_rate, parse_raw_name
 from cmfr.video.reader import VideoReader, open_video
 
@@ -323,8 +322,4 @@ def count_frames(path: Path, info: VideoInfo) -> int:
     """Frames that are really there, without decoding: headers of cut files say too many."""
     if info.frame_count is not None and (path.is_dir() or path.suffix.lower() == ".yuv"):
         return info.frame_count
-    try:
-        with av.open(str(path)) as container:
-            return sum(packet.size > 0 for packet in container.demux(container.streams.video[0]))
-    except av.error.FFmpegError as error:
-        raise UserError(f"{path} is damaged: {error.strerror}") from error
+    return count_shown(path)

@@ -3,8 +3,9 @@ kernels. Used on a GPU alone, where `cuda_graphs: true` asks for it; not measure
 
 A graph repeats the same kernels on the same memory. What differs from step to step is therefore
 either copied into buffers that stay (clips, qualities, the reference, the weight of R), or has a
-graph of its own: which frames are refreshed, which adaptor reads the reference, and the offsets
-and weights of qualities follow from where a clip lies in the hierarchical pattern (`pattern`).
+graph of its own: which frames are refreshed, which adaptor reads the reference, the offsets and
+weights of qualities, and the accumulator's share follow from where a clip lies in the hierarchical
+pattern (`pattern`).
 Gradients are kept in buffers too. Clipping, the optimizer and averaging stay outside.
 """
 
@@ -37,6 +38,8 @@ def obstacle(cfg: TrainConfig, stage: StageConfig, module: StageModel, team: Tea
         return "checkpoint_activations keeps the state of random numbers, which a graph cannot"
     if any(stage.lead):
         return "clips have a lead, so that what lies before them differs"
+    if cfg.loss.distortion.needs_ms_ssim:
+        return "MS-SSIM fetches its window from the host"
     if len(module.updates(stage.frames)) > 1:
         return "a step has several updates (cascaded: true has one)"
     return None
@@ -54,6 +57,7 @@ def pattern(module: StageModel, position: int) -> tuple[Any, ...]:
         reads_frame = t == position + 1 or refreshes(t - 1, cfg.refresh_period)
         found.append(
             (
+                place if getattr(cfg, "accumulates", False) else None,  # its accumulator's share
                 hierarchy.quality_offsets[place],
                 None if reads_frame else hierarchy.adaptors[place],
                 module.weights[t % len(module.weights)],
@@ -88,7 +92,10 @@ class CudaRecorder:
 
     def record(self, work: Callable[[], Result]) -> tuple[Callable[[], None], Result]:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+        # The data path's threads pin memory meanwhile, which the usual mode takes for a fault.
+        with torch.cuda.graph(
+            graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"
+        ):
             result = work()
         return graph.replay, result
 

@@ -88,7 +88,11 @@ class StageOptimizer:
             factor = 1.0
             for key, value in cfg.factors.items():
                 factor *= value if key in name else 1
-            is_matrix = parameter.dim() == 4 and min(len(parameter), parameter[0].numel()) >= 16
+            is_matrix = (  # by name: the parameters of DCVC's densities have four dimensions too
+                name.endswith("weight")
+                and parameter.dim() == 4
+                and min(len(parameter), parameter[0].numel()) >= 16
+            )
             groups = muon if cfg.kind == "muon" and is_matrix else adamw
             groups.setdefault(factor, []).append(parameter)
         # Fused: one kernel, and steps with a gradient that is not finite are left out without

@@ -97,14 +97,34 @@ def _left_out(model: torch.nn.Module, name: str) -> bool:
 
 
 def open_data_sets(cfg: TrainConfig, device: torch.device) -> dict[str, ClipSet]:
-    """The data sets that are used, by name; those of stages preloaded where they ask for it."""
+    """The data sets that are used, by name; those of stages preloaded where they ask for it.
+
+    Raises FileNotFoundError or UserError, for a stage that learns from what is held out too.
+    """
     trained = {data_name(cfg, stage) for stage in cfg.stages}
     validated = {cfg.validation.data} if cfg.validation else set()
     data = {name: open_data(cfg.data[name]) for name in sorted(trained | validated)}
     for name in trained:
+        for held_out in validated:
+            _check_held_out(cfg, data, name, held_out)
+    for name in trained:
         if cfg.data[name].preload:
             data[name] = Preloaded(data[name], device)
     return data
+
+
+def _check_held_out(cfg: TrainConfig, data: dict[str, ClipSet], name: str, held_out: str) -> None:
+    """Raises UserError where a set that is trained on has clips of the one that is held out."""
+    one, other = cfg.data[name], cfg.data[held_out]
+    if not getattr(other, "held_out", False) or name == held_out:
+        return
+    if (one.kind, getattr(one, "root", None)) != (other.kind, getattr(other, "root", None)):
+        return
+    if both := set(data[name].names) & set(data[held_out].names):
+        raise UserError(
+            f"data.{name} has {len(both)} clips that data.{held_out} holds out for validation: "
+            f"give data.{name} the same hold_out"
+        )
 
 
 def data_name(cfg: TrainConfig, stage: StageConfig) -> str:

@@ -52,6 +52,9 @@ class StageModel(nn.Module):
         self.noise = TrainingNoise()
         if stage.objective == "motion" and not isinstance(codec.inter, MotionInterCodec):
             raise UserError(f"stage {stage.name}: {codec.cfg.name} codes no motion")
+        estimation = getattr(codec.inter, "motion_estimation", None)
+        if stage.objective == "flow" and not isinstance(estimation, MotionEstimation):
+            raise UserError(f"stage {stage.name}: {codec.cfg.name} has no motion estimation for it")
         self.weights = stage.frame_weights or codec.cfg.hierarchy.weights
         for name, parameter in codec.named_parameters():
             parameter.requires_grad_(learns(stage, name))

@@ -249,6 +249,15 @@ def check_distinct(output: str | Path, *inputs: str | Path) -> None:
             raise UserError(f"{output} is the input {name}; give another output")
 
 
+def check_output(path: Path) -> None:
+    """Raise FileNotFoundError or UserError, before any work is done, where a file could not be
+    written: no folder to lie in, or a folder itself."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"no folder {path.parent} to write {path.name} to")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give a file")
+
+
 def check_outside(folder: str | Path, *inputs: str | Path) -> None:
     """Raise UserError where a file that is read lies in a folder that is to be replaced."""
     for name in inputs:

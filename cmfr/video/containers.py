@@ -98,6 +98,17 @@ def av_source(path: Path, rate: Fraction | None) -> Source:
     return Source(info, frames_from)
 
 
+def count_shown(path: Path) -> int:
+    """Frames of a video file that a reader gives, without decoding them. What an edit list leaves
+    out of a cut .mp4 is there, but not shown. Raises UserError."""
+    try:
+        with av.open(f"file:{path}") as container:
+            packets = container.demux(_video_stream(container, path))
+            return sum(packet.size > 0 and not packet.is_discard for packet in packets)
+    except av.error.FFmpegError as error:
+        raise UserError(f"{path} is damaged: {error.strerror}") from error
+
+
 def _video_stream(container: av.container.InputContainer, path: Path) -> VideoStream:
     """The first that is no picture on the cover of a song."""
     for stream in container.streams.video:

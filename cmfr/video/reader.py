@@ -190,11 +190,19 @@ def _read_png(file: Path) -> np.ndarray:
     """uint8 [H, W, 3]; gray and palettes become RGB, transparency is dropped."""
     try:
         with Image.open(file) as image:
+            if image.format == "PNG" and _png_depth(file) > 8:  # Pillow drops bits without a word
+                raise UserError(f"{file} is not an 8-bit picture: it has {_png_depth(file)} bits")
             if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
                 raise UserError(f"{file} is not an 8-bit picture (its mode is {image.mode})")
             return np.array(image.convert("RGB"))
     except (UnidentifiedImageError, DecompressionBombError, OSError, SyntaxError) as error:
         raise UserError(f"{file} is not a picture that can be read: {error}") from error
+
+
+def _png_depth(file: Path) -> int:
+    """Bits of a sample of a PNG, from its header."""
+    with file.open("rb") as opened:
+        return opened.read(25)[24]
 
 
 # --- raw .yuv files

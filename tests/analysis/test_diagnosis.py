@@ -4,8 +4,9 @@ import pytest
 import torch
 import yaml
 from conftest import lively, lively_dcvc, moving_clip, write_yuv
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from cmfr.analysis.diagnosis import diagnose, untrained
+from cmfr.analysis.diagnosis import code, diagnose, transforms, untrained
 from cmfr.analysis.diagnosis_table import DiagnosedSequence
 from cmfr.cli.main import main
 from cmfr.codec.checkpoint import save_weights
@@ -86,3 +87,20 @@ def test_the_command(tmp_path, capsys):
     assert "--frames 7: 8 are needed at least" in capsys.readouterr().err
     assert main([*command, "--sequences", "b"]) == 1
     assert "made has no sequence called 'b'; there are a_80x48_25" in capsys.readouterr().err
+
+
+def test_qualities_are_where_the_frames_are(monkeypatch):
+    """As on a GPU: operators of fake tensors refuse to mix devices."""
+    monkeypatch.setattr(DiagnosedSequence, "psnr", lambda *_: (0.0, 0.0))
+    model = VideoModel(NANO).eval()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        try:
+            torch.zeros(1, device="cuda").add(1)
+        except (RuntimeError, AssertionError) as error:
+            pytest.skip(f"this PyTorch cannot pretend to have a GPU: {error}")
+        model = model.to("cuda")
+        frames = [torch.rand(1, 3, *SIZE, device="cuda") for _ in range(3)]
+        sequence = DiagnosedSequence("moving", frames, SIZE)
+        assert transforms(model, [sequence]).rows == {"moving": (0.0, 0.0)}
+        with pytest.raises(DataDependentOutputException):  # where a number leaves the GPU
+            code(model, [sequence], (42,))

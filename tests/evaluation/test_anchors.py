@@ -219,6 +219,8 @@ def test_memory_does_not_grow_with_the_video():
         ({"preset": "quick"}, "preset 'quick' of x264 is not one of .*veryslow"),
         ({"rates": (52.0,)}, "crf 52 is above 51, the highest of x264"),
         ({"rates": (30.0, 30.0)}, "are to be different"),
+        ({"rates": (30.5,), "mode": "qp"}, "the QPs of x264 are whole numbers"),
+        ({"rates": (30.5,), "codec": "svt-av1"}, "the CRFs of svt-av1 are whole numbers"),
         ({"rates": ()}, "are to be different"),
     ],
 )
@@ -238,6 +240,8 @@ def test_videos_that_are_refused(tmp_path, video):
         video_sources([tmp_path / "absent.mp4"])
     with pytest.raises(ValueError, match="two videos are called pan_96x64_25"):
         video_sources([video, video])
+    with pytest.raises(ValueError, match="pan_96x64_25.* has 12 frames, not 13"):
+        video_sources([video], 13)
 
 
 def test_an_encoder_that_is_not_there_or_does_not_obey_is_said(video, monkeypatch):
@@ -363,6 +367,19 @@ def test_reference_software_that_is_not_there(tmp_path, video):
     binary.chmod(0o644)
     with pytest.raises(ValueError, match="EncoderAppStatic cannot be run: Permission denied"):
         vtm(tmp_path, binary, video)
+
+
+def test_another_configuration_of_the_same_size_is_measured_anew(tmp_path, video, monkeypatch):
+    """And an encoder in the present folder is that one, not one of its name on the PATH."""
+    stub(tmp_path, STUB.replace("bytes(100", "bytes(int(open(config).read())"))
+    config = tmp_path / "encoder_lowdelay_vtm.cfg"
+    monkeypatch.chdir(tmp_path)
+    rates = []
+    for size in ("100", "200"):
+        config.write_text(size)
+        vtm(tmp_path, Path("EncoderAppStatic"), video)
+        rates.append(read_results(tmp_path / "vtm.json")[0].bpp)
+    assert rates[1] == pytest.approx(2 * rates[0])
 
 
 # --- commands

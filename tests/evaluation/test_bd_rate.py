@@ -6,7 +6,7 @@ import math
 import pytest
 from conftest import SHARED
 
-from cmfr.evaluation.bd_rate import NotComparable, bd_rate, mean_bd_rate
+from cmfr.evaluation.bd_rate import NotComparable, bd_quality, bd_rate, mean_bd_rate
 
 ANCHOR = [(0.02, 32.1), (0.045, 34.4), (0.09, 36.6), (0.2, 38.9)]
 VECTORS = SHARED / "parity" / "bdrate_vectors.json"
@@ -127,3 +127,16 @@ def test_reference_curves_of_a_real_codec():
             for side in (anchor, test)
         ]
         assert bd_rate(*points).percent == pytest.approx(expected[name], abs=0.002), name
+
+
+def test_a_sliver_of_rates_has_no_bd_quality():
+    """Below a quarter of the shorter range, whatever of the qualities is common."""
+
+    def shifted(share):
+        factor = 10 ** (1 - share)  # of a range of one decade
+        return [(rate * factor, quality) for rate, quality in ANCHOR]
+
+    assert ANCHOR[-1][0] / ANCHOR[0][0] == pytest.approx(10)
+    assert bd_quality(ANCHOR, shifted(0.26)) < 0 < bd_quality(shifted(0.26), ANCHOR)
+    for share in (-0.1, 0.02, 0.24):
+        assert bd_quality(ANCHOR, shifted(share)) is None

@@ -230,6 +230,8 @@ def test_csv_tables(tmp_path):
     assert (low.width, low.frame_rate, low.conditions.matrix) == (64, 25, "bt709")
     with pytest.raises(ValueError, match="no column dataset"):
         read_any(path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as Excel saves it
+    assert len(read_any(path, dataset="UVG", conditions=stated)) == 2
     path.write_text("name,rate\na,1\n")
     with pytest.raises(ValueError, match="no column sequence and none bpp"):
         read_any(path, dataset="d")

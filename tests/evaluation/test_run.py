@@ -147,12 +147,12 @@ CLIPS = ("carphone_qcif_176x144", "davis_parkour_416x240", "vid4_foliage_704x480
 class Identity:
     """In place of an RGB network's frames: the 8-bit picture that it gets, and gives."""
 
-    def begin_frame(self, x, quality, past, period=None, shown=None, estimate=False, refine=0):
+    def begin_frame(self, x, quality, past, period=None, made=None, estimate=False, refine=0):
         payload = (x * 255).round().to(torch.uint8).numpy().tobytes()
         output = FrameOutput(x, ReferenceState(x))
         return SimpleNamespace(output=output, finish=lambda: (payload, output)), quality
 
-    def decode_frame(self, payload, quality, past, refresh_period=None, shown=None):
+    def decode_frame(self, payload, quality, past, refresh_period=None, picture_bytes=None):
         size = past if isinstance(past, FrameSize) else FrameSize(*past.frame.shape[2:])
         x = torch.frombuffer(bytearray(payload), dtype=torch.uint8).float() / 255
         x = x.reshape(1, 3, *size)
@@ -227,6 +227,28 @@ def test_it_resumes_and_notices_other_weights(place, tmp_path, capsys):
     save_weights(other, weights_of(lively(PRESETS["cmfr-nano"], seed=3)), PRESETS["cmfr-nano"])
     assert evaluate(place, output, "--model", str(other)) == 0
     assert len(list((tmp_path / "out.json.parts").iterdir())) == 8
+
+
+def test_weights_that_change_meanwhile_give_no_table(place, tmp_path, monkeypatch, capsys):
+    """Of two models under one name; what was measured is the earlier's, and stays its."""
+    weights = tmp_path / "w.safetensors"
+    shutil.copy(place / "nano.safetensors", weights)
+    measure, output = SequenceTask.measure, tmp_path / "out.json"
+
+    def and_trained_on(task, on_frame=None):
+        record = measure(task, on_frame)
+        if task.sequence.name == "large" and task.quality == 5:
+            save_weights(weights, weights_of(lively(PRESETS["cmfr-nano"], seed=3)),
+                         PRESETS["cmfr-nano"])  # fmt: skip
+        return record
+
+    monkeypatch.setattr(SequenceTask, "measure", and_trained_on)
+    assert evaluate(place, output, "--model", str(weights)) == 1
+    assert "w.safetensors changed while it was measured" in capsys.readouterr().err
+    assert not output.exists()
+    monkeypatch.undo()
+    assert evaluate(place, output, "--model", str(weights)) == 0
+    assert len({r.metadata["weights_id"] for r in read_results(output)}) == 1
 
 
 class Bar:
@@ -467,6 +489,8 @@ def test_mistakes_are_named_before_anything_is_measured(place, tmp_path, capsys)
         (["--test", "nowhere"], "no test configuration is called 'nowhere'"),
         (["--processes", "0"], "--processes 0 is less than 1"),
         (["-o", str(tmp_path / "absent" / "x.json")], "no folder"),
+        (["-o", str(tmp_path)], "is a folder; give a file"),
+        (["--compressai", str(tmp_path / "absent" / "x.json")], "no folder"),
     ):
         assert evaluate(place, tmp_path / "out.json", *options) == 1
         assert expected in capsys.readouterr().err

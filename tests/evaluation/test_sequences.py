@@ -365,6 +365,8 @@ def test_files_are_a_test_set(tmp_path, yuv_file):
             assert sum(1 for _ in reader) == sequence.frames
     limited = set_of_files([folder], frames=3).sequences
     assert [sequence.frames for sequence, _ in limited] == [3, 3]
+    with pytest.raises(ValueError, match="b_32x16_50.yuv has 3 frames, not 4"):
+        set_of_files([folder], frames=4)
 
 
 def test_files_that_are_no_test_set(tmp_path):

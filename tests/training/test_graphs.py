@@ -97,7 +97,18 @@ def module_of(model="cmfr-nano", **changes):
 
 
 def test_equal_patterns_compute_the_same_and_others_do_not():
-    cfg, module = module_of(frames=3)
+    check_patterns(module_of(frames=3)[1], 4, 16)
+
+
+def test_an_accumulator_has_a_share_for_each_place():
+    """Places of the hierarchy that are alike else: with it none of eight is another."""
+    hierarchy = PRESETS["cmfr-s"].hierarchy
+    model = PRESETS["cmfr-nano"].model_copy(update={"hierarchy": hierarchy})
+    assert model.accumulates
+    check_patterns(module_of(model=model, frames=3)[1], 7, 10)
+
+
+def check_patterns(module, least, most):
     with torch.no_grad():  # all parts do something
         for parameter in module.codec.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -109,7 +120,7 @@ def test_equal_patterns_compute_the_same_and_others_do_not():
         past = module.reference(clip[:, :1], quality, position)
         loss = float(module(clip[:, 1:], quality, past, 1.0, position).loss.detach())
         losses.setdefault(pattern(module, position), set()).add(loss)
-    assert len(module.positions) == 32 and 4 < len(losses) < 16
+    assert len(module.positions) == 32 and least < len(losses) < most
     assert all(len(of_pattern) == 1 for of_pattern in losses.values())
     assert len(set.union(*losses.values())) == len(losses)
 

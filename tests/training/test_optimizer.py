@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from cmfr.nn.dcvc_density import CumulativeStage
 from cmfr.training.config import OptimizerConfig
 from cmfr.training.optimizer import StageOptimizer, orthogonal
 
@@ -82,3 +83,10 @@ def test_a_resumed_optimizer_goes_on_alike():
             optimizer.step(1e-2, NONE)
     for a, b in zip(one.parameters(), two.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_muon_is_for_convolutions_not_for_densities():
+    net = nn.ModuleDict({"conv": nn.Conv2d(16, 16, 1), "density": CumulativeStage(64, 32, False)})
+    optimizer = StageOptimizer(OptimizerConfig(kind="muon"), net.named_parameters(), 1e-3)
+    chosen = [p for group in optimizer.parts[1].param_groups for p in group["params"]]
+    assert [id(p) for p in chosen] == [id(net["conv"].weight)]

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from cmfr.training.config import load_train_config
-from cmfr.training.setup import bfloat16_wanted
+from cmfr.training.setup import bfloat16_wanted, open_data_sets
+from cmfr.utils.errors import UserError
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -60,3 +61,19 @@ def test_bf16_has_three_values(config):
     ]  # fmt: skip
     with pytest.raises(ValueError, match="bf16"):
         config("perhaps")
+
+
+def test_what_is_held_out_is_not_trained_on(tmp_path):
+    """By any stage: a second set of the same folder holds out the same."""
+    path = tmp_path / "train.yaml"
+    stage = "objective: intra, trainable: [intra], frames: 1, steps: 1, lr: 1"
+    path.write_text(
+        "{model: cmfr-nano, run_dir: run, data: {clips: {kind: generated, hold_out: 0.25}, long: "
+        "{kind: generated}, held_out: {like: clips, held_out: true}}, validation: {data: held_out},"
+        f" stages: [{{name: a, {stage}}}, {{name: b, data: long, {stage}}}]}}"
+    )
+    with pytest.raises(UserError, match="data.long has 2 clips that data.held_out holds out"):
+        open_data_sets(load_train_config(path), CPU)
+    cfg = load_train_config(path, ["data.long.hold_out=0.25"])
+    names = {name: set(data.names) for name, data in open_data_sets(cfg, CPU).items()}
+    assert names["clips"] == names["long"] and not names["long"] & names["held_out"]

@@ -7,6 +7,7 @@ from cmfr.models.video_model import VideoModel
 from cmfr.nn.bit_estimator import TrainingNoise
 from cmfr.training.config import LossConfig, StageConfig
 from cmfr.training.stage import StageModel, learning_rate, rate_weight
+from cmfr.utils.errors import UserError
 
 CLIP = torch.cat([moving_clip(4, 48, 64, seed) for seed in range(4)])  # [4, 4, 3, 48, 64]
 QUALITY = torch.tensor([3, 20, 41, 60])
@@ -186,3 +187,9 @@ def test_the_rate_counts_less_at_first():
     stage = stage_of(rate_warmup=10)
     assert [rate_weight(stage, step) for step in (0, 4, 9, 50)] == [0.1, 0.5, 1.0, 1.0]
     assert rate_weight(stage_of(), 0) == 1.0
+
+
+def test_a_flow_stage_needs_a_motion_estimation_that_it_can_train():
+    stage = stage_of(name="flow", objective="flow", trainable=("inter.motion_estimation",))
+    with pytest.raises(UserError, match="stage flow: .* has no motion estimation for it"):
+        StageModel(VideoModel(PRESETS["dcvc-dc-nano"]), LossConfig(), stage, bf16=False)

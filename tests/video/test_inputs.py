@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+import zlib
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +18,7 @@ from PIL import Image
 
 from cmfr.cli.main import main
 from cmfr.codec.checkpoint import save_weights
+from cmfr.evaluation.found_sets import set_of_files
 from cmfr.models.presets import PRESETS
 from cmfr.nn.densities import weights_of
 from cmfr.video.reader import open_video
@@ -201,6 +203,28 @@ def mp4(folder: Path, **options: str) -> tuple[Path, bytearray]:
     return path, bytearray(path.read_bytes())
 
 
+def test_frames_that_a_cut_file_does_not_show_are_not_counted(tmp_path):
+    """Cut by `-c copy`: the frames before the first that is shown are there for the decoder alone.
+    By any name."""
+    path, cut = mp4(tmp_path, g="100")[0], tmp_path / "a:b.mp4"
+    with av.open(str(path)) as source, av.open(f"file:{cut}", "w", format="mp4") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                early = round(3 / 25 / packet.time_base)
+                packet.pts, packet.dts, packet.stream = (
+                    packet.pts - early,
+                    packet.dts - early,
+                    stream,
+                )
+                target.mux(packet)
+    with open_video(cut) as reader:
+        shown = sum(1 for _ in reader)
+    assert shown == 9
+    ((sequence, _),) = set_of_files([cut]).sequences
+    assert sequence.frames == shown
+
+
 def cut_before_its_index(folder: Path) -> Path:
     path, data = mp4(folder)
     path.write_bytes(data[: len(data) // 2])
@@ -246,6 +270,19 @@ def deep_pictures(folder: Path) -> Path:
     return folder
 
 
+def deep_colors(folder: Path) -> Path:
+    """RGB of 16 bit, of which Pillow reads 8."""
+    row = b"\0" + bytes(6 * WIDTH)
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", WIDTH, HEIGHT, 16, 2, 0, 0, 0)),
+              (b"IDAT", zlib.compress(row * HEIGHT)), (b"IEND", b"")]  # fmt: skip
+    data = b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
+    )
+    (folder / "im1.png").write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("weights") / "nano.safetensors"
@@ -267,6 +304,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
         (pictures_with_a_gap, "the numbered pictures have gaps: 4-6, 9 missing"),
         (pictures_of_two_sizes, "im003.png is 65x48, the pictures before are 64x48"),
         (deep_pictures, "im1.png is not an 8-bit picture"),
+        (deep_colors, "im1.png is not an 8-bit picture: it has 16 bits"),
     ],
 )
 def test_one_sentence_and_nothing_written(

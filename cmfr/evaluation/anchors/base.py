@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -51,9 +52,10 @@ def test_sources(
     ]
 
 
-def video_sources(videos: Sequence[Path]) -> list[Source]:
-    """Video files by their names; see sequences.set_of_files."""
-    found = set_of_files(videos)
+def video_sources(videos: Sequence[Path], frames: int | None = None) -> list[Source]:
+    """Video files by their names, of which `frames` (None: all) are wanted; see
+    found_sets.set_of_files."""
+    found = set_of_files(videos, frames)
     return [Source(found.dataset, s.name, partial(open_video, path)) for s, path in found.sequences]
 
 
@@ -130,10 +132,10 @@ def request(settings: Any, source: Source, module: str) -> dict[str, Any]:
     is coded, and the code of the module that does it."""
 
     def described(value: object) -> str:
-        """Files by name and size: where they lie is nobody's business."""
+        """Files by name and content: where they lie is nobody's business."""
         if not isinstance(value, Path):
             return str(value)
-        return f"{value.name}, {value.stat().st_size} bytes"
+        return f"{value.name}, SHA-256 {hashlib.sha256(value.read_bytes()).hexdigest()}"
 
     samples = source_hash(source, settings.conditions.frames or source.frames)
     values = asdict(settings).items()

@@ -98,6 +98,9 @@ class Settings:
         if self.preset not in encoder.presets:
             known = ", ".join(encoder.presets[1:])
             raise UserError(f"preset {self.preset!r} of {self.codec} is not one of {known}")
+        fractions = self.mode == "crf" and self.codec in ("x264", "x265")
+        if not fractions and any(rate % 1 for rate in self.rates):
+            raise UserError(f"the {self.mode.upper()}s of {self.codec} are whole numbers")
         if max(self.rates) > encoder.highest:
             raise UserError(
                 f"{self.mode} {max(self.rates):g} is above {encoder.highest}, the highest of "

@@ -133,7 +133,9 @@ def _code(
     stream, result = raw.with_name("stream.bin"), raw.with_name("result.yuv")
     parameters = settings.parameters(info, frames, qp)
     files = [f"--InputFile={raw}", f"--BitstreamFile={stream}", f"--ReconFile={result}"]
-    log = _call([str(settings.binary), "-c", str(settings.config), *files, *parameters], source)
+    log = _call(
+        [str(settings.binary.absolute()), "-c", str(settings.config), *files, *parameters], source
+    )
     encoded = time.perf_counter()
     for path in (stream, result):
         if not path.is_file() or not path.stat().st_size:
