@@ -47,8 +47,13 @@ def write_report(cfg: AblationConfig) -> str:
     """
     runs = resolve(cfg)
     left = thinned(cfg, runs)
-    # Where nothing is left but results, the sequences need not be there.
-    tasks = tasks_of(cfg, runs) if left != runs.keys() else {}
+    # Where no weights are there to be measured, the sequences need not be either.
+    present = {
+        name: run
+        for name, run in runs.items()
+        if name not in left and weights_of(cfg, name, run) is not None
+    }
+    tasks = tasks_of(cfg, present) if present else {}
     found = {name: _whole_curves(tasks.get(name, [])) for name in runs}
     found |= {name: read_results(results_file(cfg, name)) for name in left}
     parts = {name: task.finished() for name, task in parts_of(cfg, tasks).items()}
@@ -66,6 +71,8 @@ def write_report(cfg: AblationConfig) -> str:
             "prediction is PSNR-Y of the frame predicted by the estimated, decoded, refined flow."
         )
     measured = [codec for codec in codecs if codec.records]
+    if measured and codecs[0].records:  # others would be rows without a number
+        codecs = measured
     report = build(
         codecs,
         choose_metrics([], measured) if measured else ["psnr_yuv"],
@@ -93,7 +100,8 @@ def _spread(cfg: AblationConfig, runs: Mapping[str, TrainConfig], report: Report
         first = next(other for other, theirs in runs.items() if theirs.model == run.model)
         seeds.setdefault(first, []).append(cfg.variants[name].title)
     for titles in seeds.values():
-        means = [table.averages[title, "mean"].value for title in titles]
+        found = [table.averages.get((title, "mean")) for title in titles]
+        means = [cell.value for cell in found if cell is not None]
         values = [value for value in means if value is not None]
         if len(titles) > 1 and len(values) == len(titles):
             said = ", ".join(f"{percent(value)} %" for value in values)
@@ -174,6 +182,8 @@ def _changes(cfg: AblationConfig, runs: dict[str, TrainConfig]) -> list[tuple[st
         found = [(key, value) for key, _, value in differences(anchor, plain(run.model))]
         if name == cfg.anchor:
             found = [(key, anchor[key]) for key in SWITCHES]
+        if run.seed != runs[cfg.anchor].seed:
+            found.append(("seed", run.seed))
         text = ", ".join(f"{key} = {str(value).lower()}" for key, value in found)
         rows.append((name, text + (" (the anchor)" if name == cfg.anchor else "")))
     return rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cmfr.report.collect import CodecResults, describe, metric_title, some
 from cmfr.report.comparison import WHOLE, Cell, Report, records_in
@@ -56,6 +56,16 @@ class Sheet:
     notes: Sequence[str]
     marks: Sequence[tuple[str, str]] = ()
     warnings: Sequence[str] = ()
+
+    def narrow(self, corner: str) -> Sheet:
+        """The same with what are the fewer as columns; `corner`: the head of the names of today's
+        columns."""
+        if len(self.head) - 1 <= len(self.rows):
+            return self
+        rows = [
+            Row(name, [row.entries[i] for row in self.rows]) for i, name in enumerate(self.head[1:])
+        ]
+        return replace(self, head=[corner, *(row.name for row in self.rows)], rows=rows)
 
 
 class _Notes:
@@ -113,7 +123,8 @@ def summary(report: Report, metric: str, kind: str) -> Sheet:
 
 
 def by_sequence(report: Report, metric: str, dataset: str) -> Sheet:
-    """The sequences of a data set by codecs; below their mean and the class curve."""
+    """The sequences of a data set by codecs, then their mean and the class curve; the other way
+    round where there are more codecs."""
     notes, table = _Notes(), report.tables[metric]
     rows = [
         Row(name, [notes.entry(table.sequences[c.name, dataset, name]) for c in report.codecs])
@@ -125,7 +136,7 @@ def by_sequence(report: Report, metric: str, dataset: str) -> Sheet:
     caption = f"{report.head(dataset)}: BD-rate in percent of bits against {report.anchor.name}"
     head = ["sequence", *(codec.name for codec in report.codecs)]
     caption = f"{caption}; {metric_title(metric)}"
-    return Sheet(caption, head, rows, notes.texts, warnings=warnings(report))
+    return Sheet(caption, head, rows, notes.texts, warnings=warnings(report)).narrow("codec")
 
 
 def warnings(report: Report) -> list[str]:

@@ -417,3 +417,25 @@ def test_the_training_of_a_killed_ablation_is_waited_for(tmp_path, capsys):
                 with _locked(tmp_path):
                     pass
         holder.wait()
+
+
+KEPT = Path(__file__).parents[2] / "docs" / "ablation" / "small"
+
+
+def lines_of_tables(text):
+    return [line for line in text.splitlines() if line.startswith("|")]
+
+
+def test_measured_tables_in_the_docs_are_of_the_report():
+    _, _, measured = (KEPT.parents[1] / "ablation.md").read_text().partition("## Measured so far")
+    shown, made = lines_of_tables(measured), (KEPT / "report" / "bd_rate.md").read_text()
+    assert len(shown) > 20 and set(shown) <= set(made.splitlines())
+
+
+@pytest.mark.slow
+def test_kept_runs_give_the_report_again(tmp_path, capsys):
+    """Without sequences, clips and weights."""
+    shutil.copytree(KEPT, tmp_path / "kept", ignore=shutil.ignore_patterns("report"))
+    assert main(["ablate", "small", f"run_dir={tmp_path / 'kept'}", "--report-only"]) == 0
+    made = (tmp_path / "kept" / "report" / "bd_rate.md").read_text()
+    assert made == (KEPT / "report" / "bd_rate.md").read_text()
