@@ -191,7 +191,7 @@ def test_smoke(folder, capsys):
     assert "base on scene1001 at quality 63: measured" in out
     table = folder / "report" / "bd_rate.md"
     assert "refiner: training is not finished (damaged)" in plain_text(table)
-    assert "+ 100 % Motion_Refiner is not measured on generated" in plain_text(table)
+    assert "| + 100 % Motion_Refiner |" not in plain_text(table)  # no rows without a number
     first = snapshot(folder)
     results = folder / "results"
     assert [path.name for path in results.glob("*.json")] == ["base.json"]
@@ -204,7 +204,6 @@ def test_smoke(folder, capsys):
     lost = parts["scene1001", 21]
     lost.unlink()
     assert ablate(folder, "--report-only") == 0 and not lost.exists()
-    assert "Motion_Refiner is not measured on scene1000" in plain_text(table)
     assert "generated (1 of 2 sequences)" in plain_text(table)
     broken.unlink()
     capsys.readouterr()
