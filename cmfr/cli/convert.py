@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cmfr.utils.errors import UserError
-from cmfr.utils.files import check_distinct, check_output
+from cmfr.utils.files import check_distinct, check_target
 
 if TYPE_CHECKING:
     from cmfr.cli.parser import Commands
@@ -51,7 +51,7 @@ def run_convert(args: argparse.Namespace) -> None:
     if args.output.suffix != ".safetensors":
         raise UserError(f"{args.output}: a weights file is called .safetensors")
     check_distinct(args.output, *args.weights)
-    check_output(args.output)
+    check_target(args.output)
     changes = {"color": args.color, "quality_gains": args.quality_gains}
     changes = {key: value for key, value in changes.items() if value is not None}
     cfg, count = convert_files(args.weights, args.model, args.output, **changes)

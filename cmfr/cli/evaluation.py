@@ -18,7 +18,7 @@ from cmfr.cli.options import (
 )
 from cmfr.cli.parser import frame_size
 from cmfr.utils.errors import UserError
-from cmfr.utils.files import atomic_write_text, check_distinct, check_output
+from cmfr.utils.files import atomic_write_text, check_distinct, check_target
 
 if TYPE_CHECKING:
     from cmfr.cli.parser import Commands
@@ -91,7 +91,7 @@ def run_anchor(args: argparse.Namespace) -> None:
     check_sources(args)
     if bool(args.crfs) == bool(args.qps):
         raise UserError("give either --crfs or --qps")
-    check_output(args.output)
+    check_target(args.output)
     reference = args.codec in REFERENCE_CODECS
     if reference and not (args.binary and args.cfg and args.qps):
         raise UserError(f"{args.codec} needs --binary, --cfg and --qps")

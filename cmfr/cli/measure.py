@@ -31,7 +31,7 @@ from cmfr.cli.parser import (
 from cmfr.config import QUALITIES
 from cmfr.models.presets import PRESETS
 from cmfr.utils.errors import UserError
-from cmfr.utils.files import atomic_write_text, check_distinct, check_output
+from cmfr.utils.files import atomic_write_text, check_distinct, check_target
 
 if TYPE_CHECKING:
     from cmfr.cli.parser import Commands
@@ -144,7 +144,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     outputs = [path for path in (args.output, args.compressai) if path]
     read = [*weights_files(args.model, args.weights), *(path for _, path in found.sequences)]
     for path in outputs:
-        check_output(path)
+        check_target(path)
         check_distinct(path, *read, *filter(None, [args.test]))
     if len({path.resolve() for path in outputs}) < len(outputs):
         raise UserError(f"--compressai {args.compressai} would overwrite the output")
@@ -235,7 +235,7 @@ def run_bench(args: argparse.Namespace) -> None:
     if args.frames < 2 or min(args.size) < 16:
         raise UserError("bench needs at least 2 frames of at least 16x16 pixels")
     if args.json:
-        check_output(args.json)
+        check_target(args.json)
         check_distinct(args.json, *args.model)
     for name in args.model:  # before the first is timed
         if name not in PRESETS:

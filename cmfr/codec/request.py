@@ -8,7 +8,7 @@ from cmfr.codec.header import check_periods, check_refine
 from cmfr.codec.rate_control import Target
 from cmfr.config import QUALITIES
 from cmfr.utils.errors import UserError
-from cmfr.utils.files import check_distinct, check_output, is_stream
+from cmfr.utils.files import check_distinct, check_target, is_stream
 from cmfr.video.reader import VIDEO_SUFFIXES
 
 
@@ -28,7 +28,7 @@ def check_request(
     check_periods(intra_period, refresh_period)
     if target.suffix.lower() in VIDEO_SUFFIXES or target.suffix.lower() == ".png":
         raise UserError(f"{target}: what is written is a .cmfr file, not a video; name it so")
-    check_output(target)
+    check_target(target)
     is_stream(target)
     check_distinct(target, source)
 

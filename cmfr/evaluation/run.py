@@ -15,7 +15,7 @@ from cmfr.evaluation.kept import kept_beside
 from cmfr.evaluation.measure import SequenceTask, weights_identity
 from cmfr.evaluation.records import Record, write_results
 from cmfr.utils.errors import UserError
-from cmfr.utils.files import check_output
+from cmfr.utils.files import check_target
 from cmfr.utils.parallel import Count, outcomes
 
 Outcome = Record | Exception  # of a task: its record, or the error that prevented it
@@ -67,7 +67,7 @@ def evaluate(
     Finished measurements lie in OUTPUT.parts; the same command goes on. Returns why measurements
     failed, by name; `output` is written only when none did, so that no table has holes.
     """
-    check_output(output)
+    check_target(output)
     tasks, identity = run.tasks(devices, output), weights_identity(run.weights)
     measured = measure(tasks, processes, threads)
     if weights_identity(run.weights) != identity:

@@ -7,15 +7,10 @@ import re
 from pathlib import Path
 
 from cmfr.report.comparison import Report
+from cmfr.report.csv_tables import comma_separated, complexity_csv, sequences_csv
 from cmfr.report.page import page
 from cmfr.report.plots import write_plots
-from cmfr.report.tables import (
-    comma_separated,
-    complexity_csv,
-    latex,
-    markdown,
-    sequences_csv,
-)
+from cmfr.report.tables import latex, markdown
 from cmfr.utils.errors import UserError
 from cmfr.utils.files import Part
 

@@ -249,7 +249,7 @@ def check_distinct(output: str | Path, *inputs: str | Path) -> None:
             raise UserError(f"{output} is the input {name}; give another output")
 
 
-def check_output(path: Path) -> None:
+def check_target(path: Path) -> None:
     """Raise FileNotFoundError or UserError, before any work is done, where a file could not be
     written: no folder to lie in, or a folder itself."""
     if not path.parent.is_dir():
