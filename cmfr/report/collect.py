@@ -88,7 +88,8 @@ def collect(
     options: Mapping[str, Any] | None = None,
 ) -> list[CodecResults]:
     """All codecs, the anchor first, the others in the order given. A codec of which two files have
-    one point gets the files' names behind its own; data sets keep their first spelling.
+    one point, or are of different weights, gets the files' names behind its own; data sets keep
+    their first spelling.
 
     anchor: a codec of the results, a results file of one codec, or a published codec.
     options: see published.read_any.
@@ -150,10 +151,12 @@ def _place(record: Record) -> tuple[str, str, str, int]:
 
 
 def _tell_apart(by_file: dict[Path, list[Record]]) -> None:
-    """Rename codecs of which two files have one point. Raises ValueError where the files' names
-    do not tell them apart."""
-    held = Counter(_place(r) for records in by_file.values() for r in records)
-    twice = {place[0] for place, number in held.items() if number > 1}
+    """Rename codecs of which two files have one point, or are of different weights. Raises
+    ValueError where the files' names do not tell them apart."""
+    every = [r for records in by_file.values() for r in records]
+    twice = {place[0] for place, number in Counter(map(_place, every)).items() if number > 1}
+    weights = {(r.codec, r.metadata["weights_id"]) for r in every if "weights_id" in r.metadata}
+    twice |= {codec for codec, number in Counter(c for c, _ in weights).items() if number > 1}
     named: dict[str, Path] = {}
     for path, records in by_file.items():
         for i, r in enumerate(records):

@@ -164,6 +164,14 @@ def ablate(folder, *arguments):
     return main(["ablate", str(SMOKE), *SHORT, f"run_dir={folder}", *map(str, arguments)])
 
 
+@pytest.fixture
+def finished(folder, capsys):
+    """The runs of test_smoke: they are there, or are made where that ran in another process."""
+    assert ablate(folder) == 0
+    capsys.readouterr()
+    return folder
+
+
 def snapshot(folder):
     """Everything that was trained, generated or measured, with its time."""
     kinds = ("*.pt", "*.safetensors", "*.json", "*.y4m", "train.*")
@@ -271,8 +279,8 @@ def check_files(folder):
     assert {(r.codec, r.average().frames) for r in records} == {("plain", 3)}
 
 
-def test_another_configuration_is_refused_and_other_conditions_are_measured(folder, capsys):
-    """Needs the runs of test_smoke."""
+def test_another_configuration_is_refused_and_other_conditions_are_measured(finished, capsys):
+    folder = finished
     assert ablate(folder, "base.seed=7") == 1
     assert "holds a run of another configuration (seed: 0 there, 7 here)" in capsys.readouterr().err
     cfg = load_ablation(SMOKE, [*SHORT, f"run_dir={folder}", "evaluation.frames=2"])
@@ -280,9 +288,8 @@ def test_another_configuration_is_refused_and_other_conditions_are_measured(fold
     assert all(standing(run) == "finished" for run in resolve(cfg).values())
 
 
-def test_a_variant_thinned_to_its_results_is_done(folder, tmp_path, capsys):
-    """Needs the runs of test_smoke."""
-    kept = tmp_path / "kept"
+def test_a_variant_thinned_to_its_results_is_done(finished, tmp_path, capsys):
+    folder, kept = finished, tmp_path / "kept"
     unwanted = shutil.ignore_patterns("*.pt", "*.safetensors", "*.parts", "report", "sequences")
     shutil.copytree(folder, kept, ignore=unwanted)
     assert ablate(kept) == 0
