@@ -55,7 +55,13 @@ class PartsTask:
             for sequence, path in self.sequences
         ]
         coded = code(codec.model, sequences, MIDDLE)
-        parts = _means(motion(sequences, coded)) | _means(masks(sequences, coded))
+        # The motion's bits are not taken from its table: they come by latent, below.
+        parts = {
+            f"PSNR-Y {name}": value
+            for name, value in _means(motion(sequences, coded)).items()
+            if "bpp" not in name
+        }
+        parts |= {f"mask {name}": v for name, v in _means(masks(sequences, coded)).items()}
         rate = bits(sequences, coded)
         for name, column in zip(rate.columns, zip(*rate.rows.values(), strict=True), strict=True):
             parts |= {f"{name} bpp {q}": value for q, value in zip(rate.rows, column, strict=True)}

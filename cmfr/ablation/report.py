@@ -68,7 +68,8 @@ def write_report(cfg: AblationConfig) -> str:
     if any(parts.values()):
         notes.append(
             f"Parts: first {cfg.evaluation.part_frames} frames of each sequence, estimated bits; "
-            "prediction is PSNR-Y of the frame predicted by the estimated, decoded, refined flow."
+            "PSNR-Y is of the frame predicted by the estimated, decoded, refined flow, in dB; mask "
+            "is its mean where the picture rests, moves, is uncovered."
         )
     measured = [codec for codec in codecs if codec.records]
     if measured and codecs[0].records:  # others would be rows without a number

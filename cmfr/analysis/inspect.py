@@ -1,4 +1,5 @@
-"""What a codec does to one frame, as pictures: flow, mask, residual, bits; PSNR along the video."""
+"""What a codec does to one frame, as pictures: flow, mask, residual, bits; PSNR along the video.
+What the mask and SFF do to each channel, as numbers (gates.py)."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import csv
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from cmfr.analysis.gates import Gate, fusion_gates, write_gates
 from cmfr.analysis.visualize import (
     color_bar,
     enlarge,
@@ -26,6 +28,7 @@ from cmfr.analysis.visualize import (
 )
 from cmfr.codec.codec import Codec
 from cmfr.codec.coded import CodedFrame
+from cmfr.models.cmfr.features import ScaledFeatureFusion
 from cmfr.models.state import MotionPictures
 from cmfr.utils.errors import UserError
 from cmfr.video.color import planes_to_tensor, ycbcr_to_rgb
@@ -72,15 +75,24 @@ class Panel:
     bar: Image.Image | None = None
 
 
-@dataclass(frozen=True)
-class Seen:
-    """One frame as the encoder coded it.
+@dataclass
+class Watched:
+    """What went through a P-frame codec, by the names of its modules.
 
-    features: what its feature extractors gave, by name.
+    features: [1, C, h, w], what the feature extractors gave.
+    fused: features and conditions [1, C, h, w] that SFF was given.
     """
 
+    features: dict[str, Tensor] = field(default_factory=dict)
+    fused: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One frame as the encoder coded it."""
+
     coded: CodedFrame
-    features: dict[str, Tensor]
+    watched: Watched
 
 
 def inspect_video(
@@ -96,8 +108,9 @@ def inspect_video(
 ) -> list[FrameRow]:
     """Code a video and look at the encoder while it codes frame `number`.
 
-    Writes into `folder`: a PNG per panel, `sheet.png` with all of them, `frames.csv` and
-    `psnr.png`. Returns the rows of frames.csv. Raises ValueError when the video has no such frame.
+    Writes into `folder`: a PNG per panel, `sheet.png` with all of them, `frames.csv`, `psnr.png`,
+    and `gates.csv` where the frame has a mask or SFF. Returns the rows of frames.csv. Raises
+    ValueError when the video has no such frame.
     """
     with open_video(video, frames=frames, **source_options) as reader:
         info = reader.info
@@ -105,7 +118,7 @@ def inspect_video(
         raise UserError(f"{video} has frames 0..{info.frame_count - 1}, not {number}")
     rows: list[FrameRow] = []
     seen: list[Seen] = []
-    with tempfile.TemporaryDirectory() as scratch, watched(codec) as features:
+    with tempfile.TemporaryDirectory() as scratch, watched(codec) as now:
 
         def on_frame(coded: CodedFrame) -> None:
             assert coded.source is not None
@@ -122,8 +135,8 @@ def inspect_video(
                 )
             )
             if coded.number == number:
-                seen.append(Seen(coded, dict(features)))
-            features.clear()
+                seen.append(Seen(coded, replace(now)))
+            now.features, now.fused = {}, {}
 
         codec.encode_video(
             video,
@@ -139,6 +152,8 @@ def inspect_video(
         raise UserError(f"{video} has frames 0..{len(rows) - 1}, not {number}")
     folder.mkdir(parents=True, exist_ok=True)
     panels = frame_panels(codec, info, seen[0])
+    if gates := frame_gates(codec, info, seen[0]):
+        write_gates(gates, folder / "gates.csv")
     for panel in panels:
         to_image(panel.picture).save(folder / f"{panel.name}.png")
     title = f"{codec.name}, quality {quality}; {describe(rows[number], info)}"
@@ -162,20 +177,24 @@ def describe(row: FrameRow, info: VideoInfo) -> str:
 
 
 @contextmanager
-def watched(codec: Codec) -> Iterator[dict[str, Tensor]]:
-    """While the codec encodes within, the outputs of the last frame's feature extractors are in the
-    dictionary (see `Seen`)."""
-    outputs: dict[str, Tensor] = {}
-    hooks = []
+def watched(codec: Codec) -> Iterator[Watched]:
+    """While the codec encodes within, what went through it for the last frame is there."""
+    now, hooks = Watched(), []
     for name, module in codec.model.inter.named_modules():
         if name in FEATURES:  # DCVC codes no residual
-            hooks.append(
-                module.register_forward_hook(
-                    lambda *call, name=name: outputs.__setitem__(name, call[2])
-                )
-            )
+
+            def keep(*call: Any, name: str = name) -> None:
+                now.features[name] = call[2]
+
+            hooks.append(module.register_forward_hook(keep))
+        if isinstance(module, ScaledFeatureFusion):
+
+            def keep_inputs(*call: Any, name: str = name) -> None:
+                now.fused[name] = call[1]
+
+            hooks.append(module.register_forward_hook(keep_inputs))
     try:
-        yield outputs
+        yield now
     finally:
         for hook in hooks:
             hook.remove()
@@ -214,7 +233,7 @@ def frame_panels(codec: Codec, info: VideoInfo, seen: Seen) -> list[Panel]:
         if motion.mask is not None:
             mean = motion.mask[0].mean(0)
             panels.append(scaled("mask", "mask, mean of channels", mean, 1.0, grey, ""))
-        energies = _residuals(motion, seen.features)
+        energies = _residuals(motion, seen.watched.features)
         top = max([float(e.quantile(0.999)) for _, _, e in energies], default=1.0)
         panels += [scaled(n, t, e, top, heat, "") for n, t, e in energies]
     bits = _bits([part[0] for name, part in output.bit_maps.items() if name.endswith("_y")])
@@ -264,6 +283,30 @@ def _residuals(
         mean = float(energy.square().mean().sqrt())
         found.append((name, f"{title}: RMS over channels, {mean:.4f} in all", energy))
     return found
+
+
+def frame_gates(codec: Codec, info: VideoInfo, seen: Seen) -> list[Gate]:
+    """The mask of a coded frame and the scales of its SFF modules, where it has them."""
+    assert seen.coded.output is not None
+    height = seen.coded.output.x_hat.shape[2]
+    gates = fusion_gates(codec.model.inter, seen.watched.fused)
+    motion = seen.coded.output.motion
+    if motion is not None and motion.mask is not None:
+        other, gated = (seen.watched.features[name] for name in FEATURES)
+        if motion.mask.shape != gated.shape:  # a mask of pixels
+            assert seen.coded.source is not None
+            other = planes_to_tensor(seen.coded.source, info, codec.model.cfg.color, codec.device)
+            gated = motion.prediction
+        gates.insert(0, Gate("mask", motion.mask[0], gated[0].float(), other[0].float(), sign=-1))
+
+    def cropped(gate: Gate) -> Gate:
+        """Without the padding."""
+        stride = height // gate.gated.shape[1]
+        picture = slice(None), slice(-(-info.height // stride)), slice(-(-info.width // stride))
+        parts = {name: getattr(gate, name)[picture] for name in ("gate", "gated", "other")}
+        return replace(gate, **parts)
+
+    return [cropped(gate) for gate in gates]
 
 
 def sheet(panels: list[Panel], title: str) -> Image.Image:

@@ -1,4 +1,5 @@
 import csv
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -108,17 +109,17 @@ def test_what_is_shown_is_what_was_coded(tmp_path, video, period):
 def test_bits_by_block_are_those_of_the_frame(codec, video, tmp_path):
     """The sum of what is shown is the latents' part of the packet."""
     seen = []
-    with watched(codec) as features:
+    with watched(codec) as now:
         codec.encode_video(
             video, tmp_path / "a.cmfr", quality=40, frames=2, estimate=True,
-            on_frame=lambda c: seen.append(Seen(c, dict(features))),
+            on_frame=lambda c: seen.append(Seen(c, replace(now))),
         )  # fmt: skip
     [_, shown] = seen
     output = shown.coded.output
     latents = sum(float(part.sum()) for part in output.bit_maps.values())
     assert latents == pytest.approx(float(output.total_bits), rel=1e-5)
     assert 0 < shown.coded.bits - latents < 0.03 * latents + 200
-    target, predicted = (shown.features[name] for name in FEATURES)
+    target, predicted = (shown.watched.features[name] for name in FEATURES)
     assert target.shape == predicted.shape == output.state.feature.shape
 
 

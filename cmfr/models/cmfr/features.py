@@ -122,9 +122,12 @@ class ScaledFeatureFusion(nn.Module):
 
     def forward(self, feature: Tensor, condition: Tensor) -> Tensor:
         """feature, condition [B, C, h, w] -> [B, C, h, w]."""
-        scale = 2 * torch.sigmoid(self.scale(torch.cat([feature, condition], 1)))
-        fused = self.feature(feature) + self.sign * scale * self.condition(condition)
-        return self.body(fused)
+        scaled = self.gate(feature, condition) * self.condition(condition)
+        return self.body(self.feature(feature) + self.sign * scaled)
+
+    def gate(self, feature: Tensor, condition: Tensor) -> Tensor:
+        """s in (0, 2), of the same shape [B, C, h, w] as feature and condition."""
+        return 2 * torch.sigmoid(self.scale(torch.cat([feature, condition], 1)))
 
 
 class ConcatFusion(nn.Module):
