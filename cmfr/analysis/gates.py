@@ -42,11 +42,10 @@ class Gate:
             gate.mean(),
             gate.std(unbiased=False),
             (gate * energy).sum() / energy.sum().clamp(min=1e-30),
-            *(
-                values.square().mean().sqrt()
-                for values in (gated, other, other + self.sign * gated)
-            ),
-            (other + self.sign * gate * gated).square().mean().sqrt(),
+            _rms(gated),
+            _rms(other),
+            _rms(other + self.sign * gated),
+            _rms(other + self.sign * gate * gated),
         )
         return [float(number) for number in numbers]
 
@@ -60,6 +59,10 @@ COLUMNS = (
     "ungated_rms",  # of the sum or difference with a gate of 1
     "result_rms",  # with the gate
 )
+
+
+def _rms(values: Tensor) -> Tensor:
+    return values.square().mean().sqrt()
 
 
 @torch.inference_mode()
