@@ -19,6 +19,7 @@ from conftest import lively, write_yuv
 from cmfr.ablation.config import common_run, load_ablation, resolve
 from cmfr.ablation.report import describe
 from cmfr.ablation.run import _locked, idlest, standing, visible_gpus
+from cmfr.analysis.complexity import count
 from cmfr.cli.main import main
 from cmfr.codec.checkpoint import read_weights, save_weights
 from cmfr.evaluation.records import read_results
@@ -47,8 +48,8 @@ SHORT = [
 
 
 def leaves(tree, where=""):
-    for key, value in tree.items():
-        if isinstance(value, dict):
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        if isinstance(value, dict | list):
             yield from leaves(value, f"{where}{key}.")
         else:
             yield f"{where}{key}", value
@@ -106,6 +107,16 @@ def test_every_residual_every_method_and_each_left_out(size):
     for name, switch in less.items():
         assert {key for key, _, _ in differences(plain(full), plain(models[name]))} == {switch}
     assert models["base"] == models["base_again"] and full == models["full_again"]
+
+
+@pytest.mark.parametrize("size", ["paper", "small"])
+def test_a_wider_model_without_the_methods_costs_what_the_full_one_does(size):
+    runs = resolve(load_ablation(CONFIGS / f"{size}.yaml"))
+    wide, full = (count(VideoModel(runs[name].model))[1] for name in ("base_wide", "full"))
+    changed = differences(plain(runs["base"].model), plain(runs["base_wide"].model))
+    assert {key.split(".")[0] for key, _, _ in changed} == {"context_channels"}
+    assert wide.encode_kmac_per_pixel == pytest.approx(full.encode_kmac_per_pixel, rel=0.05)
+    assert wide.decode_kmac_per_pixel == pytest.approx(full.decode_kmac_per_pixel, rel=0.05)
 
 
 @pytest.mark.parametrize(
