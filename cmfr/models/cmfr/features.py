@@ -48,12 +48,15 @@ class FrameStem(nn.Module):
 
 
 class FeatureExtractor(nn.Module):
-    """Features f_x of the target frame (paper: claim 2; layers are ours)."""
+    """Features f_x of the target frame (paper: claim 2; layers are ours), or of its residual.
 
-    def __init__(self, cfg: CMFRConfig) -> None:
+    center: as `FrameStem`'s.
+    """
+
+    def __init__(self, cfg: CMFRConfig, center: float = 0.5) -> None:
         super().__init__()
-        width = cfg.context_channels[0]
-        self.stem = FrameStem(cfg.feature_stride, width, flat_chroma=cfg.flat_chroma)
+        width, stride = cfg.context_channels[0], cfg.feature_stride
+        self.stem = FrameStem(stride, width, flat_chroma=cfg.flat_chroma, center=center)
         self.body = block(cfg, width)
 
     @encoder_network()

@@ -155,12 +155,15 @@ class ResidualCodec(nn.Module):
 
 
 class FrameGenerator(nn.Module):
-    """x_hat = FrameGenerator(f_hat, C_0): features -> frame [B, 3, H, W], not clamped."""
+    """x_hat = FrameGenerator(f_hat, C_0): features -> frame [B, 3, H, W], not clamped.
 
-    def __init__(self, cfg: CMFRConfig) -> None:
+    center: added to the pixels, as `FrameStem` subtracts it.
+    """
+
+    def __init__(self, cfg: CMFRConfig, center: float = 0.5) -> None:
         super().__init__()
         width, stride = cfg.context_channels[0], cfg.feature_stride
-        self.stride = stride
+        self.stride, self.center = stride, center
         self.head = conv(2 * width, width)
         self.body = nn.Sequential(
             *(block(cfg, width) for _ in range(cfg.residual_codec.generator_blocks))
@@ -172,4 +175,4 @@ class FrameGenerator(nn.Module):
     def forward(self, feature: Tensor, context: Tensor) -> Tensor:
         """feature, context [B, C0, H/s, W/s] -> [B, 3, H, W]."""
         x = self.tail(self.body(self.head(torch.cat([feature, context], 1))))
-        return (F.pixel_shuffle(x, self.stride) if self.stride > 1 else x) + 0.5
+        return (F.pixel_shuffle(x, self.stride) if self.stride > 1 else x) + self.center
