@@ -269,12 +269,14 @@ def _flows(motion: MotionPictures, height: int) -> list[tuple[str, str, Tensor]]
 def _residuals(
     motion: MotionPictures, features: dict[str, Tensor]
 ) -> list[tuple[str, str, Tensor]]:
-    """Energy [h, w] of what is left of the target features without and with the mask."""
+    """Energy [h, w] of what is left of the target features without and with a mask of features."""
     target, predicted = (features.get(name) for name in FEATURES)
     if target is None or predicted is None:
         return []
+    if motion.mask is not None and motion.mask.shape != predicted.shape:  # one of pixels
+        return []
     left = {"residual_unmasked": ("residual features without mask", target - predicted)}
-    if motion.mask is not None and motion.mask.shape == predicted.shape:
+    if motion.mask is not None:
         masked = target - motion.mask * predicted
         left["residual_masked"] = ("residual features with mask", masked)
     found = []
@@ -293,10 +295,11 @@ def frame_gates(codec: Codec, info: VideoInfo, seen: Seen) -> list[Gate]:
     motion = seen.coded.output.motion
     if motion is not None and motion.mask is not None:
         other, gated = (seen.watched.features[name] for name in FEATURES)
-        if motion.mask.shape != gated.shape:  # a mask of pixels
-            assert seen.coded.source is not None
-            other = planes_to_tensor(seen.coded.source, info, codec.model.cfg.color, codec.device)
-            gated = motion.prediction
+        if motion.mask.shape != gated.shape:  # of pixels, counted from mid-gray
+            source, color = seen.coded.source, codec.model.cfg.color
+            assert source is not None
+            other = planes_to_tensor(source, info, color, codec.device) - 0.5
+            gated = motion.prediction - 0.5
         gates.insert(0, Gate("mask", motion.mask[0], gated[0].float(), other[0].float(), sign=-1))
 
     def cropped(gate: Gate) -> Gate:

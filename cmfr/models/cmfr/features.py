@@ -48,12 +48,15 @@ class FrameStem(nn.Module):
 
 
 class FeatureExtractor(nn.Module):
-    """Features f_x of the target frame (paper: claim 2; layers are ours)."""
+    """Features f_x of the target frame (paper: claim 2; layers are ours), or of its residual.
 
-    def __init__(self, cfg: CMFRConfig) -> None:
+    center: as `FrameStem`'s.
+    """
+
+    def __init__(self, cfg: CMFRConfig, center: float = 0.5) -> None:
         super().__init__()
-        width = cfg.context_channels[0]
-        self.stem = FrameStem(cfg.feature_stride, width, flat_chroma=cfg.flat_chroma)
+        width, stride = cfg.context_channels[0], cfg.feature_stride
+        self.stem = FrameStem(stride, width, flat_chroma=cfg.flat_chroma, center=center)
         self.body = block(cfg, width)
 
     @encoder_network()
@@ -108,16 +111,20 @@ class ScaledFeatureFusion(nn.Module):
     position, and in (0, 2), is ours.
 
     sign: -1 in the context encoder, +1 in the decoder.
+    predicts: start with s W_c c = c, where nothing but this subtracts a prediction. Elsewhere W_c
+        starts near zero: what is coded first is the residual, not a copy of the condition.
     """
 
-    def __init__(self, cfg: CMFRConfig, channels: int, sign: int) -> None:
+    def __init__(self, cfg: CMFRConfig, channels: int, sign: int, predicts: bool) -> None:
         super().__init__()
         self.sign = sign
         self.feature = conv(channels, channels, 1)
-        # What is coded first is the residual, not a copy of the condition.
         identity_start(self.feature, channels)
         self.condition = conv(channels, channels, 1, gain=SMALL_GAIN)
         self.scale = conv(2 * channels, channels, 1)
+        if predicts:
+            identity_start(self.condition, channels)
+            nn.init.zeros_(self.scale.weight)
         self.body = block(cfg, channels)
 
     def forward(self, feature: Tensor, condition: Tensor) -> Tensor:
@@ -144,8 +151,9 @@ class ConcatFusion(nn.Module):
         return self.body(self.merge(torch.cat([feature, condition], 1)))
 
 
-def fusion(cfg: CMFRConfig, channels: int, sign: int) -> nn.Module:
-    """The fusion that the config's `fusion` switch asks for."""
+def fusion(cfg: CMFRConfig, channels: int, sign: int, finest: bool = False) -> nn.Module:
+    """The fusion that the config's `fusion` switch asks for, at the `finest` or another scale."""
     if cfg.fusion == "sff":
-        return ScaledFeatureFusion(cfg, channels, sign)
+        predicts = finest and cfg.residual == "none"
+        return ScaledFeatureFusion(cfg, channels, sign, predicts)
     return ConcatFusion(cfg, channels)

@@ -87,10 +87,11 @@ class CMFR(MotionInterCodec):
             cfg.reference == "reconstructed_feature",
         )
         self.temporal_context = TemporalContext(cfg)
-        self.feature_extractor = FeatureExtractor(cfg)
-        self.residual_mode = RESIDUAL_MODES[checked_switches(cfg).residual](cfg)
+        mode = RESIDUAL_MODES[checked_switches(cfg).residual]
+        self.feature_extractor = FeatureExtractor(cfg, mode.center)
+        self.residual_mode = mode(cfg)
         self.residual_codec = ResidualCodec(cfg)
-        self.frame_generator = FrameGenerator(cfg)
+        self.frame_generator = FrameGenerator(cfg, mode.center)
 
     def _code(
         self, coder: EntropyCoder, x: Tensor | None, quality: Tensor, past: ReferenceState
@@ -163,21 +164,22 @@ class CMFR(MotionInterCodec):
         # f_p with its mask, or what the `residual` switch puts in its place
         subtrahend = self.residual_mode(motion.pictures.prediction, contexts[0])
 
+        features, pixels = subtrahend.features, subtrahend.pixels
+
         residual = None  # r = f_x - m * f_p
         if x is not None:
-            target = x if subtrahend.pixels is None else x - subtrahend.pixels
-            residual = self.feature_extractor(target)
-            if subtrahend.features is not None:
-                residual = residual - subtrahend.features
-        reconstructed, latent = self.residual_codec(
+            residual = self.feature_extractor(x if pixels is None else x - pixels)
+            if features is not None and pixels is None:
+                residual = residual - features
+        decoded, latent = self.residual_codec(
             coder, residual, contexts, quality, self._previous(past).residual
         )
-        if subtrahend.features is not None:
-            reconstructed = reconstructed + subtrahend.features
-        frame = self.frame_generator(reconstructed, contexts[0])
-        if subtrahend.pixels is not None:
-            frame = frame + subtrahend.pixels
-        return CMFRResidual(frame, reconstructed, latent, subtrahend.mask)
+        feature = decoded if features is None else decoded + features
+        if pixels is None:
+            frame = self.frame_generator(feature, contexts[0])
+        else:
+            frame = self.frame_generator(decoded, contexts[0]) + pixels
+        return CMFRResidual(frame, feature, latent, subtrahend.mask)
 
     def _no_latents(self, frame: Tensor) -> LatentReference:
         motion, residual = self.cfg.motion, self.cfg.residual_codec

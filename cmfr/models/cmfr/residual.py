@@ -47,7 +47,8 @@ class ContextEncoder(nn.Module):
     def __init__(self, cfg: CMFRConfig) -> None:
         super().__init__()
         c0, c1, c2 = cfg.context_channels
-        self.fuse0, self.fuse1, self.fuse2 = (fusion(cfg, c, -1) for c in (c0, c1, c2))
+        self.fuse0 = fusion(cfg, c0, -1, finest=True)
+        self.fuse1, self.fuse2 = fusion(cfg, c1, -1), fusion(cfg, c2, -1)
         self.down0 = conv(c0, c1, stride=2)
         self.down1 = conv(c1, c2, stride=2)
         self.scale = QualityScaler(c1)
@@ -84,7 +85,8 @@ class ContextDecoder(nn.Module):
         self.head = nn.Sequential(
             conv(cfg.residual_codec.latent, c2), *(upsample(c2, c2) for _ in range(levels))
         )
-        self.fuse2, self.fuse1, self.fuse0 = (fusion(cfg, c, +1) for c in (c2, c1, c0))
+        self.fuse2, self.fuse1 = fusion(cfg, c2, +1), fusion(cfg, c1, +1)
+        self.fuse0 = fusion(cfg, c0, +1, finest=True)
         self.up2, self.up1 = upsample(c2, c1), upsample(c1, c0)
         self.scale = QualityScaler(c1)
         head, *ups = self.head
@@ -153,12 +155,15 @@ class ResidualCodec(nn.Module):
 
 
 class FrameGenerator(nn.Module):
-    """x_hat = FrameGenerator(f_hat, C_0): features -> frame [B, 3, H, W], not clamped."""
+    """x_hat = FrameGenerator(f_hat, C_0): features -> frame [B, 3, H, W], not clamped.
 
-    def __init__(self, cfg: CMFRConfig) -> None:
+    center: added to the pixels, as `FrameStem` subtracts it.
+    """
+
+    def __init__(self, cfg: CMFRConfig, center: float = 0.5) -> None:
         super().__init__()
         width, stride = cfg.context_channels[0], cfg.feature_stride
-        self.stride = stride
+        self.stride, self.center = stride, center
         self.head = conv(2 * width, width)
         self.body = nn.Sequential(
             *(block(cfg, width) for _ in range(cfg.residual_codec.generator_blocks))
@@ -170,4 +175,4 @@ class FrameGenerator(nn.Module):
     def forward(self, feature: Tensor, context: Tensor) -> Tensor:
         """feature, context [B, C0, H/s, W/s] -> [B, 3, H, W]."""
         x = self.tail(self.body(self.head(torch.cat([feature, context], 1))))
-        return (F.pixel_shuffle(x, self.stride) if self.stride > 1 else x) + 0.5
+        return (F.pixel_shuffle(x, self.stride) if self.stride > 1 else x) + self.center

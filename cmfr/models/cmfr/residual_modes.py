@@ -13,15 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmfr.models.cmfr.config import CMFRConfig
-from cmfr.models.cmfr.features import MaskPredictor, PredictedFeatureExtractor
+from cmfr.models.cmfr.features import FrameStem, MaskPredictor, PredictedFeatureExtractor
 
 
 @dataclass(frozen=True)
 class Subtrahend:
     """What is subtracted in the encoder and added back in the decoder.
 
-    features: [B, C0, h, w], subtracted from the target's features, or None.
-    pixels: [B, 3, H, W], subtracted from the target before its features are extracted, or None.
+    features: [B, C0, h, w], subtracted from the target's features, or None. With what is decoded
+        they add up to the features of the frame, of which the next one's contexts are mined.
+    pixels: [B, 3, H, W], subtracted from the target before its features are extracted, in place of
+        the features; or None.
     mask: what was multiplied with the prediction, for the eye; or None.
     """
 
@@ -31,7 +33,12 @@ class Subtrahend:
 
 
 class ResidualMode(nn.Module, ABC):
-    """Makes the subtrahend from decoded data alone, as both ends must."""
+    """Makes the subtrahend from decoded data alone, as both ends must.
+
+    center: mean value of the pixels that the feature extractor is given.
+    """
+
+    center = 0.5
 
     def __init__(self, cfg: CMFRConfig) -> None:
         super().__init__()
@@ -56,9 +63,16 @@ class NoResidual(ResidualMode):
 class PixelResidual(ResidualMode):
     """x - prediction."""
 
+    center = 0.0
+
+    def __init__(self, cfg: CMFRConfig) -> None:
+        super().__init__(cfg)
+        width = cfg.context_channels[0]
+        self.stem = FrameStem(cfg.feature_stride, width, flat_chroma=cfg.flat_chroma)
+
     def forward(self, prediction: Tensor, context: Tensor) -> Subtrahend:
         """pixels: the prediction [B, 3, H, W]."""
-        return Subtrahend(pixels=prediction)
+        return Subtrahend(self.stem(prediction), prediction)
 
 
 class FeatureResidual(ResidualMode):
@@ -87,12 +101,13 @@ class MaskedFeatureResidual(FeatureResidual):
         return Subtrahend(features=mask * predicted, mask=mask)
 
 
-class MaskedPixelResidual(FeatureResidual):
-    """x - m * prediction, a mask value a pixel."""
+class MaskedPixelResidual(PixelResidual):
+    """x - m * prediction, a mask value a pixel; pixels are counted from mid-gray."""
 
     def __init__(self, cfg: CMFRConfig) -> None:
         super().__init__(cfg)
         self.stride = cfg.feature_stride
+        self.predicted_features = PredictedFeatureExtractor(cfg)
         self.mask_predictor = MaskPredictor(cfg, self.stride**2)
 
     def forward(self, prediction: Tensor, context: Tensor) -> Subtrahend:
@@ -100,7 +115,8 @@ class MaskedPixelResidual(FeatureResidual):
         predicted = self.predicted_features(prediction, context)
         mask = self.mask_predictor(predicted, context)
         mask = F.pixel_shuffle(mask, self.stride) if self.stride > 1 else mask
-        return Subtrahend(pixels=mask * prediction, mask=mask)
+        pixels = 0.5 + mask * (prediction - 0.5)
+        return Subtrahend(self.stem(pixels), pixels, mask)
 
 
 RESIDUAL_MODES: dict[str, type[ResidualMode]] = {

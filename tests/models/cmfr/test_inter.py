@@ -6,6 +6,7 @@ from conftest import lively, moving_clip
 
 from cmfr.models.base import FrameSize
 from cmfr.models.cmfr.config import CMFRConfig
+from cmfr.models.cmfr.residual_modes import RESIDUAL_MODES
 from cmfr.models.presets import PRESETS
 from cmfr.models.video_model import VideoModel
 from cmfr.nn.entropy_coder import DecodeMismatch
@@ -133,6 +134,18 @@ def test_refresh_mines_the_frame_alone():
             assert state.latents is past.latents
             never = model.refreshed(replace(past, position=position - 1), 0)
             assert never.feature is past.feature
+
+
+@pytest.mark.parametrize("residual", RESIDUAL_MODES)
+def test_the_features_of_the_decoded_frame_are_what_propagates(residual):
+    """Whatever is subtracted: contexts mined from features of a residual alone predict little."""
+    strides = {part: {"latent_stride": 8} for part in ("intra", "motion", "residual_codec")}
+    torch.manual_seed(0)
+    model = VideoModel(variant({"residual": residual, "feature_stride": 2, **strides})).eval()
+    with torch.no_grad():
+        state = model(moving_clip(2, 64, 64), torch.tensor([60]))[1].state
+        features = model.inter.adaptor.of_frame(state.frame)
+    assert (state.feature - features).square().mean() < 0.1 * features.square().mean()
 
 
 def test_hierarchy_is_applied_by_position_with_the_intra_frame_at_zero(nano_config):
