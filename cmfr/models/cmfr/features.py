@@ -53,7 +53,7 @@ class FeatureExtractor(nn.Module):
     center: as `FrameStem`'s.
     """
 
-    def __init__(self, cfg: CMFRConfig, center: float = 0.5) -> None:
+    def __init__(self, cfg: CMFRConfig, center: float) -> None:
         super().__init__()
         width, stride = cfg.context_channels[0], cfg.feature_stride
         self.stem = FrameStem(stride, width, flat_chroma=cfg.flat_chroma, center=center)

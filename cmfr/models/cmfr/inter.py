@@ -163,7 +163,6 @@ class CMFR(MotionInterCodec):
         contexts = self.temporal_context(motion.reference_feature, motion.blended)
         # f_p with its mask, or what the `residual` switch puts in its place
         subtrahend = self.residual_mode(motion.pictures.prediction, contexts[0])
-
         features, pixels = subtrahend.features, subtrahend.pixels
 
         residual = None  # r = f_x - m * f_p
@@ -175,10 +174,9 @@ class CMFR(MotionInterCodec):
             coder, residual, contexts, quality, self._previous(past).residual
         )
         feature = decoded if features is None else decoded + features
-        if pixels is None:
-            frame = self.frame_generator(feature, contexts[0])
-        else:
-            frame = self.frame_generator(decoded, contexts[0]) + pixels
+        frame = self.frame_generator(feature if pixels is None else decoded, contexts[0])
+        if pixels is not None:
+            frame = frame + pixels
         return CMFRResidual(frame, feature, latent, subtrahend.mask)
 
     def _no_latents(self, frame: Tensor) -> LatentReference:

@@ -160,7 +160,7 @@ class FrameGenerator(nn.Module):
     center: added to the pixels, as `FrameStem` subtracts it.
     """
 
-    def __init__(self, cfg: CMFRConfig, center: float = 0.5) -> None:
+    def __init__(self, cfg: CMFRConfig, center: float) -> None:
         super().__init__()
         width, stride = cfg.context_channels[0], cfg.feature_stride
         self.stride, self.center = stride, center
