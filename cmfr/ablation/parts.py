@@ -80,8 +80,8 @@ def read_parts(file: Path) -> tuple[Parts, dict[str, object]]:
     """The parts in a file, and what they were measured of; both empty where it holds none."""
     try:
         read = json.loads(file.read_text())
-        return read.pop("parts"), read
-    except (OSError, ValueError, KeyError):
+        return dict(read.pop("parts")), dict(read)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return {}, {}
 
 

@@ -6,35 +6,28 @@ belong to the present weights and conditions, is shown as missing.
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from cmfr.ablation.config import AblationConfig, common_run, resolve
-from cmfr.ablation.parts import Parts, read_parts
-from cmfr.ablation.run import (
-    parts_file,
-    parts_of,
-    results_file,
-    standing,
-    tasks_of,
-    thinned,
-    weights_of,
-)
+from cmfr.ablation.parts import Parts
+from cmfr.ablation.run import parts_of, standing, tasks_of, weights_of
+from cmfr.ablation.thinned import parts_left, records_left, thinned
 from cmfr.analysis.complexity import count, facts
-from cmfr.codec.checkpoint import read_weights, weights_hash
+from cmfr.codec.checkpoint import read_weights
 from cmfr.evaluation.measure import SequenceTask
-from cmfr.evaluation.records import Record, read_results
+from cmfr.evaluation.records import FrameResult, Record
 from cmfr.models.video_model import VideoModel
 from cmfr.report.collect import CodecResults, choose_metrics
 from cmfr.report.comparison import Report, build
 from cmfr.report.tables import markdown, percent
 from cmfr.report.write import write_report as write
 from cmfr.training.config import TrainConfig
+from cmfr.training.run_dir import read_versions
 from cmfr.utils.yaml_config import differences, plain
 
 SWITCHES = ("residual", "fusion", "motion_refiner", "reference")  # shown of the anchor
@@ -55,15 +48,15 @@ def write_report(cfg: AblationConfig) -> str:
     }
     tasks = tasks_of(cfg, present) if present else {}
     found = {name: _whole_curves(tasks.get(name, [])) for name in runs}
-    found |= {name: read_results(results_file(cfg, name)) for name in left}
+    found |= {name: records_left(cfg, name) for name in left}
     parts = {name: task.finished() for name, task in parts_of(cfg, tasks).items()}
-    parts |= {name: read_parts(parts_file(cfg, name))[0] for name in left}
+    parts |= {name: parts_left(cfg, name) for name in left if found[name]}
     codecs = [
         _codec(cfg.variants[name].title, found[name], runs[name], parts.get(name, {}))
         for name in runs
     ]
     codecs.sort(key=lambda codec: codec.name != cfg.variants[cfg.anchor].title)
-    notes = [*_measuring(cfg, found), *_training(cfg, runs, left)]
+    notes = [*_measuring(cfg, found), *_training(cfg, runs, left, found)]
     notes += [f"{cfg.variants[n].title} ({n}): {changes}." for n, changes in _changes(cfg, runs)]
     if any(parts.values()):
         notes.append(
@@ -138,24 +131,27 @@ def _measuring(cfg: AblationConfig, found: Mapping[str, Sequence[Record]]) -> li
     ]
 
 
-def _training(cfg: AblationConfig, runs: dict[str, TrainConfig], left: set[str]) -> list[str]:
-    common, trained, versions, intra = common_run(cfg), [], [], {}
-    notes = []
+def _training(
+    cfg: AblationConfig,
+    runs: Mapping[str, TrainConfig],
+    left: set[str],
+    found: Mapping[str, Sequence[Record]],
+) -> list[str]:
+    trained: list[TrainConfig] = []
+    notes, versions = [], list[dict[str, Any]]()
     for name, run in runs.items():
         given, weights = cfg.variants[name].weights, weights_of(cfg, name, run)
-        if weights is not None:
-            intra[name] = _intra_codec(weights)
         if given is not None:
             steps = read_weights(given)[2].get("steps", "an unknown number of")
             notes.append(f"{name}: weights taken from {given.name}, trained for {steps} steps.")
             continue
         trained.append(run)
         if name in left:
-            notes.append(f"{name}: its weights were not kept.")
+            unlike = "" if found[name] else ", and it was measured otherwise than `evaluation` says"
+            notes.append(f"{name}: its weights were not kept{unlike}.")
         elif weights is None:
             notes.append(f"{name}: training is not finished ({standing(run)}).")
-        if (file := run.run_dir / "versions.json").is_file():
-            versions.append(json.loads(file.read_text()))
+        versions += read_versions(run.run_dir)
     if trained:
         last = {text.partition("=")[0]: text for text in cfg.overrides}  # of each key
         changed = f" with {', '.join(last.values())}" if last else ""
@@ -164,15 +160,42 @@ def _training(cfg: AblationConfig, runs: dict[str, TrainConfig], left: set[str])
             f"Training: {cfg.base.name}{changed}; seed {trained[0].seed}; every variant "
             f"{_steps(trained[0])}, on the same data. Trained with: {_made_with(versions)}.",
         )
-    if len(set(intra.values())) > 1:
-        groups = ", ".join(f"{name} {digest}" for name, digest in intra.items())
-        notes.append(f"The intra codecs DIFFER between the variants: {groups}.")
-    elif common:
-        notes.append(f"Intra codec: the same in all variants, trained once for {_steps(common)}.")
-    elif trained:
+    return [*notes, *_intra_codec(common_run(cfg), trained, found)]
+
+
+def _intra_codec(
+    common: TrainConfig | None,
+    trained: Sequence[TrainConfig],
+    found: Mapping[str, Sequence[Record]],
+) -> list[str]:
+    """Which intra codec the variants have, and whether their first frames are the same."""
+    first: dict[tuple[str, str, Any], FrameResult] = {}
+    others = set()
+    for name, records in found.items():
+        for record in records:
+            place = record.dataset, record.sequence, record.label
+            if record.frames and not _same(
+                record.frames[0], first.setdefault(place, record.frames[0])
+            ):
+                others.add(name)
+    if others:
+        names = ", ".join(name for name in found if name in others)
+        return [f"The intra codecs DIFFER: the first frames of {names} are not those of the rest."]
+    same = "the same in all variants, " if sum(map(bool, found.values())) > 1 else ""
+    if common:
+        return [f"Intra codec: {same}trained once for {_steps(common)}."]
+    if trained:
         source = "from the base configuration's init" if trained[0].init else "UNTRAINED"
-        notes.append(f"Intra codec: the same in all variants, {source}.")
-    return notes
+        return [f"Intra codec: {same}{source}."]
+    return []
+
+
+def _same(a: FrameResult, b: FrameResult) -> bool:
+    """Whether one codec made both, on whatever processor."""
+    return math.isclose(a.bits, b.bits, rel_tol=1e-3) and all(
+        math.isclose(value, b.quality.get(name, value), rel_tol=1e-4)
+        for name, value in a.quality.items()
+    )
 
 
 def _changes(cfg: AblationConfig, runs: dict[str, TrainConfig]) -> list[tuple[str, str]]:
@@ -204,15 +227,6 @@ def _made_with(versions: Sequence[Mapping[str, Any]]) -> str:
     return "; ".join(sorted(combinations)) or "nothing yet"
 
 
-def _intra_codec(weights: Path) -> str:
-    """A short hash of the intra codec in a weights file."""
-    try:
-        tensors = read_weights(weights)[1]
-    except (ValueError, OSError):
-        return "unreadable"
-    return weights_hash({k: v for k, v in tensors.items() if k.startswith("intra.")}).hex()
-
-
 def describe(cfg: AblationConfig) -> str:
     """What `cmfr ablate` would do: variants, runs, measurements."""
     runs, common = resolve(cfg), common_run(cfg)
@@ -235,7 +249,7 @@ def describe(cfg: AblationConfig) -> str:
     names = [sequence.name for found in sets for sequence, _ in found.sequences]
     number = len(cfg.evaluation.qualities)
     done = sum(len(_whole_curves(found)) for found in tasks.values()) // number
-    done += len(names) * len(left)
+    done += sum(len(records_left(cfg, name)) for name in left) // number
     lines.append(
         f"curves: {len(runs)} variants x {len(names)} sequences ({', '.join(names)}), "
         f"{number} qualities each; {done} of {len(runs) * len(names)} are measured"

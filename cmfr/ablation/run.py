@@ -36,6 +36,7 @@ import yaml
 
 from cmfr.ablation.config import AblationConfig, common_run, resolve
 from cmfr.ablation.parts import PartsTask, measure_parts
+from cmfr.ablation.thinned import parts_file, results_file, thinned
 from cmfr.codec.checkpoint import load_training_state, read_weights
 from cmfr.evaluation.measure import SequenceTask
 from cmfr.evaluation.records import Record, write_results
@@ -43,7 +44,8 @@ from cmfr.evaluation.run import Outcome, Run, measure
 from cmfr.training.config import TrainConfig
 from cmfr.training.data.generated import generated_clip
 from cmfr.training.progress import Progress
-from cmfr.training.run_dir import RunDir
+from cmfr.training.run_dir import RunDir, read_versions
+from cmfr.training.setup import init_hashes
 from cmfr.utils.device import all_devices
 from cmfr.utils.errors import UserError
 from cmfr.utils.files import atomic_write_text
@@ -118,6 +120,24 @@ def _train(cfg: AblationConfig, runs: dict[str, TrainConfig], lock: int) -> dict
     if interrupted.is_set():
         raise KeyboardInterrupt
     return failures
+
+
+def _check_beginnings(cfg: AblationConfig, runs: dict[str, TrainConfig]) -> None:
+    """Variants begin with the same weights, or they do not compare. Raises ValueError where one
+    has begun with others than those of `runs` that have not would."""
+    waiting = [name for name, run in runs.items() if standing(run) == "not begun"]
+    if not waiting:
+        return
+    wanted = init_hashes(runs[waiting[0]])
+    for name in [name for name in cfg.variants if name not in waiting]:
+        for entry in read_versions(cfg.run_dir / "variants" / name)[:1]:
+            there = entry.get("init", wanted)  # at first, it was not noted
+            for key in [key for key in wanted if there.get(key) != wanted[key]]:
+                raise UserError(
+                    f"variant {name} began with other weights than {waiting[0]} would ({key}: "
+                    f"{there.get(key)} there, {wanted[key]} here), so they would not compare; give "
+                    "base.init the former file, or choose another run_dir"
+                )
 
 
 def visible_gpus() -> list[str]:
@@ -211,7 +231,9 @@ def run(cfg: AblationConfig, tell: Callable[[str], None] = lambda line: None) ->
     tasks_of(cfg, runs, tell)  # a missing video or weights file must not wait for the training
     with _locked(cfg.run_dir) as lock:
         failures = _train(cfg, {"common": common}, lock) if common and trained else {}
-        failures = failures or _train(cfg, trained, lock)
+        if not failures:
+            _check_beginnings(cfg, trained)
+            failures = _train(cfg, trained, lock)
         _render(cfg)
         tasks = tasks_of(cfg, runs)
         failures |= _measure(cfg, tasks)
@@ -251,29 +273,6 @@ def _measure_parts(cfg: AblationConfig, tasks: dict[str, PartsTask]) -> dict[str
             failures[name] = " ".join(str(outcome).split())
         print(f"{name}: {failures.get(name, 'measured')}", flush=True)
     return failures
-
-
-def results_file(cfg: AblationConfig, name: str) -> Path:
-    """The records of a variant; finished measurements lie beside it, see `SequenceTask.parts`."""
-    return cfg.run_dir / "results" / f"{name}.json"
-
-
-def parts_file(cfg: AblationConfig, name: str) -> Path:
-    """What the parts of a variant do."""
-    return cfg.run_dir / "parts" / f"{name}.json"
-
-
-def thinned(cfg: AblationConfig, runs: dict[str, TrainConfig]) -> set[str]:
-    """The trained and measured variants of which only configuration, logs and results are left.
-    Raises ValueError where the folder of one holds another run."""
-    found = set()
-    for name, run in runs.items():
-        folder = RunDir(run, writes=False)
-        trained = not cfg.variants[name].weights and folder.config_file.is_file()
-        if trained and results_file(cfg, name).is_file() and not folder.state_file.exists():
-            folder.check()
-            found.add(name)
-    return found
 
 
 def weights_of(cfg: AblationConfig, name: str, run: TrainConfig) -> Path | None:

@@ -1,4 +1,4 @@
-"""What a training run leaves to look at: TensorBoard, `log.jsonl`, `validation.jsonl`, versions."""
+"""What a training run leaves to look at: TensorBoard, `log.jsonl`, `validation.jsonl`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from cmfr.models.state import FrameOutput
 from cmfr.training.distributed import Team
 from cmfr.training.validation import RDPoint
 from cmfr.utils.files import atomic_write_text
-from cmfr.utils.versions import versions
 from cmfr.video.color import ycbcr_to_rgb
 
 
@@ -64,16 +63,14 @@ class TrainLog:
     color: of the network, "ycbcr" or "rgb".
     total_steps: where the run resumes; records of later steps, which a killed process left, are
     dropped.
-    arithmetic: "bfloat16" or "float32", and why.
     """
 
-    def __init__(self, folder: Path, color: str, total_steps: int, arithmetic: str) -> None:
+    def __init__(self, folder: Path, color: str, total_steps: int) -> None:
         self.folder, self.color = folder, color
         for name in ("log.jsonl", "validation.jsonl"):
             _drop_after(folder / name, total_steps)
         self.writer = SummaryWriter(str(folder), purge_step=total_steps + 1)
         self.started = time.monotonic()
-        atomic_write_text(folder / "versions.json", _json(versions() | {"arithmetic": arithmetic}))
         self.first_curves = _first_curves(folder / "validation.jsonl")  # by group
 
     def close(self) -> None:
@@ -158,10 +155,6 @@ def _rd_figure(curves: dict[str, Sequence[RDPoint]]) -> Any:
     axes.grid(alpha=0.3)
     axes.legend()
     return figure
-
-
-def _json(tree: dict[str, Any]) -> str:
-    return json.dumps(tree, indent=1) + "\n"
 
 
 def _rounded(value: float) -> float:

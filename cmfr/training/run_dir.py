@@ -1,7 +1,8 @@
 """A run directory: the resolved configuration, the training state, the weights.
 
 config.yaml            what is trained, all keys
-versions.json          git revision, torch, numpy, Python
+versions.json          git revision, torch, numpy, Python, arithmetic, and from which step on; what
+                       was taken from weights files, as hashes
 state.pt               to resume from: progress, weights, averaged weights
 optimizer-N.pt         the optimizer's state after N steps, which goes with state.pt. May be left
                        out where files must be small: a resumed run then has new moments
@@ -12,6 +13,7 @@ log.jsonl, validation.jsonl, events.out.*
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,9 +33,11 @@ from cmfr.training.config import TrainConfig
 from cmfr.training.data.config import DATA_KINDS
 from cmfr.utils.errors import UserError
 from cmfr.utils.files import atomic_write_text, remove_leftovers
-from cmfr.utils.yaml_config import differences, plain
+from cmfr.utils.versions import versions
+from cmfr.utils.yaml_config import differences, plain, read_tree
 
 STATE, WEIGHTS, BEST = "state.pt", "weights.safetensors", "best.safetensors"
+VERSIONS = "versions.json"
 
 # Keys that may change between the start of a run and its resumption.
 _FREE_KEYS = (
@@ -93,6 +97,20 @@ def _trained(cfg: TrainConfig) -> ModelConfig:
     return cfg.model.model_copy(update={"lambda_range": lambdas})
 
 
+def read_versions(folder: Path) -> list[dict[str, Any]]:
+    """What a run was trained with: an entry for each call whose versions are not those of the one
+    before it, valid from its "from_step" on. Raises ValueError where the file is damaged."""
+    file = folder / VERSIONS
+    if not file.is_file():
+        return []
+    try:
+        read = json.loads(file.read_text())
+        entries = [read] if isinstance(read, dict) else read  # once only the last call was noted
+        return [{"from_step": 0, **entry} for entry in entries]
+    except (ValueError, TypeError):
+        raise UserError(f"{file} is damaged; training goes on where it is deleted") from None
+
+
 class RunDir:
     """The directory of a run; only the process that leads a team writes."""
 
@@ -114,9 +132,14 @@ class RunDir:
             atomic_write_text(self.config_file, text)
 
     def check(self) -> None:
-        """Compare with the configuration that lies there. Raises as `claim` does."""
-        theirs = _with_present_keys(yaml.safe_load(self.config_file.read_text()))
-        differing = differences(fixed_part(theirs), fixed_part(plain(self.cfg)))
+        """Compare with the configuration that lies there. Raises as `claim` does, and where it is
+        damaged."""
+        try:
+            theirs = fixed_part(_with_present_keys(read_tree(self.config_file, [])))
+        except (KeyError, TypeError, AttributeError):
+            told = "is damaged: it lacks keys of a training run"
+            raise UserError(f"{self.config_file} {told}") from None
+        differing = differences(theirs, fixed_part(plain(self.cfg)))
         if differing:
             shown = "; ".join(f"{key}: {a} there, {b} here" for key, a, b in differing[:8])
             more = f"; and {len(differing) - 8} more" if differing[8:] else ""
@@ -124,6 +147,20 @@ class RunDir:
                 f"{self.path} holds a run of another configuration ({shown}{more}); choose "
                 "another run_dir"
             )
+
+    def note_versions(self, total_steps: int, notes: dict[str, Any]) -> None:
+        """Add what trains from here on to versions.json, where that is something new.
+
+        notes: what it depends on beside libraries and machine.
+        """
+        if not self.writes:
+            return
+        # Of later steps, which a killed process left, there are no entries.
+        entries = [e for e in read_versions(self.path) if e["from_step"] < total_steps]
+        present = versions() | notes
+        if not entries or not present.items() <= entries[-1].items():
+            entries.append({"from_step": total_steps, **present})
+        atomic_write_text(self.path / VERSIONS, json.dumps(entries, indent=1) + "\n")
 
     def save(self, state: dict[str, Any]) -> None:
         """`state` holds "ema", the weights that are written for coding too."""

@@ -6,8 +6,9 @@ import operator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from cmfr.codec.checkpoint import load_weights, read_weights
+from cmfr.codec.checkpoint import load_weights, read_weights, weights_hash
 from cmfr.codec.model_files import find_weights
 from cmfr.models.video_model import VideoModel
 from cmfr.nn.densities import weights_of
@@ -61,11 +62,25 @@ def _bfloat16(device: torch.device, cpuinfo: Path) -> tuple[bool, str]:
 def init_from(model: VideoModel, inits: tuple[InitConfig, ...]) -> None:
     """Take modules from weights files."""
     for init in inits:
-        _, weights, _ = read_weights(find_weights(init.file))
-        chosen = {k: v for k, v in weights.items() if k.startswith(init.modules)}
-        if not all(any(k.startswith(m) for k in chosen) for m in init.modules):
-            raise UserError(f"init: {init.file} has no modules called {init.modules}")
-        load_weights(model, weights_of(model) | chosen, str(init.file))
+        load_weights(model, weights_of(model) | _chosen(init), str(init.file))
+
+
+def init_hashes(cfg: TrainConfig) -> dict[str, str]:
+    """What a run takes from weights files, as hashes by file: two runs begin alike if these are
+    the same. Raises as `init_from` does."""
+    inits = (*cfg.init, *(init for stage in cfg.stages for init in stage.init))
+    return {
+        f"{init.file.stem}: {', '.join(init.modules)}": weights_hash(_chosen(init)).hex()
+        for init in inits
+    }
+
+
+def _chosen(init: InitConfig) -> dict[str, Tensor]:
+    _, weights, _ = read_weights(find_weights(init.file))
+    chosen = {k: v for k, v in weights.items() if k.startswith(init.modules)}
+    if not all(any(k.startswith(m) for k in chosen) for m in init.modules):
+        raise UserError(f"init: {init.file} has no modules called {init.modules}")
+    return chosen
 
 
 def check_stages(cfg: TrainConfig, model: VideoModel, processes: int) -> None:

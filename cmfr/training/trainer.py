@@ -33,6 +33,7 @@ from cmfr.training.setup import (
     check_stages,
     data_name,
     init_from,
+    init_hashes,
     open_data_sets,
     stage_samplers,
 )
@@ -126,9 +127,10 @@ class Trainer:
         optimizer_state = self._resume()
         before = self.progress.total_steps
         self.team.barrier()  # all have read before one writes
-        if self.team.is_main:
-            steps = self.progress.total_steps
-            self.log = TrainLog(self.cfg.run_dir, self.cfg.model.color, steps, self.arithmetic)
+        if self.team.is_main and not self.progress.finished(self.cfg):
+            self.log = TrainLog(self.cfg.run_dir, self.cfg.model.color, before)
+            taken = {} if before else {"init": init_hashes(self.cfg)}
+            self.run_dir.note_versions(before, {"arithmetic": self.arithmetic, **taken})
             print(f"{self.device}, {self.arithmetic}", file=sys.stderr)
         with on_signals(self._request_stop), fastest_convolutions(self.device):
             while not (self.stop or self.progress.finished(self.cfg)):

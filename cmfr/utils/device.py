@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cmfr.utils.errors import UserError
+from cmfr.utils.memory import return_freed_memory
 
 
 def to_host(x: Tensor) -> np.ndarray:
@@ -110,6 +111,7 @@ def reset_peak_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
+    return_freed_memory()  # of what the process did before
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

@@ -19,12 +19,25 @@ def keep_freed_memory() -> None:
     """
     if any(name.startswith("MALLOC_") for name in os.environ) or "GLIBC_TUNABLES" in os.environ:
         return
-    try:
-        if not (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc"):
-            return
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, ValueError):  # no such name, library or function
+    library = _glibc()
+    if library is None:
         return
     wanted = {_MMAP_MAX: 0, _TRIM_THRESHOLD: -1, _TOP_PAD: 64 * 2**20}
     for name, value in wanted.items():
-        mallopt(name, value)
+        library.mallopt(name, value)
+
+
+def return_freed_memory() -> None:
+    """Give glibc's freed memory back to the system once; other C libraries keep what they have."""
+    library = _glibc()
+    if library is not None:
+        library.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    try:
+        if not (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc"):
+            return None
+        return ctypes.CDLL(None)
+    except (AttributeError, OSError, ValueError):  # no such name or library
+        return None

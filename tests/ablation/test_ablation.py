@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,11 @@ from cmfr.ablation.run import _locked, idlest, standing, visible_gpus
 from cmfr.analysis.complexity import count
 from cmfr.cli.main import main
 from cmfr.codec.checkpoint import read_weights, save_weights
-from cmfr.evaluation.records import read_results
+from cmfr.evaluation.records import read_results, write_results
 from cmfr.models.video_model import VideoModel
 from cmfr.nn.densities import weights_of
 from cmfr.training.config import load_train_config
+from cmfr.training.run_dir import read_versions
 from cmfr.utils.errors import UserError
 from cmfr.utils.yaml_config import differences, plain
 from cmfr.video.reader import open_video
@@ -318,6 +320,69 @@ def test_a_variant_thinned_to_its_results_is_done(finished, tmp_path, capsys):
     assert "holds a run of another configuration (seed: 0 there, 7 here)" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("change", "measured"),
+    [
+        ("evaluation.qualities=[0, 42]", 4),
+        ("evaluation.qualities=[0, 43]", 0),
+        ("evaluation.generated.clips=1", 2),
+        ("evaluation.generated.first=1001", 2),
+        ("evaluation.generated.frames=2", 0),
+        ("evaluation.frames=2", 0),
+        ("evaluation.color=rgb", 0),
+        ("evaluation.intra_period=2", 0),
+        ("evaluation.part_frames=8", 4),
+    ],
+)
+def test_of_a_thinned_variant_only_what_is_asked_for_is_shown(
+    finished, tmp_path, capsys, change, measured
+):
+    kept = tmp_path / "kept"
+    unwanted = shutil.ignore_patterns("*.pt", "*.safetensors", "*.parts", "report", "sequences")
+    shutil.copytree(finished, kept, ignore=unwanted)
+    assert ablate(kept, change, "--dry-run") == 0
+    assert f"; {measured} of " in capsys.readouterr().out
+    assert ablate(kept, change, "--report-only") == 0
+    text = plain_text(kept / "report" / "bd_rate.md")
+    otherwise = "base: its weights were not kept, and it was measured otherwise"
+    assert (otherwise in text) == (measured == 0)
+    assert ("Parts: " in text) == ("qualities" in change and measured > 0)
+
+
+def test_first_frames_tell_of_another_intra_codec_when_the_weights_are_gone(finished, tmp_path):
+    """So do the hashes that training notes, before any time is lost."""
+    kept = tmp_path / "kept"
+    unwanted = shutil.ignore_patterns("*.pt", "*.safetensors", "*.parts", "report", "sequences")
+    shutil.copytree(finished, kept, ignore=unwanted)
+    file = kept / "results" / "refiner.json"
+    changed = []
+    for record in read_results(file):
+        first, *rest = record.frames
+        changed.append(replace(record, frames=(replace(first, bits=first.bits * 1.01), *rest)))
+    write_results(file, changed)
+    assert ablate(kept, "--report-only") == 0
+    text = plain_text(kept / "report" / "bd_rate.md")
+    assert "The intra codecs DIFFER: the first frames of refiner are not those of the rest" in text
+
+
+def test_variants_that_would_begin_with_other_weights_are_not_trained(finished, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    shutil.rmtree(folder / "variants" / "refiner")
+    [entry] = read_versions(folder / "variants" / "base")
+    [(what, _)] = entry["init"].items()
+    assert what == "weights: intra"
+    versions = folder / "variants" / "base" / "versions.json"
+    versions.write_text(json.dumps([entry | {"init": {what: "0123456789abcdef"}}]))
+    capsys.readouterr()
+    assert ablate(folder) == 1
+    err = capsys.readouterr().err
+    assert (
+        "variant base began with other weights than refiner would (weights: intra: 0123456" in err
+    )
+    assert not (folder / "variants" / "refiner").exists()
+
+
 def test_given_weights_are_taken(tmp_path, capsys):
     """A variant with weights is not trained, and its weights have to be those of its model."""
     again = "variants.again={title: plain again, seed: 1}"
@@ -332,7 +397,7 @@ def test_given_weights_are_taken(tmp_path, capsys):
     assert not (folder / "variants").exists() and not (folder / "common").exists()
     assert "base: weights taken from base.safetensors" in text
     assert "has 2 points, and BD-rate needs 4" in text
-    assert "The intra codecs DIFFER between the variants" in text
+    assert "codecs DIFFER: the first frames of refiner, again are not those of the rest" in text
     wrong = f"variants.refiner.weights={tmp_path}/base.safetensors"
     capsys.readouterr()
     assert ablate(folder, *options, wrong) == 1
@@ -445,7 +510,7 @@ def lines_of_tables(text):
 
 
 def test_measured_tables_in_the_docs_are_of_the_report():
-    _, _, measured = (KEPT.parents[1] / "ablation.md").read_text().partition("## Measured so far")
+    _, _, measured = (KEPT.parents[1] / "ablation.md").read_text().partition("## Measured\n")
     shown, made = lines_of_tables(measured), (KEPT / "report" / "bd_rate.md").read_text()
     assert len(shown) > 20 and set(shown) <= set(made.splitlines())
 

@@ -33,7 +33,7 @@ def head(total):
 
 def test_first_is_the_first_curve_of_its_kind(tmp_path, drawn):
     """I-frames alone are no beginning for videos; and a resumed run remembers."""
-    log = TrainLog(tmp_path, "ycbcr", 0, "float32")
+    log = TrainLog(tmp_path, "ycbcr", 0)
     for total, (group, level) in enumerate(
         [("intra", 30.0), ("intra", 31.0), ("inter", 25.0), ("inter", 26.0)], 1
     ):
@@ -44,7 +44,7 @@ def test_first_is_the_first_curve_of_its_kind(tmp_path, drawn):
     assert [figure[f"step {n}"][0].psnr_yuv for n, figure in enumerate(drawn, 1)] == [
         30.0, 31.0, 25.0, 26.0,
     ]  # fmt: skip
-    resumed = TrainLog(tmp_path, "ycbcr", 3, "float32")  # the fourth was not saved
+    resumed = TrainLog(tmp_path, "ycbcr", 3)  # the fourth was not saved
     resumed.validation("inter", head(4), 1.0, curve(27.0))
     assert drawn[-1]["first"] == curve(25.0) and drawn[-1]["step 4"] == curve(27.0)
     resumed.validation("motion", head(5), 1.0, curve(20.0))

@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,9 @@ from cmfr.codec.checkpoint import load_training_state, read_weights
 from cmfr.codec.codec import load_codec
 from cmfr.training.config import OptimizerConfig, load_train_config
 from cmfr.training.optimizer import StageOptimizer
+from cmfr.training.run_dir import RunDir, read_versions
 from cmfr.training.trainer import Trainer, train
+from cmfr.utils.errors import UserError
 from cmfr.video.info import ColorInfo, Frame, VideoInfo
 from cmfr.video.writer import open_writer
 
@@ -107,8 +110,9 @@ def test_all_stages_train_log_and_give_a_codec(uninterrupted):
                 "bpp_motion_y", "bpp_motion_z", "bpp_residual_y", "bpp_residual_z"}  # fmt: skip
     assert expected <= log[-1].keys()
     assert list(run.glob("events.out.tfevents*"))
-    versions = json.loads((run / "versions.json").read_text())
-    assert {"git", "torch"} <= versions.keys() and "(bf16: auto; this CPU" in versions["arithmetic"]
+    [entry] = read_versions(run)
+    assert {"git", "torch"} <= entry.keys() and "(bf16: auto; this CPU" in entry["arithmetic"]
+    assert entry["from_step"] == 0 and entry["init"] == {}
     assert load_codec(run / "weights.safetensors", "cpu").name == "cmfr-nano"
 
 
@@ -429,6 +433,42 @@ def test_mistakes_in_late_stages_are_found_at_the_start(tmp_path, clips):
             override = override.replace("RUN", str(weights))
         with pytest.raises(ValueError, match=expected):
             Trainer(load_train_config(path, [override, f"run_dir={tmp_path / 'other'}"]))
+
+
+def test_versions_are_of_what_trained(tmp_path, clips, uninterrupted, monkeypatch):
+    """Each call that trains with something else adds an entry; one without a step left nothing."""
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+
+    def files():  # of config.yaml, run_dir is another
+        return {p.name: p.read_bytes() for p in run.iterdir() if p.name != "config.yaml"}
+
+    before = files()
+    cfg = load_train_config(config(tmp_path, clips))
+    monkeypatch.setattr("cmfr.training.run_dir.versions", lambda: {"git": "later"})
+    train(cfg)
+    assert files() == before
+    folder = RunDir(cfg, writes=True)
+    for step, git in ((5, "later"), (9, "later"), (12, "last"), (7, "other")):
+        monkeypatch.setattr("cmfr.training.run_dir.versions", lambda git=git: {"git": git})
+        folder.note_versions(step, {})
+    assert [(e["from_step"], e["git"]) for e in read_versions(run)][1:] == [
+        (5, "later"), (7, "other")
+    ]  # fmt: skip
+    (run / "versions.json").write_text('{"git": "of before"}')
+    assert read_versions(run) == [{"from_step": 0, "git": "of before"}]
+    (run / "versions.json").write_text("[1]")
+    with pytest.raises(UserError, match="versions.json is damaged; training goes on where it is"):
+        folder.note_versions(9, {})
+
+
+@pytest.mark.parametrize("text", ["", "a: [1", "seed: 1\n", "data: 1\nstages: 2\n", "stages: [1]"])
+def test_a_damaged_configuration_in_the_folder_is_named(tmp_path, clips, uninterrupted, text):
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    (run / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"run/config\.yaml (is|holds)"):
+        train(load_train_config(config(tmp_path, clips)))
 
 
 def test_another_configuration_is_refused_with_the_difference(tmp_path, clips):

@@ -61,3 +61,25 @@ def test_programs_keep_what_was_freed():
 def test_what_the_user_has_set_comes_first(variables):
     [anew] = pages(COMMAND, **variables)
     assert anew > 500
+
+
+@pytest.mark.skipif(not glibc(), reason="needs glibc")
+def test_what_a_program_keeps_does_not_count_as_the_peak_of_later_work():
+    code = """
+import torch
+from cmfr.utils import parallel
+from cmfr.utils.device import peak_memory, reset_peak_memory
+
+parallel._begin(1, None)
+cpu = torch.device("cpu")
+large = torch.ones(2**26)
+later = torch.ones(1000)  # so that what is freed is not at the end
+print(peak_memory(cpu) or 0)
+del large
+reset_peak_memory(cpu)
+print(peak_memory(cpu) or 0)
+"""
+    before, after = pages(code)
+    if not before:
+        pytest.skip("this system does not tell the peak memory of a while")
+    assert after < before - 2**27

@@ -168,15 +168,14 @@ class CMFR(MotionInterCodec):
         residual = None  # r = f_x - m * f_p
         if x is not None:
             residual = self.feature_extractor(x if pixels is None else x - pixels)
-            if features is not None and pixels is None:
-                residual = residual - features
+            residual = residual if features is None else residual - features
         decoded, latent = self.residual_codec(
             coder, residual, contexts, quality, self._previous(past).residual
         )
         feature = decoded if features is None else decoded + features
-        frame = self.frame_generator(feature if pixels is None else decoded, contexts[0])
+        frame = self.frame_generator(feature, contexts[0])
         if pixels is not None:
-            frame = frame + pixels
+            frame, feature = frame + pixels, feature + subtrahend.pixel_features
         return CMFRResidual(frame, feature, latent, subtrahend.mask)
 
     def _no_latents(self, frame: Tensor) -> LatentReference:

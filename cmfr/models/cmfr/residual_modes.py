@@ -1,7 +1,8 @@
-"""What the `residual` switch puts in place of the target frame: one class a mode.
+"""The `residual` switch: what is subtracted from the target frame, one class a mode.
 
-A mode says what is subtracted from the target before the context encoder, and added back after
-the decoder. A new one is a class here and an entry of `RESIDUAL_MODES`.
+A mode says what is subtracted before the context encoder and added back after the decoder: of the
+target's pixels, of its features, or nothing. A new one is a class here and an entry of
+`RESIDUAL_MODES`.
 """
 
 from __future__ import annotations
@@ -20,15 +21,16 @@ from cmfr.models.cmfr.features import FrameStem, MaskPredictor, PredictedFeature
 class Subtrahend:
     """What is subtracted in the encoder and added back in the decoder.
 
-    features: [B, C0, h, w], subtracted from the target's features, or None. With what is decoded
-        they add up to the features of the frame, of which the next one's contexts are mined.
-    pixels: [B, 3, H, W], subtracted from the target before its features are extracted, in place of
-        the features; or None.
+    features: [B, C0, h, w], subtracted from the target's features; or None.
+    pixels: [B, 3, H, W], subtracted from the target before its features are extracted; or None.
+    pixel_features: [B, C0, h, w], features of `pixels`: the next frame's contexts are mined of
+        features of a whole frame, and what is decoded is of the difference only.
     mask: what was multiplied with the prediction, for the eye; or None.
     """
 
     features: Tensor | None = None
     pixels: Tensor | None = None
+    pixel_features: Tensor | None = None
     mask: Tensor | None = None
 
 
@@ -71,8 +73,8 @@ class PixelResidual(ResidualMode):
         self.stem = FrameStem(cfg.feature_stride, width, flat_chroma=cfg.flat_chroma)
 
     def forward(self, prediction: Tensor, context: Tensor) -> Subtrahend:
-        """pixels: the prediction [B, 3, H, W]."""
-        return Subtrahend(self.stem(prediction), prediction)
+        """pixels: the prediction [B, 3, H, W]; pixel_features: [B, C0, h, w]."""
+        return Subtrahend(pixels=prediction, pixel_features=self.stem(prediction))
 
 
 class FeatureResidual(ResidualMode):
@@ -111,12 +113,13 @@ class MaskedPixelResidual(PixelResidual):
         self.mask_predictor = MaskPredictor(cfg, self.stride**2)
 
     def forward(self, prediction: Tensor, context: Tensor) -> Subtrahend:
-        """pixels: m * prediction [B, 3, H, W]; mask: m [B, 1, H, W]."""
+        """pixels: m * prediction [B, 3, H, W]; pixel_features: [B, C0, h, w]; mask: m
+        [B, 1, H, W]."""
         predicted = self.predicted_features(prediction, context)
         mask = self.mask_predictor(predicted, context)
         mask = F.pixel_shuffle(mask, self.stride) if self.stride > 1 else mask
         pixels = 0.5 + mask * (prediction - 0.5)
-        return Subtrahend(self.stem(pixels), pixels, mask)
+        return Subtrahend(pixels=pixels, pixel_features=self.stem(pixels), mask=mask)
 
 
 RESIDUAL_MODES: dict[str, type[ResidualMode]] = {
