@@ -22,7 +22,7 @@ FusionInputs = Mapping[str, tuple[Tensor, Tensor]]  # feature and condition, by 
 class Gate:
     """One gate of a frame. The codec goes on with: other + sign * gate * gated.
 
-    name: "mask", or that of the SFF module.
+    name: "mask", "unmasked" (features are subtracted as they are), or that of the SFF module.
     gate, gated, other: [C, h, w]; a gate of one channel is that of all.
     sign: -1 where it is subtracted.
     """

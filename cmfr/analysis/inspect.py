@@ -288,19 +288,22 @@ def _residuals(
 
 
 def frame_gates(codec: Codec, info: VideoInfo, seen: Seen) -> list[Gate]:
-    """The mask of a coded frame and the scales of its SFF modules, where it has them."""
+    """The mask of a coded frame, or one of ones where its features are subtracted without a mask
+    ("unmasked"), and the scales of its SFF modules, where it has them."""
     assert seen.coded.output is not None
     height = seen.coded.output.x_hat.shape[2]
     gates = fusion_gates(codec.model.inter, seen.watched.fused)
     motion = seen.coded.output.motion
-    if motion is not None and motion.mask is not None:
+    if motion is not None and all(name in seen.watched.features for name in FEATURES):
         other, gated = (seen.watched.features[name] for name in FEATURES)
-        if motion.mask.shape != gated.shape:  # of pixels, counted from mid-gray
+        mask = torch.ones_like(gated) if motion.mask is None else motion.mask
+        if mask.shape != gated.shape:  # of pixels, counted from mid-gray
             source, color = seen.coded.source, codec.model.cfg.color
             assert source is not None
             other = planes_to_tensor(source, info, color, codec.device) - 0.5
             gated = motion.prediction - 0.5
-        gates.insert(0, Gate("mask", motion.mask[0], gated[0].float(), other[0].float(), sign=-1))
+        name = "unmasked" if motion.mask is None else "mask"
+        gates.insert(0, Gate(name, mask[0], gated[0].float(), other[0].float(), sign=-1))
 
     def cropped(gate: Gate) -> Gate:
         """Without the padding."""

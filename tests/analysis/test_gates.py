@@ -49,6 +49,7 @@ def test_numbers_of_a_gate(tmp_path):
         ({"fusion": "concat"}, ["mask"]),
         ({"residual": "masked_pixel", "fusion": "concat"}, ["mask"]),
         ({"residual": "none"}, SFF),
+        ({"residual": "feature", "fusion": "concat"}, ["unmasked"]),
         ({"residual": "pixel", "fusion": "concat"}, []),
     ],
 )
@@ -65,6 +66,8 @@ def test_gates_of_a_frame(tmp_path, video, switches, names):
     found = read(file)
     assert list(dict.fromkeys(name for name, _ in found)) == names
     assert all(0 < row[0] < (1 if name == "mask" else 2) for (name, _), row in found.items())
+    if "unmasked" in names:
+        assert all(row[0] == 1 and row[-1] == row[-2] > 0 for row in found.values())
     if "mask" in names:  # of the picture, without what it was padded with
         mask = coded[2].output.motion.mask[0]
         stride = 1 if switches.get("residual") == "masked_pixel" else 4
