@@ -27,6 +27,7 @@ from cmfr.codec.codec import load_codec
 from cmfr.models.video_model import VideoModel
 from cmfr.training.config import StageConfig, TrainConfig, load_train_config
 from cmfr.training.data.config import GeneratedConfig
+from cmfr.training.run_dir import read_versions
 from cmfr.training.trainer import train
 from cmfr.utils.device import peak_memory, pick_device, reset_peak_memory
 from cmfr.utils.versions import versions
@@ -46,7 +47,7 @@ def smoke(device: torch.device) -> Iterator[Row]:
         train(cfg)
         seconds, run = time.monotonic() - began, Path(folder) / "run"
         log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-        arithmetic = json.loads((run / "versions.json").read_text())["arithmetic"]
+        arithmetic = read_versions(run)[-1]["arithmetic"]
     stages = list(dict.fromkeys(record["stage"] for record in log))
     skipped = sum(record["skipped"] > 0 for record in log)
     yield "arithmetic", arithmetic
