@@ -83,13 +83,8 @@ def _as_asked(record: Record, asked: CodingConditions, lengths: Lengths | None) 
     met, place = record.conditions, (record.dataset, record.sequence)
     if lengths is not None and place not in lengths:
         return False
-    known = met.frames or 0
-    length = known if lengths is None else lengths[place]
-    if known != min(asked.frames or length, length):
-        return False
-    if (met.color, met.intra_period) != (asked.color, asked.intra_period):
-        return False
-    if asked.color != "rgb":
-        return True
-    same = met.matrix == "rgb" or (met.matrix, met.range) == (asked.matrix, asked.range)
-    return same and met.rounding == asked.rounding
+    length = lengths[place] if lengths is not None else met.frames or 0
+    wanted = replace(asked, frames=min(asked.frames or length, length))
+    if met.matrix == "rgb":  # the source was RGB, and no conversion is chosen
+        wanted = replace(wanted, matrix=met.matrix, range=met.range)
+    return all(value in (None, getattr(met, name)) for name, _, _, value in wanted.stated())

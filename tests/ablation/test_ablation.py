@@ -302,14 +302,18 @@ def test_another_configuration_is_refused_and_other_conditions_are_measured(fini
     assert all(standing(run) == "finished" for run in resolve(cfg).values())
 
 
-def test_a_variant_thinned_to_its_results_is_done(finished, tmp_path, capsys):
-    folder, kept = finished, tmp_path / "kept"
+@pytest.fixture
+def kept(finished, tmp_path):
+    """What is left of the runs when their variants are thinned."""
     unwanted = shutil.ignore_patterns("*.pt", "*.safetensors", "*.parts", "report", "sequences")
-    shutil.copytree(folder, kept, ignore=unwanted)
+    return shutil.copytree(finished, tmp_path / "kept", ignore=unwanted)
+
+
+def test_a_variant_thinned_to_its_results_is_done(finished, kept, capsys):
     assert ablate(kept) == 0
     out = capsys.readouterr().out
     assert ": trained" not in out and ": measured" not in out and not list(kept.rglob("*.pt"))
-    tables = [plain_text(run / "report" / "bd_rate.md").splitlines() for run in (folder, kept)]
+    tables = [plain_text(run / "report" / "bd_rate.md").splitlines() for run in (finished, kept)]
     added = [f"- {name}: its weights were not kept." for name in ("base", "refiner")]
     assert [line for line in tables[1] if line not in added] == tables[0]
     assert set(added) < set(tables[1])
@@ -334,12 +338,7 @@ def test_a_variant_thinned_to_its_results_is_done(finished, tmp_path, capsys):
         ("evaluation.part_frames=8", 4),
     ],
 )
-def test_of_a_thinned_variant_only_what_is_asked_for_is_shown(
-    finished, tmp_path, capsys, change, measured
-):
-    kept = tmp_path / "kept"
-    unwanted = shutil.ignore_patterns("*.pt", "*.safetensors", "*.parts", "report", "sequences")
-    shutil.copytree(finished, kept, ignore=unwanted)
+def test_of_a_thinned_variant_only_what_is_asked_for_is_shown(kept, capsys, change, measured):
     assert ablate(kept, change, "--dry-run") == 0
     assert f"; {measured} of " in capsys.readouterr().out
     assert ablate(kept, change, "--report-only") == 0
@@ -349,11 +348,7 @@ def test_of_a_thinned_variant_only_what_is_asked_for_is_shown(
     assert ("Parts: " in text) == ("qualities" in change and measured > 0)
 
 
-def test_first_frames_tell_of_another_intra_codec_when_the_weights_are_gone(finished, tmp_path):
-    """So do the hashes that training notes, before any time is lost."""
-    kept = tmp_path / "kept"
-    unwanted = shutil.ignore_patterns("*.pt", "*.safetensors", "*.parts", "report", "sequences")
-    shutil.copytree(finished, kept, ignore=unwanted)
+def test_first_frames_tell_of_another_intra_codec_when_the_weights_are_gone(kept):
     file = kept / "results" / "refiner.json"
     changed = []
     for record in read_results(file):
