@@ -219,8 +219,8 @@ class TrainConfig(Strict):
     spynet: folder of SpyNet arrays (.npy) that initialize the three coarsest levels of DCVC's
     motion estimation.
     threads: CPU threads per process.
-    bf16: compute in bfloat16 (autocast), or where the device has instructions for it (auto);
-    weights stay float32.
+    bf16: compute in bfloat16 (autocast), or where that is faster than float32 (auto); weights stay
+    float32.
     compile: torch.compile of both codecs.
     cuda_graphs: launch forward and backward of a step as one, on a GPU and where a step is one
     update (graphs.py); not measured yet.

@@ -39,24 +39,26 @@ def bfloat16_wanted(
     cfg: TrainConfig, device: torch.device, cpuinfo: Path = Path("/proc/cpuinfo")
 ) -> tuple[bool, str]:
     """Whether to compute in bfloat16 on this device, and a phrase that says so and why."""
-    fast, what = _bfloat16(device, cpuinfo)
-    chosen = fast if cfg.bf16 == "auto" else cfg.bf16
-    if chosen and not fast:
+    faster, emulated, what = _bfloat16(device, cpuinfo)
+    chosen = faster if cfg.bf16 == "auto" else cfg.bf16
+    if chosen and emulated:
         what += ", so this may be many times slower than float32"
     asked = str(cfg.bf16).lower()
     return chosen, f"{'bfloat16' if chosen else 'float32'} (bf16: {asked}; {what})"
 
 
-def _bfloat16(device: torch.device, cpuinfo: Path) -> tuple[bool, str]:
-    """Whether the device has instructions for products of bfloat16, and which. Without, PyTorch
-    emulates them, on a CPU many times slower than float32."""
+def _bfloat16(device: torch.device, cpuinfo: Path) -> tuple[bool, bool, str]:
+    """Whether bfloat16 is faster than float32 on the device, whether PyTorch emulates it there (on
+    a CPU many times slower), and a phrase that says which instructions it has."""
     if device.type == "cuda":
         has = torch.cuda.is_bf16_supported(including_emulation=False)
-        return has, f"this GPU has {'' if has else 'no '}bfloat16"
+        return has, not has, f"this GPU has {'' if has else 'no '}bfloat16"
     flags = set(cpuinfo.read_text().split()) if cpuinfo.is_file() else set()
-    instructions = [name for name in ("amx_bf16", "avx512_bf16") if name in flags]
-    what = instructions[0] if instructions else "neither amx_bf16 nor avx512_bf16"
-    return bool(instructions), f"this CPU has {what}"
+    if "amx_bf16" in flags:
+        return True, False, "this CPU has amx_bf16"
+    if "avx512_bf16" in flags:  # products at the rate of float32, and casts on top of them
+        return False, False, "this CPU has avx512_bf16, but no amx_bf16"
+    return False, True, "this CPU has neither amx_bf16 nor avx512_bf16"
 
 
 def init_from(model: VideoModel, inits: tuple[InitConfig, ...]) -> None:
