@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
 
-from PIL import Image
 from pydantic import AfterValidator, Field
 
 from cmfr.config import Strict
 from cmfr.utils.errors import UserError
 from cmfr.utils.files import inner_name, inside
+from cmfr.video.pictures import open_picture
 
 Positive = Annotated[int, Field(ge=1)]
 Inner = Annotated[str, AfterValidator(inner_name)]  # leads nowhere but into a folder
@@ -79,7 +79,7 @@ def _read_lists(clips: ClipLists, root: Path) -> tuple[list[str], list[str]]:
 
 def _picture_fault(path: Path, size: tuple[int, int], full: bool) -> str | None:
     try:
-        with Image.open(path) as image:  # reads the header only
+        with open_picture(path) as image:  # reads the header only
             if image.format != "PNG":
                 return f"{path}: expected a PNG, found {image.format}"
             if image.size != size:
@@ -87,6 +87,6 @@ def _picture_fault(path: Path, size: tuple[int, int], full: bool) -> str | None:
                 return f"{path}: expected {size[0]}x{size[1]}, found {found}"
             if full:
                 image.load()
-    except (OSError, SyntaxError) as error:
-        return f"{path} is not a picture that can be read: {error}"
+    except UserError as error:
+        return str(error)
     return None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cmfr.evaluation.sequences import TestSequence, check_sequence, count_frames, load_test_set
 from cmfr.utils.errors import UserError
+from cmfr.video.pictures import with_suffix
 from cmfr.video.reader import VIDEO_SUFFIXES, open_video
 
 
@@ -101,8 +102,7 @@ def _videos_of(path: Path) -> list[Path]:
         raise FileNotFoundError(f"{path} does not exist")
     if not path.is_dir():
         return [path]
-    inside = sorted(path.iterdir())
-    videos = [file for file in inside if file.suffix.lower() in VIDEO_SUFFIXES]
-    if not videos and not any(file.suffix.lower() == ".png" for file in inside):
+    videos = with_suffix(path.iterdir(), VIDEO_SUFFIXES)
+    if not videos and not with_suffix(path.iterdir(), (".png",)):
         raise UserError(f"{path} holds no videos")
     return videos or [path]

@@ -156,8 +156,16 @@ def _stream_info(path: Path, stream: VideoStream, rate: Fraction | None) -> Vide
         rate = snap_ntsc(said, 2e-7)  # Matroska's come back rounded, 60000/1001 as 19001/317
     _, chroma, depth = _layout(context.pix_fmt)
     color = _stream_color(context, chroma)
-    count = stream.frames or None
-    return VideoInfo(context.width, context.height, rate, color, chroma, depth, count)
+    return VideoInfo(
+        context.width, context.height, rate, color, chroma, depth, _frame_count(stream)
+    )
+
+
+def _frame_count(stream: VideoStream) -> int | None:
+    """Frames as the headers say, less what an edit list leaves out of a cut .mp4."""
+    if not stream.frames or "mp4" not in stream.container.format.name:
+        return stream.frames or None
+    return sum(not entry.is_discard for entry in stream.index_entries) or None
 
 
 def _stream_color(context: av.video.codeccontext.VideoCodecContext, chroma: str) -> ColorInfo:

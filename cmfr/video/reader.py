@@ -6,7 +6,6 @@ handed over as they are stored; only layouts that the codec does not know are co
 
 from __future__ import annotations
 
-import re
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,8 +15,6 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
-from PIL.Image import DecompressionBombError
 
 from cmfr.utils.errors import UserError
 from cmfr.video.containers import Frames, Source, av_source, rgb_planes
@@ -32,6 +29,7 @@ from cmfr.video.info import (
     parse_raw_name,
     resolve_color,
 )
+from cmfr.video.pictures import numbered_pictures, read_picture
 
 VIDEO_SUFFIXES = frozenset(
     ".mp4 .m4v .mkv .mov .webm .avi .y4m .yuv .mpg .mpeg .ts .mts .m2ts .wmv .flv .ogv .3gp".split()
@@ -142,67 +140,21 @@ def open_video(
 
 
 def _png_source(folder: Path, rate: Fraction | None) -> Source:
-    """PNGs with a number in the name, in the order of the last number; others are left out."""
-    numbered: dict[int, Path] = {}
-    for file in sorted(folder.iterdir()):
-        digits = re.findall(r"\d+", file.stem)
-        if file.suffix.lower() == ".png" and digits:
-            number = int(digits[-1])
-            if number in numbered:
-                other = numbered[number].name
-                raise UserError(f"{folder} has two pictures {number}: {other} and {file.name}")
-            numbered[number] = file
-    if not numbered:
-        raise UserError(f"{folder} holds no numbered PNG pictures")
-    if gaps := _gaps(sorted(numbered)):
-        raise UserError(f"{folder}: the numbered pictures have gaps: {gaps} missing")
-    files = [numbered[number] for number in sorted(numbered)]
-    height, width = _read_png(files[0]).shape[:2]
+    files = numbered_pictures(folder, (".png",))
+    height, width = read_picture(files[0]).shape[:2]
     info = VideoInfo(
         width, height, rate or DEFAULT_FRAME_RATE, RGB_COLOR, "rgb", 8, frame_count=len(files)
     )
 
     def frames_from(start: int) -> Frames:
         for file in files[start:]:
-            pixels = _read_png(file)
+            pixels = read_picture(file)
             if pixels.shape[:2] != (height, width):
                 found = f"{pixels.shape[1]}x{pixels.shape[0]}"
                 raise UserError(f"{file} is {found}, the pictures before are {width}x{height}")
             yield Frame(rgb_planes(pixels))
 
     return Source(info, frames_from)
-
-
-def _gaps(numbers: list[int]) -> str:
-    """Which of rising numbers are missing, "2, 5-7"; any equal step will do."""
-    steps = [after - before for before, after in zip(numbers, numbers[1:], strict=False)]
-    if not steps or min(steps) == max(steps):
-        return ""
-    step = min(steps)
-    runs = [
-        (n + step, n + way - step) for n, way in zip(numbers, steps, strict=False) if way > step
-    ]
-    told = [f"{first}-{last}" if first < last else f"{first}" for first, last in runs[:8]]
-    return ", ".join(told) + (f" and {len(runs) - 8} more runs" if len(runs) > 8 else "")
-
-
-def _read_png(file: Path) -> np.ndarray:
-    """uint8 [H, W, 3]; gray and palettes become RGB, transparency is dropped."""
-    try:
-        with Image.open(file) as image:
-            if image.format == "PNG" and _png_depth(file) > 8:  # Pillow drops bits without a word
-                raise UserError(f"{file} is not an 8-bit picture: it has {_png_depth(file)} bits")
-            if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
-                raise UserError(f"{file} is not an 8-bit picture (its mode is {image.mode})")
-            return np.array(image.convert("RGB"))
-    except (UnidentifiedImageError, DecompressionBombError, OSError, SyntaxError) as error:
-        raise UserError(f"{file} is not a picture that can be read: {error}") from error
-
-
-def _png_depth(file: Path) -> int:
-    """Bits of a sample of a PNG, from its header."""
-    with file.open("rb") as opened:
-        return opened.read(25)[24]
 
 
 # --- raw .yuv files

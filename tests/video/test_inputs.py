@@ -21,6 +21,8 @@ from cmfr.codec.checkpoint import save_weights
 from cmfr.evaluation.found_sets import set_of_files
 from cmfr.models.presets import PRESETS
 from cmfr.nn.densities import weights_of
+from cmfr.training.data.config import ClipsConfig
+from cmfr.training.data.datasets import open_data
 from cmfr.video.reader import open_video
 
 WIDTH, HEIGHT = 64, 48
@@ -220,9 +222,10 @@ def test_frames_that_a_cut_file_does_not_show_are_not_counted(tmp_path):
                 target.mux(packet)
     with open_video(cut) as reader:
         shown = sum(1 for _ in reader)
-    assert shown == 9
+        assert shown == reader.info.frame_count == 9
     ((sequence, _),) = set_of_files([cut]).sequences
     assert sequence.frames == shown
+    assert open_data(ClipsConfig(root=tmp_path, include=("a:b*",))).shape(0)[0] == shown
 
 
 def cut_before_its_index(folder: Path) -> Path:

@@ -230,7 +230,7 @@ def test_png_folders(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="two pictures 11"):
         open_video(tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="no numbered PNG"):
+    with pytest.raises(ValueError, match=r"empty holds no numbered pictures \(\.png\)"):
         open_video(tmp_path / "empty")
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from cmfr.training.data.config import (
@@ -29,10 +28,16 @@ from cmfr.training.data.config import (
 from cmfr.training.data.generated import generated_clip
 from cmfr.utils.errors import UserError
 from cmfr.utils.files import inner_name, inside
-from cmfr.video.reader import open_video
+from cmfr.video.containers import count_shown
+from cmfr.video.pictures import (
+    PICTURE_SUFFIXES,
+    numbered_pictures,
+    picture_size,
+    read_picture,
+    with_suffix,
+)
+from cmfr.video.reader import VIDEO_SUFFIXES, open_video
 
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".y4m")
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 SEPTUPLET = 7
 
 
@@ -72,26 +77,8 @@ class ClipSet(ABC):
         """The clip, or of it `frames` (rising numbers). Raises ValueError naming a bad file."""
 
 
-def _read_picture(path: Path) -> np.ndarray:
-    """RGB uint8 [H, W, 3]. Raises ValueError that names the file."""
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except OSError as error:
-        raise UserError(f"{path} is no readable picture: {error}") from error
-
-
-def _picture_size(path: Path) -> tuple[int, int]:
-    """(height, width) from the header."""
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except OSError as error:
-        raise UserError(f"{path} is no readable picture: {error}") from error
-
-
 def _stack_pictures(paths: list[Path]) -> Clip:
-    pictures = [_read_picture(path) for path in paths]
+    pictures = [read_picture(path) for path in paths]
     for path, picture in zip(paths, pictures, strict=True):
         if picture.shape != pictures[0].shape:
             raise UserError(
@@ -99,10 +86,6 @@ def _stack_pictures(paths: list[Path]) -> Clip:
                 f"{paths[0].name} is {pictures[0].shape[1]}x{pictures[0].shape[0]}"
             )
     return Clip(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous(), None)
-
-
-def _pictures_in(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
 
 
 class Vimeo90kSeptuplet(ClipSet):
@@ -122,7 +105,7 @@ class Vimeo90kSeptuplet(ClipSet):
     @cached_property
     def _size(self) -> tuple[int, int]:
         """All septuplets are of one size; `read` checks it."""
-        return _picture_size(self._paths(0, [0])[0])
+        return picture_size(self._paths(0, [0])[0])
 
     def _paths(self, index: int, frames: Sequence[int]) -> list[Path]:
         folder = inside(self.root / "sequences", self.names[index])
@@ -143,41 +126,41 @@ class ClipFolder(ClipSet):
 
     def __init__(self, root: Path, selection: SelectionConfig) -> None:
         self.root = root
-        entries = [
-            path
-            for path in sorted(root.iterdir())
-            if path.suffix.lower() in VIDEO_SUFFIXES or (path.is_dir() and _pictures_in(path))
-        ]
-        self.names = _selected([path.name for path in entries], selection)
-        kinds = {(root / name).is_dir() for name in self.names}
+        folders = {
+            path.name
+            for path in root.iterdir()
+            if path.is_dir() and with_suffix(path.iterdir(), PICTURE_SUFFIXES)
+        }
+        videos = {path.name for path in with_suffix(root.iterdir(), VIDEO_SUFFIXES)}
+        self.names = _selected(sorted(videos | folders), selection)
+        self._pictures = {n: numbered_pictures(root / n) for n in self.names if n in folders}
+        kinds = {name in self._pictures for name in self.names}
         if len(kinds) > 1:
             raise UserError(f"{root} holds both videos and folders of frames; make two data sets")
         self._shapes: dict[int, tuple[int, int, int]] = {}
 
     def shape(self, index: int) -> tuple[int, int, int]:
         if index not in self._shapes:
-            path = self.root / self.names[index]
-            if path.is_dir():
-                pictures = _pictures_in(path)
-                self._shapes[index] = (len(pictures), *_picture_size(pictures[0]))
+            if pictures := self._pictures.get(self.names[index]):
+                self._shapes[index] = (len(pictures), *picture_size(pictures[0]))
             else:
+                path = self.root / self.names[index]
                 with open_video(path) as reader:
                     info = reader.info
-                    # The container does not always know; then counting is decoding.
-                    count = info.frame_count or sum(1 for _ in reader)
-                    self._shapes[index] = (count, info.height, info.width)
+                # The container does not always know.
+                count = info.frame_count or count_shown(path)
+                self._shapes[index] = (count, info.height, info.width)
         return self._shapes[index]
 
     def read(self, index: int, frames: Sequence[int] | None = None) -> Clip:
-        path = self.root / self.names[index]
-        if path.is_dir():
-            pictures = _pictures_in(path)
+        if pictures := self._pictures.get(self.names[index]):
             return _stack_pictures(pictures if frames is None else [pictures[i] for i in frames])
-        return read_video_clip(path, frames)
+        return read_video_clip(self.root / self.names[index], frames)
 
 
 def read_video_clip(path: Path, frames: Sequence[int] | None = None) -> Clip:
-    """A video file, or of it `frames`. Raises ValueError when it is not 8-bit 4:2:0."""
+    """A video file, or of it `frames`. Raises ValueError when it is not 8-bit 4:2:0, and when it
+    ends before them."""
     wanted = None if frames is None else set(frames)
     planes = []
     with open_video(path, frames=None if frames is None else frames[-1] + 1) as reader:
@@ -186,6 +169,8 @@ def read_video_clip(path: Path, frames: Sequence[int] | None = None) -> Clip:
         for number, frame in enumerate(reader):
             if wanted is None or number in wanted:
                 planes.append(frame.planes)
+    if wanted is not None and len(planes) < len(wanted):
+        raise UserError(f"{path} ends before frame {max(wanted)}, which it says that it has")
     luma = torch.from_numpy(np.stack([p[0] for p in planes]))[:, None]
     chroma = torch.from_numpy(np.stack([np.stack(p[1:]) for p in planes]))
     return Clip(luma, chroma)
@@ -196,12 +181,12 @@ class ImageFolder(ClipSet):
 
     def __init__(self, root: Path, selection: SelectionConfig) -> None:
         self.root = root
-        found = (p for p in root.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+        found = with_suffix(root.rglob("*"), PICTURE_SUFFIXES)
         names = sorted(path.relative_to(root).as_posix() for path in found)
         self.names = _selected(names, selection)
 
     def shape(self, index: int) -> tuple[int, int, int]:
-        return (1, *_picture_size(self.root / self.names[index]))
+        return (1, *picture_size(self.root / self.names[index]))
 
     def read(self, index: int, frames: Sequence[int] | None = None) -> Clip:
         return _stack_pictures([self.root / self.names[index]])

@@ -21,6 +21,7 @@ from cmfr.training.data.prepare_clips import (
 from cmfr.utils.errors import UserError
 from cmfr.utils.files import atomic_write_bytes
 from cmfr.utils.parallel import Count, outcomes
+from cmfr.video.pictures import with_suffix
 from cmfr.video.reader import VIDEO_SUFFIXES
 
 SOURCE_COLUMNS = "source bytes settings clips".split()
@@ -90,7 +91,7 @@ def prepare_clips(
         raise UserError(f"{out_dir} lies in {root}: its clips would become sources")
     if workers < 1:
         raise UserError(f"workers must be 1 or more, not {workers}")
-    files = (path for path in sorted(root.rglob("*")) if path.suffix.lower() in VIDEO_SUFFIXES)
+    files = with_suffix(root.rglob("*"), VIDEO_SUFFIXES)
     sizes = {p.relative_to(root).as_posix(): p.stat().st_size for p in files if p.is_file()}
     if not sizes:
         raise UserError(f"{root} holds no video files")

@@ -71,7 +71,7 @@ def test_what_is_wrong_with_vimeo_is_named(vimeo):
         open_data(SeptupletsConfig(root=vimeo, list_file="sep_testlist.txt"))
     data = open_data(SeptupletsConfig(root=vimeo))
     (vimeo / "sequences/00002/0007/im4.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"im4\.png is no readable picture"):
+    with pytest.raises(ValueError, match=r"im4\.png is not a picture that can be read"):
         data.read(1)
     write_picture(vimeo / "sequences/00002/0007/im4.png", 1, size=(32, 32))
     with pytest.raises(ValueError, match=r"im4\.png is 32x32, im1\.png is 48x32"):
@@ -144,6 +144,39 @@ def test_a_folder_of_frame_folders(tmp_path):
     data = open_data(ClipsConfig(root=tmp_path))
     assert data.names == ["a", "b"] and data.shape(0) == (12, 32, 48)
     assert torch.equal(data.read(0, [10, 11]).first, data.read(0).first[10:])
+
+
+def test_pictures_are_in_the_order_of_their_numbers(tmp_path):
+    for i in (12, 2, 11, 1, 10, *range(3, 10)):
+        path = tmp_path / "a" / f"{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (48, 32), (i, i, i)).save(path)
+    data = open_data(ClipsConfig(root=tmp_path))
+    assert data.read(0).first[:, 0, 0, 0].tolist() == list(range(1, 13))
+    assert data.read(0, [8, 9]).first[:, 0, 0, 0].tolist() == [9, 10]
+    (tmp_path / "a" / "5.png").unlink()
+    with pytest.raises(ValueError, match="the numbered pictures have gaps: 5 missing"):
+        open_data(ClipsConfig(root=tmp_path))
+
+
+def test_hidden_files_are_no_clips(tmp_path):
+    """What is being written, and what macOS leaves beside files."""
+    write_video(tmp_path / "cut.mp4")
+    write_picture(tmp_path / "pictures" / "1.png", 0)
+    for name in ("._cut.mp4", ".x.0123abcd-89abcdef.part.mp4", "pictures/._1.png"):
+        (tmp_path / name).write_bytes(b"no video")
+    assert open_data(ClipsConfig(root=tmp_path, include=("*.mp4",))).names == ["cut.mp4"]
+    assert open_data(ClipsConfig(root=tmp_path, include=("pict*",))).shape(0) == (1, 32, 48)
+    assert open_data(ImagesConfig(root=tmp_path)).names == ["pictures/1.png"]
+
+
+def test_a_video_that_became_shorter_is_named(tmp_path):
+    write_video(tmp_path / "a.mp4", frames=9)
+    data = open_data(ClipsConfig(root=tmp_path))
+    assert data.shape(0) == (9, 32, 48)
+    write_video(tmp_path / "a.mp4", frames=5)
+    with pytest.raises(ValueError, match=r"a\.mp4 ends before frame 6, which it says"):
+        data.read(0, [4, 5, 6])
 
 
 def test_a_folder_of_images(tmp_path):
