@@ -25,6 +25,7 @@ from cmfr.training.data.sampler import batches
 from cmfr.training.distributed import init_team
 from cmfr.training.setup import data_name, open_data_sets, stage_samplers
 from cmfr.training.trainer import train
+from cmfr.utils.errors import UserError, unknown
 
 # What each variant changes: in the run, in the stage, in its data.
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
@@ -47,7 +48,7 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
     stages = {stage.name: stage for stage in cfg.stages}
     name = args.stage or cfg.stages[-1].name
     if name not in stages:
-        raise ValueError(f"{args.config} has no stage {name!r}; there are {', '.join(stages)}")
+        raise UserError(unknown(f"{args.config}: no stage is called", name, stages))
     of_run, of_stage, of_data = VARIANTS[args.one]
     stage = stages[name].model_copy(update={"steps": 2 * args.steps, **of_stage})
     data = {n: d.model_copy(update={"preload": True, **of_data}) for n, d in cfg.data.items()}

@@ -7,9 +7,9 @@ of the sequences. Measured once a variant, kept in run_dir/parts/NAME.json.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 
 from cmfr.analysis.diagnosis import MIDDLE, bits, code, masks, motion
 from cmfr.analysis.diagnosis_table import Table
@@ -93,7 +93,6 @@ def measure_parts(task: PartsTask, count: Count) -> Parts:
 
 
 def _means(table: Table) -> Parts:
-    """The means of the columns over the sequences that have a number."""
-    columns = zip(table.columns, zip(*table.rows.values(), strict=True), strict=True)
-    numbers = {name: [v for v in column if v == v] for name, column in columns}
-    return {name: fmean(found) for name, found in numbers.items() if found}
+    """The means of the columns that have a number."""
+    named = zip(table.columns, table.means(), strict=True)
+    return {name: mean for name, mean in named if not math.isnan(mean)}

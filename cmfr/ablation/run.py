@@ -17,9 +17,7 @@ report.py makes the report of them.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
-import itertools
 import os
 import re
 import subprocess
@@ -49,13 +47,13 @@ from cmfr.training.setup import init_hashes
 from cmfr.utils.device import all_devices
 from cmfr.utils.errors import UserError
 from cmfr.utils.files import atomic_write_text
+from cmfr.utils.locks import lock_folder
 from cmfr.utils.parallel import outcomes
 from cmfr.utils.signals import end_with_parent, on_signals
 from cmfr.utils.yaml_config import differences, plain
 from cmfr.video.writer import write_clip
 
 LOG, FINISHED = "train.log", "finished"
-_SAVING = 60  # seconds that the training of a killed command may take to end
 
 
 # --- training
@@ -187,19 +185,9 @@ def _failure(run: TrainConfig, code: int) -> str | None:
 def _locked(folder: Path) -> Iterator[int]:
     """One command at a time writes to a run_dir. Yields the descriptor of the lock, which training
     processes keep open: they outlive a command that was killed, until they have saved."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as file:
-        for tries in itertools.count():
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if _alive(file) or tries * 0.1 > _SAVING:
-                    told = f"{folder} is used by another ablation or its training"
-                    raise UserError(told) from None
-            if not tries:
-                print(f"{folder}: waiting for the training of a killed ablation to save")
-            time.sleep(0.1)
+    waiting = f"{folder}: waiting for the training of a killed ablation to save"
+    refused = f"{folder} is used by another ablation or its training"
+    with lock_folder(folder, waiting, refused, _alive) as file:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from statistics import fmean
 
 from torch import Tensor
 
@@ -43,21 +45,26 @@ class DiagnosedSequence:
 
 @dataclass(frozen=True)
 class Table:
-    """title, header of the columns, rows by name (a mean as the last where it makes sense)."""
+    """title, header of the columns, rows by name (a mean as the last where it makes sense). NaN
+    where there is nothing to measure."""
 
     title: str
     columns: tuple[str, ...]
     rows: Mapping[str, tuple[float, ...]]
     digits: int = 2
 
+    def means(self) -> tuple[float, ...]:
+        """Of each column over the rows that have a number; NaN where none has."""
+        columns = zip(*self.rows.values(), strict=True)
+        numbers = [[value for value in column if not math.isnan(value)] for column in columns]
+        return tuple(fmean(found) if found else math.nan for found in numbers)
+
     def __str__(self) -> str:
         width = max(map(len, [*self.rows, "mean"]))
         cells = [[f"{value:.{self.digits}f}" for value in row] for row in self.rows.values()]
         names = list(self.rows)
         if len(names) > 1:
-            columns = list(zip(*self.rows.values(), strict=True))
-            means = [sum(column) / len(column) for column in columns]
-            cells.append([f"{mean:.{self.digits}f}" for mean in means])
+            cells.append([f"{mean:.{self.digits}f}" for mean in self.means()])
             names.append("mean")
         widths = [
             max(len(name), *(len(row[i]) for row in cells)) for i, name in enumerate(self.columns)

@@ -15,6 +15,10 @@ from cmfr.utils.config_files import find_config
 from cmfr.utils.errors import UserError, unknown
 from cmfr.utils.yaml_config import faults, merged, read_tree
 
+NotNegative = Annotated[float, Field(ge=0)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Quality = Annotated[int, Field(ge=0, lt=QUALITIES)]
+
 
 class DistortionConfig(Strict):
     """D of the loss: a weighted sum of the measures that are not zero.
@@ -33,6 +37,11 @@ class DistortionConfig(Strict):
     @property
     def needs_ms_ssim(self) -> bool:
         return bool(self.ms_ssim_y or self.ms_ssim_rgb)
+
+    @property
+    def least_side(self) -> int:
+        """Pixels that a picture needs at least to be measured."""
+        return 161 if self.needs_ms_ssim else 1
 
     @model_validator(mode="after")
     def _something(self) -> DistortionConfig:
@@ -58,8 +67,14 @@ class LossConfig(Strict):
     intra_lambda_min: float = Field(48.0, gt=0)
     intra_lambda_max: float = Field(4096.0, gt=0)
     distortion: DistortionConfig = DistortionConfig(mse_yuv=1.0)
-    yuv_weights: tuple[float, float, float] = (6 / 8, 1 / 8, 1 / 8)
+    yuv_weights: tuple[NotNegative, NotNegative, NotNegative] = (6 / 8, 1 / 8, 1 / 8)
     balance: float = Field(0.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _something(self) -> LossConfig:
+        if not any(self.yuv_weights):
+            raise UserError("yuv_weights: every weight is zero")
+        return self
 
     def lambda_of(self, quality: Any, intra: bool = False) -> Any:
         """lambda of a quality index; floats and tensors alike."""
@@ -192,7 +207,7 @@ class OptimizerConfig(Strict):
     """
 
     kind: Literal["adamw", "muon"] = "adamw"
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     weight_decay: float = Field(0.0, ge=0)
     momentum: float = Field(0.95, ge=0, lt=1)
     factors: dict[str, Annotated[float, Field(gt=0)]] = {}
@@ -209,7 +224,7 @@ class ValidationConfig(Strict):
     every: int = Field(2000, ge=1)
     clips: int = Field(8, ge=1)
     frames: int = Field(8, ge=1)
-    qualities: tuple[Annotated[int, Field(ge=0, lt=QUALITIES)], ...] = (0, 21, 42, 63)
+    qualities: tuple[Quality, ...] = Field((0, 21, 42, 63), min_length=1)
 
 
 class TrainConfig(Strict):
@@ -277,12 +292,25 @@ class TrainConfig(Strict):
                 raise UserError(unknown(f"{where}: no data set is called", name, self.data))
         if self.schedule_clock and self.time_limit_minutes is None:
             raise UserError("schedule_clock: true needs time_limit_minutes")
-        if self.loss.distortion.needs_ms_ssim and (
-            small := [s for s in self.stages if s.crop < 176]
-        ):
+        if small := [s for s in self.stages if s.crop < self.loss.distortion.least_side]:
             raise UserError(
                 f"stage {small[0].name}: MS-SSIM needs a crop of 176 at least, not {small[0].crop}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _all_read(self) -> TrainConfig:
+        """A misspelt name would make a new data set, and leave the one that is meant as it was.
+        One of the same folder as another is there to be like it."""
+        read = {stage.data or next(iter(self.data)) for stage in self.stages}
+        if self.validation:
+            read.add(self.validation.data)
+        roots = {getattr(self.data[name], "root", None) for name in read}
+        for name in sorted(self.data.keys() - read):
+            if getattr(self.data[name], "root", None) not in roots:
+                raise UserError(
+                    unknown("data: no stage and no validation reads", name, sorted(read))
+                )
         return self
 
 

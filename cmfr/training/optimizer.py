@@ -41,14 +41,14 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         """Parameters of one shape, at once."""
         gradients = torch.stack([p.grad for p in parameters])  # type: ignore[misc]
-        if skip is not None:
-            gradients.masked_fill_(skip > 0, 0)
         buffers = []
         for parameter in parameters:
             state = self.state[parameter]
             if not state:
                 state["momentum"] = torch.zeros_like(parameter)
             buffers.append(state["momentum"])
+        if skip is not None:  # a gradient that is the momentum leaves it as it is
+            gradients = torch.where(skip > 0, torch.stack(buffers), gradients)
         torch._foreach_lerp_(buffers, list(gradients.unbind()), 1 - momentum)
         nesterov = torch.lerp(gradients, torch.stack(buffers), momentum)
         update = orthogonal(nesterov.flatten(2)).reshape(gradients.shape)

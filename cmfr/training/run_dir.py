@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 import yaml
@@ -33,6 +33,7 @@ from cmfr.training.config import TrainConfig
 from cmfr.training.data.config import DATA_KINDS
 from cmfr.utils.errors import UserError
 from cmfr.utils.files import atomic_write_text, remove_leftovers
+from cmfr.utils.locks import lock_folder
 from cmfr.utils.versions import versions
 from cmfr.utils.yaml_config import differences, plain, read_tree
 
@@ -112,24 +113,36 @@ def read_versions(folder: Path) -> list[dict[str, Any]]:
 
 
 class RunDir:
-    """The directory of a run; only the process that leads a team writes."""
+    """The directory of a run; only the process that leads a team writes, and that of one run at a
+    time, from `claim` to `release`."""
 
     def __init__(self, cfg: TrainConfig, writes: bool) -> None:
         self.cfg, self.path, self.writes = cfg, cfg.run_dir, writes
         self.state_file, self.config_file = self.path / STATE, self.path / "config.yaml"
+        self._lock: TextIO | None = None
 
     def claim(self) -> None:
         """Refuse a directory of another configuration; leave the resolved one.
 
-        Raises ValueError that shows the difference.
+        Raises ValueError that shows the difference, or that another run writes here and does not
+        end.
         """
+        if self.writes:
+            waiting = f"{self.path}: waiting for another training here to save"
+            refused = f"{self.path} is used by another training; choose another run_dir"
+            self._lock = lock_folder(self.path, waiting, refused)
         if self.config_file.is_file() and self.state_file.is_file():
             self.check()
         if self.writes:
-            self.path.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self.path)
             text = yaml.safe_dump(plain(self.cfg), sort_keys=False)
             atomic_write_text(self.config_file, text)
+
+    def release(self) -> None:
+        """Let others write here."""
+        if self._lock:
+            self._lock.close()
+            self._lock = None
 
     def check(self) -> None:
         """Compare with the configuration that lies there. Raises as `claim` does, and where it is

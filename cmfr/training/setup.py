@@ -8,15 +8,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cmfr.codec.checkpoint import load_weights, read_weights, weights_hash
+from cmfr.codec.checkpoint import check_fit, load_weights, read_weights, weights_hash
 from cmfr.codec.model_files import find_weights
+from cmfr.models.cmfr.latent import CMFRLatentCoder
 from cmfr.models.video_model import VideoModel
 from cmfr.nn.densities import weights_of
 from cmfr.training.config import InitConfig, StageConfig, TrainConfig
 from cmfr.training.data.datasets import ClipSet, Preloaded, open_data
 from cmfr.training.data.sampler import Sampler
 from cmfr.training.spynet import load_spynet
-from cmfr.training.stage import learns
+from cmfr.training.stage import StageModel, learns
 from cmfr.utils.errors import UserError
 
 
@@ -86,8 +87,10 @@ def _chosen(init: InitConfig) -> dict[str, Tensor]:
 
 
 def check_stages(cfg: TrainConfig, model: VideoModel, processes: int) -> None:
-    """Raises ValueError for what no stage could train with: a mistake in the last stage must not
-    wait for it."""
+    """Raises ValueError or OSError for what a stage could not train with: a mistake in the last
+    stage must not wait for it."""
+    weights = weights_of(model)
+    coders = [name for name, m in model.named_modules() if isinstance(m, CMFRLatentCoder)]
     names = [name for name, _ in model.named_parameters()]
     for stage in cfg.stages:
         for prefix in stage.trainable + stage.frozen:
@@ -101,8 +104,13 @@ def check_stages(cfg: TrainConfig, model: VideoModel, processes: int) -> None:
                 f"stage {stage.name}: batch {stage.batch} cannot be split over "
                 f"{processes} processes x {stage.accumulate} accumulation steps"
             )
+        for prefix in stage.calibrate:
+            measured = any(name.startswith(prefix) for name in coders)
+            if not measured and not _left_out(model, prefix):
+                raise UserError(f"stage {stage.name}: calibrate: no latents belong to {prefix}")
         for init in stage.init:
-            read_weights(find_weights(init.file))
+            check_fit(weights, weights | _chosen(init), str(init.file))
+        StageModel(model, cfg.loss, stage, bf16=False)  # has checks of its own
 
 
 def _left_out(model: torch.nn.Module, name: str) -> bool:

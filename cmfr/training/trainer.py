@@ -124,6 +124,12 @@ class Trainer:
 
         Returns what to tell: where the run stands, and where its weights are.
         """
+        try:
+            return self._run()
+        finally:
+            self.run_dir.release()
+
+    def _run(self) -> str:
         optimizer_state = self._resume()
         before = self.progress.total_steps
         self.team.barrier()  # all have read before one writes

@@ -35,7 +35,10 @@ class RDPoint:
 
 
 class Validation:
-    """Fixed clips, coded at fixed qualities; the work is split over the team."""
+    """Fixed clips, coded at fixed qualities; the work is split over the team.
+
+    Raises UserError where one is too small for the codec, or for MS-SSIM in the loss.
+    """
 
     def __init__(
         self,
@@ -49,7 +52,8 @@ class Validation:
         self.distortion = Distortion(loss, model.color)
         count = min(cfg.clips, len(clips))
         chosen = [round(i * (len(clips) - 1) / max(1, count - 1)) for i in range(count)]
-        self.clips = [_start(clips, i, cfg.frames, model.frame_multiple) for i in chosen]
+        least = max(model.frame_multiple, loss.distortion.least_side)
+        self.clips = [_start(clips, i, cfg.frames, model.frame_multiple, least) for i in chosen]
 
     @torch.no_grad()
     def run(self, model: VideoModel, intra: bool) -> list[RDPoint]:
@@ -105,14 +109,16 @@ class Validation:
         return float(bits) / pixels, (6 * y + u + v) / 8, float(distortion)
 
 
-def _start(clips: ClipSet, index: int, frames: int, multiple: int) -> Clip:
-    """The first frames of a clip, their size cut to a multiple of so many pixels."""
+def _start(clips: ClipSet, index: int, frames: int, multiple: int, least: int) -> Clip:
+    """The first frames of a clip, their size cut to a multiple of so many pixels, `least` of them
+    at least."""
     length, height, width = clips.shape(index)
     clip = clips.read(index, range(min(frames, length)))
     height, width = (side // multiple * multiple for side in (height, width))
-    if min(height, width) < multiple:
+    if min(height, width) < least:
+        needed = math.ceil(least / multiple) * multiple
         raise UserError(
-            f"validation: {clips.names[index]} is smaller than {multiple}x{multiple} pixels"
+            f"validation: {clips.names[index]} is smaller than {needed}x{needed} pixels"
         )
     chroma = None if clip.chroma is None else clip.chroma[..., : height // 2, : width // 2]
     return Clip(clip.first[..., :height, :width], chroma)

@@ -489,7 +489,7 @@ def test_the_training_of_a_killed_ablation_is_waited_for(tmp_path, capsys):
         if waits:
             with _locked(tmp_path):
                 assert lock.read_text() == str(os.getpid())
-            assert "waiting for the training of a killed ablation" in capsys.readouterr().out
+            assert "waiting for the training of a killed ablation" in capsys.readouterr().err
         else:
             with pytest.raises(UserError, match="is used by another ablation"):
                 with _locked(tmp_path):

@@ -7,7 +7,7 @@ from conftest import lively, lively_dcvc, moving_clip, write_yuv
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from cmfr.analysis.diagnosis import code, diagnose, transforms, untrained
-from cmfr.analysis.diagnosis_table import DiagnosedSequence
+from cmfr.analysis.diagnosis_table import DiagnosedSequence, Table
 from cmfr.cli.main import main
 from cmfr.codec.checkpoint import save_weights
 from cmfr.models.presets import PRESETS
@@ -29,6 +29,13 @@ def tables(model, *sequences):
 
 def row(table, name="moving"):
     return dict(zip(table.columns, table.rows[name], strict=True))
+
+
+def test_means_are_of_what_there_is():
+    nan = float("nan")
+    table = Table("t", ("a", "b", "c"), {"x": (1.0, nan, nan), "y": (3.0, 4.0, nan)})
+    assert table.means()[:2] == (2.0, 4.0)
+    assert str(table).splitlines()[-1].split() == ["mean", "2.00", "4.00", "nan"]
 
 
 def test_a_whole_model(sequence):

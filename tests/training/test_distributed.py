@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -66,9 +67,17 @@ def test_two_processes_train_like_one(tmp_path):
         assert [r[key] for r in a] == pytest.approx([r[key] for r in b], rel=1e-3)
     states = [load_training_state(f / "run" / "state.pt", torch.device("cpu")) for f in (one, two)]
     assert states[0]["progress"]["total_steps"] == states[1]["progress"]["total_steps"] == 24
-    # A run may go on with another number of processes.
-    resumed = torchrun(two / "train.yaml", "time_limit_minutes=1")
+    # A run of one process may go on with two.
+    both = tmp_path / "both"
+    halfway = load_train_config(config(both), ["time_limit_minutes=0.2"])
+    Trainer(halfway, clock=count().__next__).run()  # a second a step
+    state = load_training_state(both / "run" / "state.pt", torch.device("cpu"))
+    assert state["progress"]["total_steps"] == 13
+    resumed = torchrun(both / "train.yaml")
     assert resumed.returncode == 0, resumed.stderr[-2000:]
+    a, b = records(one, "log.jsonl"), records(both, "log.jsonl")
+    assert [r["total"] for r in a] == [r["total"] for r in b]
+    assert [r["loss"] for r in a] == pytest.approx([r["loss"] for r in b], rel=1e-3)
 
 
 def test_shares_are_equal_and_cover_the_batch():

@@ -78,6 +78,14 @@ def test_mistakes_in_a_configuration_are_named(path):
         ("data.more={like: [train]}", "data.more.like: no data set is called"),
         ("data.train.held_out=true", "held_out: true needs hold_out"),
         ("data.train.hold_out=1", "data.train.hold_out"),
+        (
+            "data.trian={root: clips}",
+            "data: no stage and no validation reads 'trian'; there are train; did you mean train?",
+        ),
+        ("loss.yuv_weights=[0, 0, 0]", "yuv_weights: every weight is zero"),
+        ("loss.yuv_weights=[1, -1, 1]", "loss.yuv_weights.1"),
+        ("validation={data: train, qualities: []}", "validation.qualities"),
+        ("optimizer.betas=[2, 3]", "optimizer.betas.0"),
     ):
         with pytest.raises(ValueError, match=expected.replace(".", r"\.")):
             load_train_config(path, [override])
@@ -107,7 +115,8 @@ def test_a_key_without_effect_for_a_kind_of_data_is_an_error(path, kind, key):
 
 
 def test_data_sets_are_clips_unless_they_say(path):
-    data = load_train_config(path, ["data.more={root: here}"]).data["more"]
+    overrides = ["data.more={root: here}", "stages.1.data=more"]
+    data = load_train_config(path, overrides).data["more"]
     assert (data.kind, data.gaps, data.root) == ("clips", (1,), Path("here"))
 
 

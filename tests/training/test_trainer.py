@@ -20,6 +20,7 @@ from cmfr.training.config import OptimizerConfig, load_train_config
 from cmfr.training.optimizer import StageOptimizer
 from cmfr.training.run_dir import RunDir, read_versions
 from cmfr.training.trainer import Trainer, train
+from cmfr.utils import locks
 from cmfr.utils.errors import UserError
 from cmfr.video.info import ColorInfo, Frame, VideoInfo
 from cmfr.video.writer import open_writer
@@ -426,6 +427,10 @@ def test_mistakes_in_late_stages_are_found_at_the_start(tmp_path, clips):
         ("stages.3.trainable=[inter, nonsense]", "stage joint: no module is called nonsense"),
         ("stages.3.crop=512", "stage joint: no clip has 3 frames of 512x512"),
         ("init=[{file: RUN, modules: [intre]}]", "has no modules called"),
+        ("stages.3.init=[{file: RUN, modules: [intre]}]", "has no modules called"),
+        ("stages.3.init=[{file: cmfr-s}]", "does not fit the model|has shape"),
+        ("stages.3.lead=[2]", "stage joint: I-frames cannot learn after a lead"),
+        ("stages.3.calibrate=[inter.residuals]", "calibrate: no latents belong to inter.residuals"),
     ):
         if "RUN" in override:
             train(load_train_config(path, ["stages.0.steps=1"]))
@@ -433,6 +438,17 @@ def test_mistakes_in_late_stages_are_found_at_the_start(tmp_path, clips):
             override = override.replace("RUN", str(weights))
         with pytest.raises(ValueError, match=expected):
             Trainer(load_train_config(path, [override, f"run_dir={tmp_path / 'other'}"]))
+
+
+def test_one_training_at_a_time_has_a_run_dir(tmp_path, clips, monkeypatch, capsys):
+    monkeypatch.setattr(locks, "SAVING", 0.3)
+    cfg = load_train_config(config(tmp_path, clips))
+    first = Trainer(cfg)
+    with pytest.raises(UserError, match="run is used by another training; choose another run_dir"):
+        Trainer(cfg)
+    assert "waiting for another training here to save" in capsys.readouterr().err
+    first.run()
+    assert "finished" in Trainer(cfg).run()
 
 
 def test_versions_are_of_what_trained(tmp_path, clips, uninterrupted, monkeypatch):

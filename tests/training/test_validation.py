@@ -43,6 +43,19 @@ def test_points_agree_with_real_coding(nano):
         assert point.bpp == pytest.approx(bits / (6 * 64 * 96), rel=0.01)
 
 
+def test_clips_that_are_too_small_are_named():
+    loss = LossConfig(distortion={"ms_ssim_y": 1})
+    cfg = ValidationConfig(data="x", clips=2, frames=3)
+    large = GeneratedClips(GeneratedConfig(count=1, frames=2, size=(200, 180)))
+    for clips, told in ((CLIPS, "scene0000 is smaller than 176x176"), (large, None)):
+        arguments = (cfg, clips, loss, PRESETS["cmfr-nano"], Team(0, 1, CPU))
+        if told:
+            with pytest.raises(ValueError, match=f"validation: {told}"):
+                Validation(*arguments)
+        else:
+            assert Validation(*arguments).clips[0].size == (176, 192)
+
+
 def test_training_goes_on_as_before(nano):
     nano.train()
     nano.intra.eval()

@@ -158,8 +158,12 @@ def to_network(first: Tensor, chroma: Tensor | None, color: str) -> Tensor:
     return x if color == "ycbcr" else ycbcr_to_rgb(x, "bt709", "full")
 
 
-class _Batches(Dataset[tuple[Tensor, Tensor | None, Tensor]]):
-    """This process's share of a step as uint8 windows and qualities (read in workers)."""
+_Windows = tuple[Tensor, Tensor | None, Tensor]
+
+
+class _Batches(Dataset[_Windows | Exception]):
+    """This process's share of a step as uint8 windows and qualities (read in workers), or what is
+    wrong with a file: raised in a worker, it would come out wrapped in that process's traceback."""
 
     def __init__(self, clips: ClipSet, sampler: Sampler, first: int, share: slice) -> None:
         self.clips, self.sampler, self.first, self.share = clips, sampler, first, share
@@ -167,7 +171,13 @@ class _Batches(Dataset[tuple[Tensor, Tensor | None, Tensor]]):
     def __len__(self) -> int:
         return self.sampler.stage.steps - self.first
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor | None, Tensor]:
+    def __getitem__(self, index: int) -> _Windows | Exception:
+        try:
+            return self._windows(index)
+        except (UserError, OSError) as error:
+            return error
+
+    def _windows(self, index: int) -> _Windows:
         samples = self.sampler.batch(self.first + index, self.share)
         windows = [sample_window(self.clips, sample, self.sampler.stage.crop) for sample in samples]
         chroma = [w.chroma for w in windows if w.chroma is not None]
@@ -182,7 +192,8 @@ def batches(
     clips: ClipSet, sampler: Sampler, first_step: int, team: Team, color: str
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields (clip [b, T, 3, c, c] float, quality [b]) on the team's device, from `first_step` on;
-    b is this process's share of the global batch."""
+    b is this process's share of the global batch. Raises UserError or OSError that names a file
+    that cannot be read."""
     dataset = _Batches(clips, sampler, first_step, team.share(sampler.stage.batch))
     workers = 0 if isinstance(clips, Preloaded) else sampler.data.workers
     on_gpu = team.device.type == "cuda"
@@ -194,7 +205,10 @@ def batches(
         prefetch_factor=4 if workers else None,
         worker_init_fn=heed_parent_alone,
     )
-    for first, chroma, quality in loader:
+    for windows in loader:
+        if isinstance(windows, Exception):
+            raise windows
+        first, chroma, quality = windows
         if on_gpu and not workers:
             quality = quality.pin_memory()
         first, quality = (x.to(team.device, non_blocking=True) for x in (first, quality))

@@ -5,10 +5,17 @@ import torch
 from conftest import write_yuv
 
 from cmfr.training.config import StageConfig
-from cmfr.training.data.config import GeneratedConfig
-from cmfr.training.data.datasets import Clip, GeneratedClips, Preloaded, read_video_clip
+from cmfr.training.data.config import ClipsConfig, GeneratedConfig
+from cmfr.training.data.datasets import (
+    Clip,
+    GeneratedClips,
+    Preloaded,
+    open_data,
+    read_video_clip,
+)
 from cmfr.training.data.sampler import Sample, Sampler, batches, sample_window, to_network
 from cmfr.training.distributed import Team
+from cmfr.utils.errors import UserError
 from cmfr.video.color import planes_to_tensor
 from cmfr.video.reader import open_video
 
@@ -133,6 +140,19 @@ def test_preloaded_clips_and_workers_give_the_same_batches(workers):
     assert len(read) == len(preloaded) == 3  # steps 7, 8, 9
     for (x, q), (y, p) in zip(read, preloaded, strict=True):
         assert x.shape == (6, 3, 3, 32, 32) and torch.equal(x, y) and torch.equal(q, p)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_file_is_one_sentence_from_workers_too(tmp_path, workers):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.png").write_bytes(b"no picture")
+    data = ClipsConfig(root=tmp_path, workers=workers)
+    stage = STAGE.model_copy(update={"frames": 1, "crop": 32, "batch": 1, "steps": 2})
+    cuts = Sampler([(1, 32, 32)], data, stage, (0, 0))
+    with pytest.raises(UserError) as caught:
+        list(batches(open_data(data), cuts, 0, Team(0, 1, CPU), "ycbcr"))
+    assert str(caught.value).startswith(f"{tmp_path / 'a' / '1.png'} is not a picture that can be")
+    assert "Traceback" not in str(caught.value)
 
 
 def test_halved_samples_are_means_of_larger_windows_and_keep_the_crop():
